@@ -1,0 +1,75 @@
+# Everything a person or a machine does here. `make help` lists it.
+# PYTHON is the interpreter that makes .venv: `make demo PYTHON=python3.12`.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check
+INSTALL := $(PIP) install --quiet -c constraints.txt
+INPUTS := pyproject.toml constraints.txt
+
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+.PHONY: help install demo test lint types layers docs check format wheel clean
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  %-8s %s\n", $$1, $$2 }' Makefile
+
+# One stamp per layer of the environment: each is made again when its inputs change, and a
+# half-finished install leaves no stamp.
+$(VENV)/.created:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "datafree needs Python 3.11 or newer: make $(MAKECMDGOALS) PYTHON=python3.11")'
+	$(PYTHON) -m venv $(VENV)
+	$(PIP) install --quiet --upgrade 'pip>=25.1'
+	@touch $@
+
+# torch comes first and alone, so that nothing else can choose another build of it.
+$(VENV)/.runtime: $(VENV)/.created $(INPUTS)
+	$(INSTALL) torch
+	$(INSTALL) -e .
+	@touch $@
+
+$(VENV)/.dev: $(VENV)/.runtime
+	$(INSTALL) --group dev
+	@touch $@
+
+$(VENV)/.docs: $(VENV)/.runtime
+	$(INSTALL) --group docs
+	@touch $@
+
+install: $(VENV)/.runtime ## make .venv with the package and what it needs to run
+
+demo: $(VENV)/.runtime ## quantize the built-in network without data and show the result
+	$(BIN)/datafree demo
+
+test: $(VENV)/.dev ## run every test that needs no GPU
+	$(BIN)/python -m pytest -m "not gpu" $(PYTEST_ARGS)
+
+lint: $(VENV)/.dev ## check format, style and spelling
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/typos
+
+types: $(VENV)/.dev ## check types
+	$(BIN)/basedpyright --pythonpath $(BIN)/python
+
+layers: $(VENV)/.dev ## check that imports point down
+	$(BIN)/lint-imports
+
+docs: $(VENV)/.docs ## build the documentation; a warning is an error
+	$(BIN)/sphinx-build -W --keep-going -q -b html docs docs/_build/html
+
+check: lint types layers test docs ## everything a change must pass
+
+format: $(VENV)/.dev ## put the code into its format
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+wheel: $(VENV)/.created ## build the wheel into dist/
+	rm -rf dist
+	$(PIP) wheel --quiet --no-deps --wheel-dir dist .
+
+clean: ## remove .venv, caches and build results (never runs/)
+	rm -rf $(VENV) dist docs/_build .coverage htmlcov
+	rm -rf .pytest_cache .ruff_cache .import_linter_cache .hypothesis
+	find src tests scripts -name __pycache__ -type d -prune -exec rm -rf {} +
