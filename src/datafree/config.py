@@ -1,0 +1,217 @@
+"""Frozen descriptions of what to do: the input of a network, the quantization scheme, a whole run.
+
+Unknown keys are errors everywhere. A `RunConfig` written to `config.yaml` repeats the run exactly.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self, TypeVar
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from datafree.errors import ConfigError
+from datafree.files import write_text
+
+Policy = Literal["all", "first_last_8"]
+Placement = Literal["every_input", "after_activation"]
+Bits = Annotated[int, Field(ge=2, le=8)]
+T = TypeVar("T", bound="Frozen")
+
+
+class Frozen(BaseModel):
+    """A configuration: immutable, keyword-only, unknown keys refused."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True)
+
+
+class InputSpec(Frozen):
+    """What a network takes and returns.
+
+    Attributes:
+        shape: channels, height, width of one image.
+        mean: per channel, subtracted from images scaled to 0..1.
+        std: per channel, divided by after the mean is subtracted.
+        classes: number of outputs of the classifier.
+    """
+
+    shape: tuple[int, int, int]
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    classes: int = Field(ge=1)
+
+    @field_validator("shape")
+    @classmethod
+    def _positive(cls, shape: tuple[int, int, int]) -> tuple[int, int, int]:
+        if min(shape) < 1:
+            raise ValueError(f"all of channels, height, width must be at least 1, got {shape}")
+        return shape
+
+    @model_validator(mode="after")
+    def _one_value_per_channel(self) -> Self:
+        for name, values in (("mean", self.mean), ("std", self.std)):
+            if len(values) != self.shape[0]:
+                raise ValueError(f"{name} has {len(values)} values for {self.shape[0]} channels")
+        if min(self.std) <= 0:
+            raise ValueError(f"std must be positive, got {self.std}")
+        return self
+
+
+class Scheme(Frozen):
+    """Which numbers a student is allowed: bits, grids, and where quantizers stand.
+
+    Attributes:
+        weights: bits of weights, 2 to 8.
+        activations: bits of activations, 2 to 8, or 32 for activations left in float.
+        weight_granularity: one grid per output `channel` or one per `tensor`.
+        weight_symmetric: signed codes around a zero point of 0 (TensorRT, LiteRT) instead of an
+            affine grid.
+        activation_symmetric: zero point 0, codes unsigned where the position in the graph is never
+            negative.
+        policy: `all` layers at the bits above, or first and last layer's weights at 8 bits
+            (`first_last_8`).
+        placement: quantize `every_input` of a convolution or linear layer, as integer kernels need
+            (the network's own input at 8 bits, like the image it is); or only `after_activation`
+            functions, as in the ZeroQ and DSG papers. Adds, concatenations and pooling stay in
+            float between the two.
+        ste: gradient of rounding passes `clipped` values (zero gradient) or not (`full`).
+    """
+
+    weights: Bits = 8
+    activations: int = 8
+    weight_granularity: Literal["channel", "tensor"] = "channel"
+    weight_symmetric: bool = False
+    activation_symmetric: bool = False
+    policy: Policy = "all"
+    placement: Placement = "every_input"
+    ste: Literal["clipped", "full"] = "clipped"
+
+    @field_validator("activations")
+    @classmethod
+    def _activation_bits(cls, bits: int) -> int:
+        if bits != 32 and not 2 <= bits <= 8:
+            raise ValueError(f"must be 2 to 8, or 32 for float activations, got {bits}")
+        return bits
+
+    @property
+    def label(self) -> str:
+        """Short name as in the papers' tables, e.g. ``W4A4``."""
+        return f"W{self.weights}A{self.activations}"
+
+
+class Method(Frozen):
+    """A method by name with the hyper-parameters that differ from its defaults."""
+
+    name: str
+    options: dict[str, Any] = Field(default_factory=dict)
+
+
+class ModelConfig(Frozen):
+    """Where the teacher comes from.
+
+    Attributes:
+        source: `digits_resnet8`, `timm:NAME`, `torchvision:NAME`, `pytorchcv:NAME`, a `.pt2` file,
+            or `package.module:factory`.
+        weights: safetensors file to load into it; None takes what the source brings.
+        input_shape: channels, height, width; None takes the source's own.
+        mean: per channel; None takes the source's own.
+        std: per channel; None takes the source's own.
+        classes: number of classes; None is read off the network's output.
+    """
+
+    source: str
+    weights: Path | None = None
+    input_shape: tuple[int, int, int] | None = None
+    mean: tuple[float, ...] | None = None
+    std: tuple[float, ...] | None = None
+    classes: int | None = Field(default=None, ge=1)
+
+
+class RunConfig(Frozen):
+    """One run of the whole pipeline.
+
+    Attributes:
+        model: the teacher.
+        scheme: the student's numbers.
+        synthesis: image method.
+        images: number of synthetic images to calibrate with.
+        calibration: calibrator of the activation ranges.
+        holdout: synthetic images of another seed for the label-free comparison; 0 leaves it out.
+        data: labelled test data (`.npz`, folder with `labels.csv`, CIFAR batches); None compares
+            without labels.
+        limit: use at most this many test images; None uses all.
+        weight_type: integer type of weights in ONNX; `auto` is unsigned for affine grids, signed
+            for symmetric.
+        export: write ONNX and `.pt2` of the student.
+        seed: every random number of the run follows from it.
+        device: `auto`, `cpu`, `cuda` or `cuda:N`.
+    """
+
+    model: ModelConfig
+    scheme: Scheme = Scheme()
+    synthesis: Method = Method(name="dsg")
+    images: int = Field(default=32, ge=1)
+    calibration: Method = Method(name="mse")
+    holdout: int = Field(default=16, ge=0)
+    data: Path | None = None
+    limit: int | None = Field(default=None, ge=1)
+    weight_type: Literal["auto", "int8", "uint8"] = "auto"
+    export: bool = True
+    seed: int = Field(default=0, ge=0)
+    device: str = "auto"
+
+
+def build(cls: type[T], values: Mapping[str, Any], what: str) -> T:
+    """`cls(**values)` with pydantic's complaints turned into one line.
+
+    Args:
+        cls: configuration class.
+        values: its fields.
+        what: what the values describe, for the message (e.g. ``"option of dsg"``).
+
+    Raises:
+        ConfigError: a field is unknown, missing or out of range; the message names it.
+    """
+    try:
+        return cls(**values)
+    except ValidationError as error:
+        raise ConfigError(f"{what}: {_one_line(error, cls)}") from None
+
+
+def load_config(path: Path) -> RunConfig:
+    """Read a `RunConfig` from a YAML file.
+
+    Raises:
+        ConfigError: the file is missing, not YAML, or not a run configuration.
+    """
+    try:
+        values: object = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise ConfigError(
+            f"cannot read configuration {path}: {str(error).splitlines()[0]}"
+        ) from None
+    if not isinstance(values, dict):
+        raise ConfigError(
+            f"{path} is not a run configuration: expected keys such as model, scheme, synthesis"
+        )
+    return build(
+        RunConfig, {str(key): value for key, value in values.items()}, f"configuration {path}"
+    )
+
+
+def save_config(config: RunConfig, path: Path) -> None:
+    """Write `config` to `path` as YAML, atomically, every default spelled out."""
+    write_text(path, yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False))
+
+
+def _one_line(error: ValidationError, cls: type[BaseModel]) -> str:
+    parts: list[str] = []
+    for problem in error.errors():
+        where = ".".join(str(part) for part in problem["loc"]) or "value"
+        if problem["type"] == "extra_forbidden":
+            parts.append(f"{where} is not known (known: {', '.join(cls.model_fields)})")
+        else:
+            parts.append(f"{where}: {problem['msg'].removeprefix('Value error, ')}")
+    return "; ".join(parts)

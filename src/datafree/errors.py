@@ -1,0 +1,49 @@
+"""Every error a user can meet. Each message names what was wrong, where, and what to do."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class DatafreeError(Exception):
+    """Base of all errors raised on purpose; the command line exits with code 2."""
+
+
+class ConfigError(DatafreeError):
+    """An option, a configuration file or a combination of options that cannot work."""
+
+
+class UnknownNameError(ConfigError):
+    """A name that is not in a list of known names; the message offers the nearest ones."""
+
+    def __init__(self, kind: str, name: str, known: Iterable[str]) -> None:
+        """Build the message from the `kind` of thing, the `name` given and all `known` names."""
+        names = sorted(known)
+        close = difflib.get_close_matches(name.lower(), names, n=3, cutoff=0.5)
+        hint = f"did you mean {' or '.join(close)}?" if close else f"choose from {', '.join(names)}"
+        super().__init__(f"unknown {kind} {name!r}: {hint}")
+
+
+class ModelError(DatafreeError):
+    """A model that cannot be found, built, loaded or used."""
+
+
+class CaptureError(ModelError):
+    """A model that `torch.export` or the lifting to standard layers refuses."""
+
+
+class DataError(DatafreeError):
+    """Images or labels that cannot be read, or do not fit the network."""
+
+
+class ExportError(DatafreeError):
+    """A student that cannot be written in the format asked for."""
+
+
+class ParityError(ExportError):
+    """A written file that does not compute what the student computes; says by how much."""
+
+
+class OutputExistsError(DatafreeError):
+    """An output path that exists already and was not to be replaced."""

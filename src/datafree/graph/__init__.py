@@ -1,0 +1,1 @@
+"""The canonical graph: capture, taps, folding of batch norm, insertion of quantizers."""

@@ -1,0 +1,173 @@
+"""From a folded float graph to a student: quantized layers and activation quantizers.
+
+Placement rules. `every_input`: one quantizer on every tensor that enters a convolution or linear
+layer, shared by its readers; the network's own input has 8 bits. `after_activation`: one quantizer
+after every activation function (after the batch norm that directly follows it, where one could not
+be folded), the network's input stays float. Adds, concatenations, pooling and gates compute in
+float on quantized inputs.
+"""
+
+from __future__ import annotations
+
+import copy
+
+from torch import fx, nn
+from torch._ops import OpOverload  # pyright: ignore[reportPrivateUsage]
+
+from datafree.config import Scheme
+from datafree.errors import ModelError
+from datafree.graph.taps import BatchNorm
+from datafree.quant.grid import Grid
+from datafree.quant.modules import QUANTIZABLE, ActivationQuantizer, Quantizer, quantize_layer
+
+ACTIVATIONS = (
+    nn.ReLU, nn.ReLU6, nn.Hardtanh, nn.LeakyReLU, nn.ELU, nn.PReLU, nn.SiLU, nn.GELU, nn.Mish,
+    nn.Hardswish,
+)  # fmt: skip
+_NEVER_NEGATIVE = (nn.ReLU, nn.ReLU6, nn.Sigmoid, nn.Hardsigmoid)
+_KEEPS_SIGN = frozenset(
+    (
+        "max_pool2d",
+        "avg_pool2d",
+        "adaptive_avg_pool2d",
+        "mean",
+        "flatten",
+        "view",
+        "reshape",
+        "permute",
+        "transpose",
+        "slice",
+        "pad",
+        "cat",
+        "add",
+    )
+)
+_ONLY_MOVES = frozenset(
+    ("pad", "flatten", "view", "reshape", "permute", "transpose", "slice", "contiguous")
+)
+
+
+def insert_quantizers(folded: fx.GraphModule, scheme: Scheme) -> fx.GraphModule:
+    """The student: `folded` with weights on their grids and activation quantizers without ranges.
+
+    Args:
+        folded: float graph with batch norms folded where exact; not changed.
+        scheme: bits, grids, policy and placement.
+
+    Returns:
+        A graph module whose `ActivationQuantizer` modules wait for a calibrator.
+
+    Raises:
+        ModelError: the graph has no convolution or linear layer.
+    """
+    student = copy.deepcopy(folded)
+    _quantize_weights(student, scheme)
+    if scheme.activations != 32:
+        _place_quantizers(student, scheme)
+    student.graph.lint()
+    student.recompile()
+    return student.eval()
+
+
+def quantizable_layers(graph_module: fx.GraphModule) -> list[str]:
+    """Paths of convolution and linear layers in execution order, each once."""
+    names = [str(node.target) for node in graph_module.graph.nodes if node.op == "call_module"]
+    return [
+        name
+        for name in dict.fromkeys(names)
+        if isinstance(graph_module.get_submodule(name), QUANTIZABLE)
+    ]
+
+
+def _quantize_weights(student: fx.GraphModule, scheme: Scheme) -> None:
+    names = quantizable_layers(student)
+    if not names:
+        raise ModelError("the network has no convolution or linear layer that could be quantized")
+    ends = {names[0], names[-1]}
+    for name in names:
+        bits = 8 if scheme.policy == "first_last_8" and name in ends else scheme.weights
+        grid = Grid(bits, symmetric=scheme.weight_symmetric)
+        axis = 0 if scheme.weight_granularity == "channel" else None
+        quantizer = Quantizer(grid, axis=axis, ste=scheme.ste)
+        student.set_submodule(name, quantize_layer(student.get_submodule(name), quantizer))
+
+
+def _place_quantizers(student: fx.GraphModule, scheme: Scheme) -> None:
+    wanted = (
+        _layer_inputs(student)
+        if scheme.placement == "every_input"
+        else _activation_outputs(student)
+    )
+    for node, readers in wanted.items():
+        bits = 8 if _is_network_input(node) else scheme.activations
+        signed = not _never_negative(student, node)
+        grid = Grid(bits, symmetric=scheme.activation_symmetric, signed=signed)
+        name = f"{node.name}_quantizer"
+        student.add_submodule(name, ActivationQuantizer(grid, ste=scheme.ste))
+        with student.graph.inserting_after(node):
+            quantized = student.graph.call_module(name, (node,))
+        for reader in readers:
+            reader.replace_input_with(node, quantized)
+
+
+def _layer_inputs(student: fx.GraphModule) -> dict[fx.Node, list[fx.Node]]:
+    wanted: dict[fx.Node, list[fx.Node]] = {}
+    for node in student.graph.nodes:
+        if node.op == "call_module" and isinstance(
+            student.get_submodule(str(node.target)), QUANTIZABLE
+        ):
+            wanted.setdefault(node.args[0], []).append(node)
+    return wanted
+
+
+def _activation_outputs(student: fx.GraphModule) -> dict[fx.Node, list[fx.Node]]:
+    wanted: dict[fx.Node, list[fx.Node]] = {}
+    for node in student.graph.nodes:
+        if node.op != "call_module" or not isinstance(
+            student.get_submodule(str(node.target)), ACTIVATIONS
+        ):
+            continue
+        readers = list(node.users)
+        source = node
+        if len(readers) == 1 and _is_batch_norm(student, readers[0]):
+            source = readers[0]
+        wanted[source] = list(source.users)
+    return wanted
+
+
+def _is_network_input(node: fx.Node) -> bool:
+    """Whether `node` is the network's input, zero-padded or reshaped at most."""
+    while node.op == "call_function" and _name(node) in _ONLY_MOVES:
+        node = node.all_input_nodes[0]
+    return node.op == "placeholder"
+
+
+def _name(node: fx.Node) -> str:
+    if node.op != "call_function" or not isinstance(node.target, OpOverload):
+        return ""
+    return node.target.overloadpacket.__name__
+
+
+def _is_batch_norm(student: fx.GraphModule, node: fx.Node) -> bool:
+    return node.op == "call_module" and isinstance(
+        student.get_submodule(str(node.target)), BatchNorm
+    )
+
+
+def _never_negative(student: fx.GraphModule, node: fx.Node) -> bool:
+    """Whether `node` is never negative by its position in the graph, whatever the data."""
+    if node.op == "call_module":
+        module = student.get_submodule(str(node.target))
+        if isinstance(module, nn.Hardtanh) and module.min_val >= 0:
+            return True
+        if isinstance(module, ActivationQuantizer):
+            return _never_negative(student, node.all_input_nodes[0])
+        return isinstance(module, _NEVER_NEGATIVE)
+    name = _name(node)
+    if name in ("add", "pad"):
+        numbers = (*node.args[1:], *node.kwargs.values())
+        if any(isinstance(number, int | float) and number < 0 for number in numbers):
+            return False
+    # Further nodes in the arguments of a view are sizes.
+    sources = node.all_input_nodes if name in ("add", "cat") else node.all_input_nodes[:1]
+    return name in _KEEPS_SIGN and all(_never_negative(student, source) for source in sources)

@@ -1,0 +1,66 @@
+"""Watching tensors inside a graph: context managers that always take their hooks away."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
+from typing import Any
+
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm as BatchNorm  # pyright: ignore[reportPrivateUsage]
+
+
+def batch_norms(module: nn.Module) -> dict[str, BatchNorm]:
+    """The batch-norm layers of `module` by path, in the order they were defined."""
+    return {name: layer for name, layer in module.named_modules() if isinstance(layer, BatchNorm)}
+
+
+@contextmanager
+def tap_batch_norms(module: nn.Module) -> Generator[list[tuple[BatchNorm, Tensor]]]:
+    """Collect the *inputs* of the batch-norm layers, in execution order, with their graph.
+
+    The list is emptied at the start of every forward pass of `module`, so after a pass it holds
+    that pass.
+
+    Args:
+        module: the network; hooks are removed when the context ends, however it ends.
+    """
+    seen: list[tuple[BatchNorm, Tensor]] = []
+
+    def clear(_: nn.Module, __: Any) -> None:
+        seen.clear()
+
+    def record(layer: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        assert isinstance(layer, BatchNorm)  # noqa: S101 - hooks are placed on these only
+        seen.append((layer, inputs[0]))
+
+    handles = [module.register_forward_pre_hook(clear)]
+    handles += [layer.register_forward_pre_hook(record) for layer in batch_norms(module).values()]
+    try:
+        yield seen
+    finally:
+        for handle in handles:
+            handle.remove()
+        seen.clear()
+
+
+@contextmanager
+def tap_outputs(
+    modules: dict[str, nn.Module], use: Callable[[str, Tensor], None]
+) -> Generator[None]:
+    """Call ``use(name, output)`` after every forward pass of each of `modules`.
+
+    Args:
+        modules: layers by the name to report.
+        use: receives every output tensor, not detached.
+    """
+
+    def hook(name: str) -> Callable[[nn.Module, Any, Tensor], None]:
+        return lambda _module, _inputs, output: use(name, output)
+
+    handles = [layer.register_forward_hook(hook(name)) for name, layer in modules.items()]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()

@@ -1,0 +1,148 @@
+"""Sets of images in normalised space, and the pictures people look at."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from pydantic import ValidationError
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from datafree.config import InputSpec
+from datafree.errors import DataError
+from datafree.files import atomic_path
+
+FORMAT = "datafree-images-1"
+
+
+@dataclass(frozen=True)
+class SyntheticSet(Dataset[tuple[Tensor, ...]]):
+    """Images a network was asked to remember; also a `torch.utils.data.Dataset`.
+
+    Attributes:
+        images: (N, C, H, W) float32 in *normalised* space: feed them to the network as they are.
+        spec: input of the network they were made for; holds the mean and std that `pixels` undoes.
+        targets: (N,) int64 classes the images were made for, or None.
+        metadata: how they were made: method, options, seed, final loss …; JSON values.
+    """
+
+    images: Tensor
+    spec: InputSpec
+    targets: Tensor | None = None
+    metadata: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        """Refuse images that do not fit the spec or are not finite, and targets that do not fit."""
+        if self.images.ndim != 4 or tuple(self.images.shape[1:]) != self.spec.shape:
+            raise DataError(
+                f"images of shape {tuple(self.images.shape)} do not fit inputs of {self.spec.shape}"
+            )
+        if not bool(torch.isfinite(self.images).all()):
+            raise DataError(
+                "the image set holds NaN or infinite values; lower the method's learning rate"
+            )
+        if self.targets is not None and self.targets.shape != self.images.shape[:1]:
+            raise DataError(f"{len(self.targets)} targets for {len(self.images)} images")
+
+    def __len__(self) -> int:
+        """Number of images."""
+        return len(self.images)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, ...]:
+        """Image `index`, (C, H, W), followed by its target where there are targets."""
+        if self.targets is None:
+            return (self.images[index],)
+        return self.images[index], self.targets[index]
+
+    def batches(self, size: int) -> Iterator[Tensor]:
+        """The images in order, in batches of at most `size`: (B, C, H, W)."""
+        yield from self.images.split(size)
+
+    def subset(self, count: int) -> SyntheticSet:
+        """The first `count` images as a set of their own."""
+        targets = None if self.targets is None else self.targets[:count]
+        return replace(self, images=self.images[:count], targets=targets)
+
+    def digest(self) -> str:
+        """SHA-256 over shapes and bytes of images and targets: equal sets have equal digests."""
+        digest = hashlib.sha256(str(tuple(self.images.shape)).encode())
+        digest.update(self.images.contiguous().cpu().numpy().tobytes())
+        if self.targets is not None:
+            digest.update(self.targets.contiguous().cpu().numpy().tobytes())
+        return digest.hexdigest()
+
+    def pixels(self) -> Tensor:
+        """The images as people see them: (N, H, W, C) uint8, denormalised and clipped to 0..255."""
+        mean = torch.tensor(self.spec.mean).view(1, -1, 1, 1)
+        std = torch.tensor(self.spec.std).view(1, -1, 1, 1)
+        scaled = (self.images.cpu() * std + mean).clamp(0, 1) * 255
+        return scaled.round().to(torch.uint8).permute(0, 2, 3, 1).contiguous()
+
+    def save(self, path: Path) -> None:
+        """Write the set to one safetensors file, atomically."""
+        tensors = {"images": self.images.contiguous().cpu()}
+        if self.targets is not None:
+            tensors["targets"] = self.targets.contiguous().cpu()
+        header = {
+            "format": FORMAT,
+            "spec": self.spec.model_dump_json(),
+            "metadata": json.dumps(dict(self.metadata), sort_keys=True),
+        }
+        with atomic_path(path) as temporary:
+            save_file(tensors, temporary, header)
+
+    @staticmethod
+    def load(path: Path) -> SyntheticSet:
+        """Read a set written by `save`.
+
+        Raises:
+            DataError: the file is missing, damaged, or not an image set of this project.
+        """
+        try:
+            with safe_open(path, framework="pt") as file:
+                header = file.metadata() or {}
+                if header.get("format") != FORMAT:
+                    raise DataError(f"{path} is not an image set written by datafree")
+                names = set(file.keys())
+                targets = file.get_tensor("targets") if "targets" in names else None
+                return SyntheticSet(
+                    images=file.get_tensor("images"),
+                    spec=InputSpec.model_validate_json(header["spec"]),
+                    targets=targets,
+                    metadata=json.loads(header["metadata"]),
+                )
+        except (OSError, SafetensorError, KeyError, ValidationError, json.JSONDecodeError) as error:
+            raise DataError(f"cannot read image set {path}: {error}") from None
+
+    def save_grid(self, path: Path, *, columns: int = 8, limit: int = 64) -> None:
+        """Write a picture of the first `limit` images, denormalised, in rows of `columns`.
+
+        Small images are enlarged by whole factors until a tile is at least 64 pixels high.
+        """
+        from PIL import Image
+
+        pixels = self.pixels()[:limit]
+        height, width, channels = pixels.shape[1:]
+        factor = max(1, -(-64 // height))
+        pixels = pixels.repeat_interleave(factor, 1).repeat_interleave(factor, 2)
+        gap = 2
+        columns = min(columns, len(pixels))
+        rows = -(-len(pixels) // columns)
+        tile_h, tile_w = height * factor + gap, width * factor + gap
+        canvas = torch.full(
+            (rows * tile_h + gap, columns * tile_w + gap, channels), 255, dtype=torch.uint8
+        )
+        for index, image in enumerate(pixels):
+            top, left = (index // columns) * tile_h + gap, (index % columns) * tile_w + gap
+            canvas[top : top + image.shape[0], left : left + image.shape[1]] = image
+        array = canvas.squeeze(-1).numpy() if channels == 1 else canvas[..., :3].numpy()
+        with atomic_path(path) as temporary:
+            Image.fromarray(array).save(temporary)

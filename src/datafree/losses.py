@@ -1,0 +1,167 @@
+"""Pure functions the methods are made of: statistics, alignment losses, enhancement, priors.
+
+Shapes: B images, N batch-norm layers, C channels of a layer.
+"""
+
+from __future__ import annotations
+
+from typing import Any, cast
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+STATISTICS_EPS = 1e-6
+"""Added to variances before the square root, as in ZeroQ's code (not the BN module's own eps)."""
+
+
+class _Moments(torch.autograd.Function):
+    """Mean and variance over some dimensions with one pass each way.
+
+    `torch.var_mean` takes over ten times as long as this on CPU (Welford, not vectorised over
+    strides), which would cost more than the convolutions around it.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, features: Tensor, dims: tuple[int, ...]) -> tuple[Tensor, Tensor]:
+        """Mean and unbiased variance of `features` over `dims`, which are kept with size 1."""
+        mean = features.mean(dims, keepdim=True)
+        centred = features - mean
+        mean_square = centred.square().mean(dims, keepdim=True)
+        count = features.numel() // mean.numel()
+        ctx.save_for_backward(centred)
+        ctx.count = count
+        return mean, mean_square * (count / (count - 1))
+
+    @staticmethod
+    @once_differentiable
+    def backward(  # pyright: ignore[reportIncompatibleMethodOverride] - torch calls it by position
+        ctx: Any, *grad_outputs: Tensor
+    ) -> tuple[Tensor, None]:
+        """``d mean / d f = 1/n`` and ``d var / d f = 2 (f - mean) / (n - 1)``."""
+        (centred,) = ctx.saved_tensors
+        grad_mean, grad_variance = grad_outputs
+        slope = grad_variance * (2 / (ctx.count - 1))
+        return torch.addcmul(grad_mean / ctx.count, centred, slope), None
+
+
+def _moments(features: Tensor, dims: tuple[int, ...]) -> tuple[Tensor, Tensor]:
+    mean, variance = cast("tuple[Tensor, Tensor]", _Moments.apply(features, dims))
+    return mean, variance
+
+
+def sample_statistics(features: Tensor) -> tuple[Tensor, Tensor | None]:
+    """Mean and standard deviation of every sample and channel by itself.
+
+    ``std = sqrt(var + 1e-6)`` with the unbiased variance over positions.
+
+    Args:
+        features: (B, C, …) input of a batch-norm layer.
+
+    Returns:
+        Mean (B, C) and std (B, C); std is None where a channel has one value per sample (1x1 maps,
+        inputs of `BatchNorm1d`), for which a deviation is undefined.
+    """
+    if features.ndim == 2 or features[0, 0].numel() == 1:
+        return features.reshape(features.shape[0], features.shape[1]), None
+    mean, variance = _moments(features, tuple(range(2, features.ndim)))
+    shape = features.shape[:2]
+    return mean.view(shape), torch.sqrt(variance.view(shape) + STATISTICS_EPS)
+
+
+def slack_distance(statistic: Tensor, target: Tensor, margin: Tensor | float = 0.0) -> Tensor:
+    """Squared distance to a band around `target`, summed over channels (DSG Eq. 5).
+
+    ``sum_c max(|statistic_c - target_c| - margin, 0)^2``: zero, with zero gradient, inside the
+    band; with margin 0 the alignment loss of ZeroQ.
+
+    Args:
+        statistic: (…, C).
+        target: (C,).
+        margin: non-negative scalar.
+
+    Returns:
+        Tensor of shape (…).
+    """
+    return F.relu((statistic - target).abs() - margin).square().sum(-1)
+
+
+def enhancement_weights(layers: int, batch: int, offset: int = 0) -> Tensor:
+    """Sample enhancement (DSG Eqs. 7-8): sample n weighs layer ``(n + offset) mod N`` double.
+
+    For a batch of N samples and no offset this is the matrix ``1 1^T + I``, whose columns sum to N
+    + 1.
+
+    Args:
+        layers: N.
+        batch: B, smaller or larger than N.
+        offset: images made before this batch, so that several batches cover all layers.
+
+    Returns:
+        (N, B) weights, 1 or 2.
+    """
+    samples = torch.arange(batch)
+    weights = torch.ones(layers, batch)
+    weights[(samples + offset) % layers, samples] += 1
+    return weights
+
+
+def slack_margin(gaps: Tensor, epsilon: float) -> Tensor:
+    """The `epsilon` quantile of all absolute gaps (DSG Eq. 6); 0 for epsilon 0 ("no slack").
+
+    Args:
+        gaps: absolute differences between statistics and their targets, any shape.
+        epsilon: 0 to 1.
+
+    Returns:
+        Non-negative scalar.
+    """
+    if epsilon == 0 or gaps.numel() == 0:
+        return torch.zeros((), dtype=gaps.dtype, device=gaps.device)
+    # torch.quantile refuses more than 2**24 values; a sorted copy has no such limit.
+    ordered = gaps.flatten().sort().values
+    position = epsilon * (len(ordered) - 1)
+    below = int(position)
+    above = min(below + 1, len(ordered) - 1)
+    return torch.lerp(ordered[below], ordered[above], position - below)
+
+
+def input_distance(images: Tensor) -> Tensor:
+    """ZeroQ's layer 0: distance of every image's channel means and deviations from 0 and 1.
+
+    Args:
+        images: (B, C, H, W), normalised.
+
+    Returns:
+        (B,) per-sample losses.
+    """
+    mean, std = sample_statistics(images)
+    loss = slack_distance(mean, torch.zeros_like(mean[0]))
+    return loss if std is None else loss + slack_distance(std, torch.ones_like(std[0]))
+
+
+def total_variation(images: Tensor) -> Tensor:
+    """DeepInversion's smoothness prior: norms of neighbour differences in four directions.
+
+    The norm runs over the whole batch and is neither squared nor averaged, so it grows with
+    sqrt(B).
+
+    Args:
+        images: (B, C, H, W).
+
+    Returns:
+        Scalar.
+    """
+    pairs = (
+        (images[..., :, 1:], images[..., :, :-1]),
+        (images[..., 1:, :], images[..., :-1, :]),
+        (images[..., 1:, 1:], images[..., :-1, :-1]),
+        (images[..., 1:, :-1], images[..., :-1, 1:]),
+    )
+    return torch.stack([torch.linalg.vector_norm(a - b) for a, b in pairs]).sum()
+
+
+def image_norm(images: Tensor) -> Tensor:
+    """Mean over images of their Euclidean norm: scalar, from (B, C, H, W)."""
+    return torch.linalg.vector_norm(images.flatten(1), dim=1).mean()

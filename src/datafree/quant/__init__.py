@@ -1,0 +1,1 @@
+"""Uniform quantization: integer grids and the modules that simulate them."""

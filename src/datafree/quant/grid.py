@@ -1,0 +1,119 @@
+"""Integer grids, and rounding onto them with a straight-through gradient (algorithms B.1).
+
+A grid is a range of integer codes; a scale and a zero point map codes to real values,
+``value = scale * (code - zero_point)``. Scale and zero point are tensors: scalar for a whole
+tensor, or one entry per output channel.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+Ste = Literal["clipped", "full"]
+
+_SMALLEST_SCALE = 1e-8
+
+
+@dataclass(frozen=True)
+class Grid:
+    """The integer codes of one quantizer.
+
+    Attributes:
+        bits: width, 2 to 8.
+        symmetric: zero point fixed at 0 and codes centred on it.
+        signed: for symmetric grids, whether codes reach below zero; affine grids are always
+            unsigned.
+    """
+
+    bits: int
+    symmetric: bool = False
+    signed: bool = True
+
+    @property
+    def qmin(self) -> int:
+        """Smallest code: ``-2^(b-1)`` for a signed symmetric grid, otherwise 0."""
+        return -(2 ** (self.bits - 1)) if self.symmetric and self.signed else 0
+
+    @property
+    def qmax(self) -> int:
+        """Largest code: ``qmin + 2^b - 1``."""
+        return self.qmin + 2**self.bits - 1
+
+    def parameters(self, low: Tensor, high: Tensor) -> tuple[Tensor, Tensor]:
+        """Scale and zero point that cover the range ``[low, high]``.
+
+        The range is widened to hold 0, so that zero (padding, ReLU's output) is exact. Affine:
+        ``s = (high - low) / (2^b - 1)``, ``z = round(-low / s)``. Symmetric: ``s = T / qmax`` with
+        ``T = max(|low|, |high|)`` (``high`` where codes are unsigned), ``z = 0``.
+
+        Args:
+            low: lower ends, any shape.
+            high: upper ends, same shape.
+
+        Returns:
+            Scale (float32, positive) and zero point (float32 holding integers in ``[qmin, qmax]``),
+            both of the shape of `low`.
+        """
+        low = low.float().clamp(max=0)
+        high = high.float().clamp(min=0)
+        if self.symmetric:
+            reach = torch.maximum(-low, high) if self.signed else high
+            scale = (reach / self.qmax).clamp(min=_SMALLEST_SCALE)
+            return scale, torch.zeros_like(scale)
+        scale = ((high - low) / self.qmax).clamp(min=_SMALLEST_SCALE)
+        zero_point = torch.round(-low / scale).clamp(self.qmin, self.qmax)
+        return scale, zero_point
+
+
+def codes(values: Tensor, scale: Tensor, zero_point: Tensor, grid: Grid) -> Tensor:
+    """Integer codes of `values`: ``clip(round(values / scale) + zero_point, qmin, qmax)``.
+
+    Rounding is half to even, as ONNX QuantizeLinear prescribes.
+
+    Args:
+        values: any shape.
+        scale: broadcastable to `values`.
+        zero_point: broadcastable to `values`.
+        grid: limits of the codes.
+
+    Returns:
+        Codes as a float tensor of the shape of `values`.
+    """
+    return torch.round(values / scale).add(zero_point).clamp(grid.qmin, grid.qmax)
+
+
+def fake_quantize(
+    values: Tensor, scale: Tensor, zero_point: Tensor, grid: Grid, ste: Ste = "clipped"
+) -> Tensor:
+    """`values` rounded onto the grid and mapped back to real numbers.
+
+    Gradient (straight-through): rounding counts as the identity. With ``ste="clipped"`` clipped
+    values pass no gradient, and the gradient to `scale` is that of learned step sizes (the code
+    minus the value over the scale inside, the clipped code outside); with ``"full"`` every value
+    passes its gradient (GDFQ family) and `scale` receives none.
+
+    Args:
+        values: any shape, float32.
+        scale: positive, broadcastable to `values`.
+        zero_point: integers, broadcastable to `values`.
+        grid: limits of the codes.
+        ste: see above.
+
+    Returns:
+        Tensor of the shape of `values`.
+    """
+    if not torch.is_grad_enabled() or not (values.requires_grad or scale.requires_grad):
+        rounded = torch.div(values, scale).round_()
+        return rounded.clamp_(grid.qmin - zero_point, grid.qmax - zero_point).mul_(scale)
+    if ste == "full":
+        with torch.no_grad():
+            delta = (codes(values, scale, zero_point, grid) - zero_point) * scale - values
+        return values + delta
+    ratio = values / scale
+    rounded = ratio + (torch.round(ratio) - ratio).detach()
+    clipped = torch.clamp(rounded, grid.qmin - zero_point, grid.qmax - zero_point)
+    return clipped * scale

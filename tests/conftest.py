@@ -1,0 +1,42 @@
+"""Fixtures for all tests: one thread, and real files where they exist."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+import torch
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _one_thread() -> None:
+    torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session")
+def shared() -> Path:
+    """Folder with real networks and images: $DATAFREE_SHARED, or `shared` beside the repository."""
+    folder = Path(os.environ.get("DATAFREE_SHARED", ROOT.parent / "shared"))
+    if not (folder / "data").is_dir():
+        pytest.skip(f"no shared data in {folder} (set DATAFREE_SHARED)")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def shared_networks(shared: Path) -> Iterator[ModuleType]:
+    """The module `networks.py` of the shared data; sys.path stays as it was."""
+    name = "_shared_networks"
+    spec = importlib.util.spec_from_file_location(name, shared / "data" / "networks.py")
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module
+    spec.loader.exec_module(module)
+    yield module
+    del sys.modules[name]

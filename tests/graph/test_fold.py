@@ -1,0 +1,194 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from datafree.graph.capture import capture
+from datafree.graph.fold import fold_batch_norms
+from datafree.graph.taps import batch_norms
+from networks import NETWORKS, SPEC, build, captured, fingerprint, images, randomized
+
+
+def relative(actual: Tensor, expected: Tensor) -> float:
+    return ((actual - expected).abs().max() / (expected.max() - expected.min())).item()
+
+
+@pytest.mark.parametrize(
+    ("name", "left"),
+    [
+        ("Tiny", []),
+        ("Functional", []),
+        ("InPlaceResidual", ["bn2"]),  # its convolution is called twice
+        ("Tied", []),
+        ("SharedNorm", ["bn"]),
+        ("Dropouts", []),
+        ("SamePadding", []),
+        ("Dense", []),
+        ("Grouped", []),
+        ("CustomModules", ["features.1"]),  # behind an activation, read by a sigmoid
+        ("NormAfterActivation", ["bn1", "bn3"]),  # before padding; before a flatten
+        ("NoNorm", []),
+    ],
+)
+def test_what_folds_and_what_stays(name: str, left: list[str]) -> None:
+    graph = captured(name)
+    before = fingerprint(graph)
+    folded = fold_batch_norms(graph)
+    assert list(batch_norms(folded)) == left
+    assert relative(folded(images(5)), graph(images(5))) < 1e-5
+    assert fingerprint(graph) == before
+
+
+@pytest.mark.parametrize("name", list(NETWORKS))
+def test_nothing_but_rounding_separates_the_two(name: str) -> None:
+    graph = captured(name).double()
+    x = images(5).double()
+    assert relative(fold_batch_norms(graph)(x), graph(x)) < 1e-12
+
+
+def test_every_network_is_in_the_table() -> None:
+    marks = test_what_folds_and_what_stays.pytestmark  # pyright: ignore
+    assert {row[0] for row in marks[0].args[1]} == set(NETWORKS)
+
+
+def test_only_parameters_of_folded_layers_change() -> None:
+    folded, graph = (
+        fold_batch_norms(captured("NormAfterActivation")),
+        captured("NormAfterActivation"),
+    )
+    state = folded.state_dict()
+    same = {k for k, v in graph.state_dict().items() if k in state and torch.equal(v, state[k])}
+    assert "conv1.weight" in same
+    assert "bn1.weight" in same
+    assert "conv3.weight" not in same
+    assert not any(p.requires_grad for p in folded.parameters())
+
+
+def test_backward_by_hand() -> None:
+    """B.4.1, one channel at a time."""
+    graph = captured("Tiny")
+    folded = fold_batch_norms(graph)
+    conv, norm = graph.get_submodule("conv2"), graph.get_submodule("bn2")
+    assert isinstance(conv, nn.Conv2d)
+    assert isinstance(norm, nn.BatchNorm2d)
+    assert norm.running_mean is not None
+    assert norm.running_var is not None
+    assert conv.bias is not None
+    for c in range(6):
+        root = (norm.running_var[c].item() + 1e-3) ** 0.5
+        gain = norm.weight[c].item() / root
+        bias = (conv.bias[c].item() - norm.running_mean[c].item()) * gain + norm.bias[c].item()
+        actual = folded.get_parameter("conv2.weight")[c]
+        torch.testing.assert_close(actual, conv.weight[c] * gain, rtol=1e-5, atol=1e-7)
+        assert folded.get_parameter("conv2.bias")[c].item() == pytest.approx(
+            bias, rel=1e-4, abs=1e-6
+        )
+
+
+class Forward(nn.Module):
+    """ReLU, batch norm, then a layer."""
+
+    def __init__(self, layer: Callable[[], nn.Module]) -> None:
+        super().__init__()
+        self.conv, self.bn, self.layer = nn.Conv2d(3, 6, 1), nn.BatchNorm2d(6), layer()
+        self.linear = nn.Linear(6, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.linear(self.layer(self.bn(torch.relu(self.conv(x)))).mean((2, 3)))
+
+
+@pytest.mark.parametrize(
+    ("layer", "folds"),
+    [
+        (lambda: nn.Conv2d(6, 6, 3), True),
+        (lambda: nn.Conv2d(6, 6, 3, stride=2, bias=False), True),
+        (lambda: nn.Conv2d(6, 6, 3, groups=2), True),
+        (lambda: nn.Conv2d(6, 6, (1, 3), groups=6, dilation=2), True),
+        (lambda: nn.Conv2d(6, 6, 1, groups=3, bias=False), True),
+        (lambda: nn.Conv2d(6, 6, 3, padding=1), False),
+        (lambda: nn.Conv2d(6, 6, 3, padding=(0, 1)), False),
+        (lambda: nn.Conv2d(6, 6, 3, padding="same"), False),
+        (lambda: nn.Conv2d(6, 6, 3, padding=1, padding_mode="reflect"), False),
+        (lambda: nn.ConvTranspose2d(6, 6, 3), False),
+        (lambda: nn.MaxPool2d(2), False),
+    ],
+)
+def test_forward_only_where_it_is_exact(layer: Callable[[], nn.Module], folds: bool) -> None:
+    graph = capture(randomized(Forward(layer), images(8)), SPEC)
+    folded = fold_batch_norms(graph)
+    assert (list(batch_norms(folded)) == []) == folds
+    assert relative(folded(images(5, 1)), graph(images(5, 1))) < 1e-5
+
+
+def test_forward_into_a_grouped_convolution_by_hand() -> None:
+    model = randomized(Forward(lambda: nn.Conv2d(6, 6, 1, groups=2)), images(8))
+    graph = capture(model, SPEC)
+    folded = fold_batch_norms(graph)
+    conv, norm = graph.get_submodule("layer"), graph.get_submodule("bn")
+    assert isinstance(conv, nn.Conv2d)
+    assert isinstance(norm, nn.BatchNorm2d)
+    assert norm.running_mean is not None
+    assert norm.running_var is not None
+    assert conv.bias is not None
+    gain = norm.weight / (norm.running_var + norm.eps).sqrt()
+    shift = norm.bias - norm.running_mean * gain
+    for out in range(6):
+        bias = conv.bias[out].item()
+        for i in range(3):
+            channel = 3 * (out // 3) + i
+            weight = conv.weight[out, i, 0, 0] * gain[channel]
+            actual = folded.get_parameter("layer.weight")[out, i, 0, 0]
+            torch.testing.assert_close(actual, weight, rtol=1e-5, atol=1e-7)
+            bias += (conv.weight[out, i, 0, 0] * shift[channel]).item()
+        assert folded.get_parameter("layer.bias")[out].item() == pytest.approx(bias, abs=1e-5)
+
+
+class Readers(nn.Module):
+    """Where the output of a convolution, or of a batch norm, has several readers."""
+
+    def __init__(self, kind: str) -> None:
+        super().__init__()
+        self.kind = kind
+        self.conv, self.bn = nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4)
+        self.left, self.right = (
+            nn.Conv2d(4, 4, 3),
+            nn.Conv2d(4, 4, 3, padding=int(kind == "one padded")),
+        )
+        self.linear = nn.Linear(4, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.conv(x)
+        if self.kind == "convolution":
+            return self.linear((torch.relu(self.bn(x)) + x).mean((2, 3)))
+        x = self.bn(torch.relu(x))
+        y = self.left(x).mean((2, 3)) + self.right(x).mean((2, 3))
+        return self.linear(y + x.mean((2, 3)) if self.kind == "an add" else y)
+
+
+@pytest.mark.parametrize(
+    ("kind", "left"),
+    [("convolution", ["bn"]), ("both", []), ("one padded", ["bn"]), ("an add", ["bn"])],
+)
+def test_several_readers(kind: str, left: list[str]) -> None:
+    graph = capture(randomized(Readers(kind), images(8)), SPEC)
+    folded = fold_batch_norms(graph)
+    assert list(batch_norms(folded)) == left
+    assert relative(folded(images(5, 1)), graph(images(5, 1))) < 1e-5
+
+
+def test_folding_twice_changes_nothing_more() -> None:
+    once = fold_batch_norms(captured("Grouped"))
+    twice = fold_batch_norms(once)
+    assert torch.equal(once(images(2)), twice(images(2)))
+
+
+def test_small_variances_lose_nothing() -> None:
+    model = build("Tiny")
+    norm = model.get_submodule("bn1")
+    norm.running_var.fill_(1e-9)  # pyright: ignore
+    norm.weight.data.fill_(1e-4)  # pyright: ignore
+    graph = capture(model, SPEC)
+    assert relative(fold_batch_norms(graph)(images(4)), graph(images(4))) < 1e-4
