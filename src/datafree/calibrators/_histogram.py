@@ -1,0 +1,92 @@
+"""A histogram that grows with its data: what range searches run on."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+_BINS = 4096
+
+
+@dataclass(frozen=True)
+class Histogram:
+    """Counts of values in equal bins over ``[low, high]``, with the exact mean of every bin.
+
+    Attributes:
+        low: smallest edge, at most the smallest value seen.
+        high: largest edge, at least the largest value seen.
+        counts: (bins,) float64 number of values.
+        sums: (bins,) float64 sum of the values.
+        smallest: smallest value seen.
+        largest: largest value seen.
+    """
+
+    low: float
+    high: float
+    counts: Tensor
+    sums: Tensor
+    smallest: float
+    largest: float
+
+    @property
+    def means(self) -> Tensor:
+        """Mean value of the non-empty bins, ascending."""
+        filled = self.counts > 0
+        return self.sums[filled] / self.counts[filled]
+
+    @property
+    def weights(self) -> Tensor:
+        """Counts of the non-empty bins."""
+        return self.counts[self.counts > 0]
+
+    def quantile(self, share: float) -> float:
+        """The value below which `share` of the values lie, linear within a bin."""
+        cumulative = self.counts.cumsum(0)
+        wanted = share * cumulative[-1]
+        index = int(torch.searchsorted(cumulative, wanted).clamp(max=_BINS - 1))
+        before = float(cumulative[index] - self.counts[index])
+        inside = (float(wanted) - before) / max(float(self.counts[index]), 1.0)
+        width = (self.high - self.low) / _BINS
+        value = self.low + (index + min(max(inside, 0.0), 1.0)) * width
+        return min(max(value, self.smallest), self.largest)
+
+
+def extend(histogram: Histogram | None, values: Tensor) -> Histogram:
+    """`histogram` with `values` added; its range doubles as often as needed, merging pairs of bins.
+
+    Args:
+        histogram: what there is so far, or None.
+        values: any shape, finite.
+    """
+    smallest, largest = (float(v) for v in torch.aminmax(values))
+    if histogram is None:
+        high = largest if largest > smallest else smallest + 1e-6 + abs(smallest) * 1e-6
+        empty = torch.zeros(_BINS, dtype=torch.float64)
+        histogram = Histogram(smallest, high, empty, empty, smallest, largest)
+    while smallest < histogram.low or largest > histogram.high:
+        histogram = _doubled(histogram, downwards=smallest < histogram.low)
+    flat = values.detach().flatten().cpu()
+    scaled = (flat - histogram.low) * (_BINS / (histogram.high - histogram.low))
+    bins = scaled.long().clamp_(0, _BINS - 1)
+    counts = torch.bincount(bins, minlength=_BINS).double()
+    sums = torch.bincount(bins, weights=flat.double(), minlength=_BINS)
+    return Histogram(
+        histogram.low,
+        histogram.high,
+        histogram.counts + counts,
+        histogram.sums + sums,
+        min(histogram.smallest, smallest),
+        max(histogram.largest, largest),
+    )
+
+
+def _doubled(histogram: Histogram, *, downwards: bool) -> Histogram:
+    width = histogram.high - histogram.low
+    merged = [v.view(-1, 2).sum(1) for v in (histogram.counts, histogram.sums)]
+    empty = torch.zeros(_BINS // 2, dtype=torch.float64)
+    counts, sums = (torch.cat((empty, m) if downwards else (m, empty)) for m in merged)
+    low = histogram.low - width if downwards else histogram.low
+    high = histogram.high if downwards else histogram.high + width
+    return Histogram(low, high, counts, sums, histogram.smallest, histogram.largest)

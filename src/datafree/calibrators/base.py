@@ -1,0 +1,107 @@
+"""Choosing activation ranges from images: the pass over the student that all calibrators share."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Callable, Iterable
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from datafree.config import Frozen
+from datafree.errors import ModelError
+from datafree.progress import Step
+from datafree.quant.grid import Grid
+from datafree.quant.modules import ActivationQuantizer
+
+
+class Calibrator(Frozen):
+    """Base of all calibrators: watches the values of one tensor and names a range.
+
+    A calibrator keeps no state of its own: `update` takes the state so far and returns the next.
+    """
+
+    @property
+    def name(self) -> str:
+        """The calibrator's name: the stem of its file."""
+        return type(self).__module__.rpartition(".")[2]
+
+    @abstractmethod
+    def update(self, state: Any, values: Tensor) -> Any:
+        """Take in one batch.
+
+        Args:
+            state: what the previous call returned, or None at first.
+            values: (B, …) values of the tensor for B images.
+
+        Returns:
+            The next state.
+        """
+
+    @abstractmethod
+    def range(self, state: Any, grid: Grid) -> tuple[Tensor, Tensor]:
+        """The range to quantize: two scalars.
+
+        Args:
+            state: what `update` returned.
+            grid: the codes the range will be cut into.
+        """
+
+
+def calibrate(
+    student: nn.Module,
+    batches: Iterable[Tensor],
+    calibrator: Calibrator,
+    *,
+    observe: Literal["quantized", "float"] = "quantized",
+    step: Step | None = None,
+) -> None:
+    """Set the range of every `ActivationQuantizer` of `student`, in one pass over the images.
+
+    Args:
+        student: changed in place; hooks are removed however the call ends.
+        batches: images (B, C, H, W) on the student's device.
+        calibrator: rule that turns values into a range.
+        observe: `quantized` quantizes while observing, so that later layers see what they will get
+            (ZeroQ); `float` shows every layer the float network's values.
+        step: called with 1 after every batch.
+
+    Raises:
+        ModelError: a quantizer saw no value; the message names it.
+    """
+    quantizers = {n: m for n, m in student.named_modules() if isinstance(m, ActivationQuantizer)}
+    states: dict[str, Any] = {}
+
+    def observer(name: str) -> Callable[[nn.Module, tuple[Tensor, ...]], None]:
+        def hook(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+            assert isinstance(module, ActivationQuantizer)  # noqa: S101 - hooks are placed on these only
+            values = inputs[0].detach()
+            states[name] = calibrator.update(states.get(name), values)
+            low, high = calibrator.range(states[name], module.grid)
+            module.set_range(low, high)
+
+        return hook
+
+    handles = [
+        module.register_forward_pre_hook(observer(name)) for name, module in quantizers.items()
+    ]
+    enabled = {name: module.enabled for name, module in quantizers.items()}
+    try:
+        for module in quantizers.values():
+            module.enabled = observe == "quantized"
+        with torch.no_grad():
+            for images in batches:
+                student(images)
+                if step is not None:
+                    step(1)
+    finally:
+        for handle in handles:
+            handle.remove()
+        for name, module in quantizers.items():
+            module.enabled = enabled[name]
+    missing = [name for name, module in quantizers.items() if not module.has_range]
+    if missing:
+        raise ModelError(
+            f"no image reached the quantizer {missing[0]}: calibration needs at least one batch"
+        )

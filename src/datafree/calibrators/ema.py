@@ -1,0 +1,59 @@
+"""Averaged extrema (algorithms B.2.2): per sample as in DSG, or over batches in time."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from datafree.calibrators.base import Calibrator
+from datafree.quant.grid import Grid
+
+
+@dataclass(frozen=True)
+class _Average:
+    low: Tensor
+    high: Tensor
+    batches: int
+
+
+class EMA(Calibrator):
+    """Extrema averaged instead of taken over everything, which leaves out rare outliers.
+
+    Attributes:
+        mode: `sample` averages every image's own extrema over the images of a batch and takes the
+            widest batch (DSG's code); `momentum` is the exponential moving average of batch
+            extrema, ``v_t = momentum v_(t-1) + (1 - momentum) x_t``, divided by ``1 - momentum^t``.
+        momentum: share of the past, used in mode `momentum`.
+    """
+
+    mode: Literal["sample", "momentum"] = "sample"
+    momentum: float = Field(default=0.9, ge=0, lt=1)
+
+    def update(self, state: _Average | None, values: Tensor) -> _Average:
+        """Average in one batch; see the base class."""
+        if self.mode == "sample":
+            low, high = (v.mean() for v in torch.aminmax(values.flatten(1), dim=1))
+            if state is None:
+                return _Average(low, high, 1)
+            return _Average(
+                torch.minimum(state.low, low), torch.maximum(state.high, high), state.batches + 1
+            )
+        low, high = torch.aminmax(values)
+        keep, take = self.momentum, 1 - self.momentum
+        if state is None:
+            return _Average(take * low, take * high, 1)
+        return _Average(
+            keep * state.low + take * low, keep * state.high + take * high, state.batches + 1
+        )
+
+    def range(self, state: _Average, grid: Grid) -> tuple[Tensor, Tensor]:
+        """The averaged extrema, with the start-up bias of the moving average taken out."""
+        del grid
+        if self.mode == "sample":
+            return state.low, state.high
+        share = 1 - self.momentum**state.batches
+        return state.low / share, state.high / share

@@ -1,0 +1,1 @@
+"""Image synthesis: one method, one file; the file's stem is the method's name."""

@@ -1,0 +1,205 @@
+"""What every image synthesis method shares: batches, seeds, progress, resuming."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from abc import abstractmethod
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from datafree.config import Frozen, InputSpec
+from datafree.errors import DataError, ModelError
+from datafree.graph.taps import batch_norms
+from datafree.images import SyntheticSet
+from datafree.progress import Progress, Step, silent
+
+
+@dataclass(frozen=True)
+class Batch:
+    """One batch to make.
+
+    Attributes:
+        size: images in it, B.
+        start: images of the set made before it.
+        generator: source of all its random numbers, on the CPU.
+        step: to be called with the iterations done.
+    """
+
+    size: int
+    start: int
+    generator: torch.Generator
+    step: Step
+
+
+class Synthesizer(Frozen):
+    """Base of all methods: a frozen set of hyper-parameters with one entry point, `generate`.
+
+    A method implements `make_batch`, and says how many iterations a batch takes.
+    """
+
+    needs_batch_norm: ClassVar[bool] = False
+
+    def generate(
+        self,
+        teacher: nn.Module,
+        spec: InputSpec,
+        count: int,
+        *,
+        seed: int = 0,
+        progress: Progress = silent,
+        checkpoint: Path | None = None,
+    ) -> SyntheticSet:
+        """Synthesise `count` images for `teacher`.
+
+        Args:
+            teacher: canonical graph with its batch norms unfolded, in eval mode; not changed.
+            spec: its input.
+            count: number of images, at least 1.
+            seed: the same seed gives the same images on the same machine.
+            progress: shown while it runs, in iterations.
+            checkpoint: folder that keeps finished batches until the set is complete, so that an
+                interrupted call with the same arguments goes on where it stopped.
+
+        Returns:
+            A set on the CPU; its metadata hold method, hyper-parameters and seed.
+
+        Raises:
+            ModelError: the method needs batch norms and the network has none.
+            DataError: the images diverged.
+        """
+        self.check(teacher)
+        size = self.batch_images(teacher, count)
+        request = {
+            "spec": spec.model_dump(mode="json"),
+            "teacher": _digest(teacher) if checkpoint else "",
+        }
+        # One generator seeds a generator per batch: a batch does not depend on those before it.
+        seeder = torch.Generator().manual_seed(seed)
+        starts = range(0, count, size)
+        seeds = torch.randint(2**62, (len(starts),), generator=seeder).tolist()
+        metadata = {**self.describe(), "seed": seed, "count": count}
+        state = self.prepare(teacher, spec, torch.Generator().manual_seed(seed))
+        parts: list[SyntheticSet] = []
+        with progress(f"{self.name} images", len(starts) * self.batch_iterations) as step:
+            for start, batch_seed in zip(starts, seeds, strict=True):
+                stored = _Stored(
+                    checkpoint, start, {**metadata, **request, "batch_seed": batch_seed}
+                )
+                part = stored.load()
+                if part is None:
+                    generator = torch.Generator().manual_seed(batch_seed)
+                    batch = Batch(min(size, count - start), start, generator, step)
+                    images, targets = self.make_batch(teacher, spec, batch, state)
+                    part = SyntheticSet(images.cpu(), spec, targets, stored.metadata)
+                    stored.save(part)
+                else:
+                    step(self.batch_iterations)
+                parts.append(part)
+        _Stored.clear(checkpoint)
+        return _join(parts, spec, metadata)
+
+    @property
+    def name(self) -> str:
+        """The method's name: the stem of its file."""
+        return type(self).__module__.rpartition(".")[2]
+
+    @property
+    def batch_iterations(self) -> int:
+        """Progress units one batch takes."""
+        return 1
+
+    def batch_images(self, teacher: nn.Module, count: int) -> int:
+        """Images made together when `count` are asked for."""
+        del teacher
+        return count
+
+    def check(self, teacher: nn.Module) -> None:
+        """Refuse a network the method cannot work on.
+
+        Raises:
+            ModelError: no batch norm where the method needs one; names methods that work.
+        """
+        if self.needs_batch_norm and not batch_norms(teacher):
+            raise ModelError(
+                f"{self.name} matches batch-norm statistics, and this network has no such layer;"
+                " use the method noise, which needs none"
+            )
+
+    def describe(self) -> dict[str, Any]:
+        """Method name and all hyper-parameters, as JSON values."""
+        return {"method": self.name, **self.model_dump(mode="json")}
+
+    def prepare(self, teacher: nn.Module, spec: InputSpec, generator: torch.Generator) -> Any:
+        """Whatever all batches share (DSG: the margins); computed once."""
+        del teacher, spec, generator
+
+    @abstractmethod
+    def make_batch(
+        self, teacher: nn.Module, spec: InputSpec, batch: Batch, state: Any
+    ) -> tuple[Tensor, Tensor | None]:
+        """Images (B, C, H, W) in normalised space and their targets (B,), if any.
+
+        Args:
+            teacher: as in `generate`.
+            spec: as in `generate`.
+            batch: size, place in the set, random numbers, progress.
+            state: what `prepare` returned.
+        """
+
+
+@dataclass(frozen=True)
+class _Stored:
+    """A finished batch on disk, valid only for exactly the same request."""
+
+    folder: Path | None
+    start: int
+    metadata: dict[str, Any]
+
+    @property
+    def path(self) -> Path | None:
+        return self.folder / f"batch_{self.start:06d}.safetensors" if self.folder else None
+
+    def load(self) -> SyntheticSet | None:
+        if self.path is None or not self.path.exists():
+            return None
+        try:
+            stored = SyntheticSet.load(self.path)
+        except DataError:
+            return None
+        wanted = json.dumps(self.metadata, sort_keys=True)
+        return stored if json.dumps(dict(stored.metadata), sort_keys=True) == wanted else None
+
+    def save(self, part: SyntheticSet) -> None:
+        if self.path is not None:
+            part.save(self.path)
+
+    @staticmethod
+    def clear(folder: Path | None) -> None:
+        if folder is not None and folder.is_dir():
+            for path in folder.glob("batch_*.safetensors"):
+                path.unlink()
+            if not any(folder.iterdir()):
+                folder.rmdir()
+
+
+def _digest(teacher: nn.Module) -> str:
+    digest = hashlib.sha256()
+    for name, tensor in teacher.state_dict().items():
+        digest.update(name.encode())
+        digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()
+
+
+def _join(parts: list[SyntheticSet], spec: InputSpec, metadata: dict[str, Any]) -> SyntheticSet:
+    targets = [part.targets for part in parts if part.targets is not None]
+    return SyntheticSet(
+        images=torch.cat([part.images for part in parts]),
+        spec=spec,
+        targets=torch.cat(targets) if targets else None,
+        metadata=metadata,
+    )

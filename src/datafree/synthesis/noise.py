@@ -1,0 +1,23 @@
+"""Gaussian noise: the lower bound every other method must beat."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from datafree.config import InputSpec
+from datafree.synthesis.base import Batch, Synthesizer
+
+
+class Noise(Synthesizer):
+    """Images of independent standard normal pixels in normalised space; works on any network."""
+
+    def make_batch(
+        self, teacher: nn.Module, spec: InputSpec, batch: Batch, state: Any
+    ) -> tuple[Tensor, Tensor | None]:
+        """Draw one batch; see the base class."""
+        del teacher, state
+        batch.step(1)
+        return torch.randn(batch.size, *spec.shape, generator=batch.generator), None

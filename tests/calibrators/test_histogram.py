@@ -1,0 +1,88 @@
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor
+
+from datafree.calibrators._histogram import Histogram, extend
+
+BINS = 4096
+
+
+def draw(count: int, seed: int = 0) -> Tensor:
+    return torch.randn(count, generator=torch.Generator().manual_seed(seed))
+
+
+def grown(parts: list[Tensor]) -> Histogram:
+    histogram = None
+    for part in parts:
+        histogram = extend(histogram, part)
+    assert histogram is not None
+    return histogram
+
+
+PARTS = {
+    "widening": [draw(500) * 0.01, draw(500, 1), draw(500, 2) * 40],
+    "upwards": [draw(500).abs(), draw(500, 1).abs() + 30],
+    "downwards": [draw(500).abs(), -draw(500, 1).abs() - 30],
+    "narrowing": [draw(500) * 9, draw(500, 1)],
+    "constant first": [torch.zeros(100), draw(500).abs()],
+    "constant later": [draw(500), torch.full((100,), 3.5)],
+}
+
+
+@pytest.mark.parametrize("name", list(PARTS))
+def test_growing_equals_counting_at_once(name: str) -> None:
+    histogram, values = grown(PARTS[name]), torch.cat(PARTS[name])
+    assert histogram.counts.sum() == len(values)
+    assert histogram.sums.sum().item() == pytest.approx(values.double().sum().item(), rel=1e-9)
+    assert histogram.smallest == values.min()
+    assert histogram.largest == values.max()
+    assert histogram.low <= values.min()
+    assert histogram.high >= values.max()
+    width = (histogram.high - histogram.low) / BINS
+    assert width * BINS <= 4 * (values.max() - values.min())
+    # Cumulative counts at the edges: exact up to values that sit within rounding of an edge.
+    edges = histogram.low + width * torch.arange(1, BINS + 1, dtype=torch.float64)
+    ordered = values.double().sort().values
+    least = torch.searchsorted(ordered, edges - width * 0.01)
+    most = torch.searchsorted(ordered, edges + width * 0.01, right=True)
+    cumulative = histogram.counts.cumsum(0)
+    assert (least <= cumulative).all()
+    assert (cumulative <= most).all()
+
+
+@pytest.mark.parametrize("name", list(PARTS))
+def test_quantiles_after_growing_are_within_a_bin(name: str) -> None:
+    histogram, values = grown(PARTS[name]), torch.cat(PARTS[name]).double()
+    width = (histogram.high - histogram.low) / BINS
+    for share in (0.0, 0.01, 0.3, 0.5, 0.9, 0.999, 1.0):
+        below = values.quantile(share, interpolation="lower").item()
+        above = values.quantile(share, interpolation="higher").item()
+        index = int(share * (len(values) - 1))
+        neighbours = values.sort().values[[max(index - 1, 0), min(index + 2, len(values) - 1)]]
+        quantile = histogram.quantile(share)
+        assert min(below, float(neighbours[0])) - width <= quantile
+        assert quantile <= max(above, float(neighbours[1])) + width
+
+
+def test_means_are_those_of_the_values_in_a_bin() -> None:
+    histogram = extend(None, torch.tensor([0.0, 0.0001, 0.0002, 1.0, 4.0]))
+    assert histogram.means.tolist() == pytest.approx([0.0001, 1.0, 4.0])
+    assert histogram.weights.tolist() == [3, 1, 1]
+
+
+def test_extending_leaves_the_old_histogram_alone() -> None:
+    first = extend(None, draw(50))
+    counts, sums = first.counts.clone(), first.sums.clone()
+    extend(first, draw(50, 1))
+    extend(first, draw(50, 2) * 100)
+    assert torch.equal(first.counts, counts)
+    assert torch.equal(first.sums, sums)
+
+
+@pytest.mark.parametrize("value", [0.0, -3.0, 1e5])
+def test_one_value(value: float) -> None:
+    histogram = extend(None, torch.full((7,), value))
+    assert histogram.quantile(0.5) == pytest.approx(value)
+    assert histogram.means.tolist() == pytest.approx([value])

@@ -1,0 +1,158 @@
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from datafree.losses import input_distance
+from datafree.synthesis import _images
+from datafree.synthesis._images import balanced_targets
+from datafree.synthesis.base import Batch
+from datafree.synthesis.zeroq import ZeroQ
+from networks import SPEC, build, captured, images
+from reference import input_loss, zeroq_loss
+
+
+def batch(size: int, seed: int = 0) -> Batch:
+    return Batch(size, 0, torch.Generator().manual_seed(seed), lambda _: None)
+
+
+class Watched:
+    """Adam that keeps the images and gradients it is given."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.images: list[Tensor] = []
+        self.gradients: list[Tensor] = []
+        watched, step = self, torch.optim.Adam.step
+
+        def spy(self: torch.optim.Adam, *arguments: Any) -> Any:
+            (pixels,) = self.param_groups[0]["params"]
+            watched.images.append(pixels.detach().clone().contiguous())
+            watched.gradients.append(pixels.grad.clone().contiguous())
+            return step(self, *arguments)
+
+        monkeypatch.setattr(torch.optim.Adam, "step", spy)
+
+
+@pytest.mark.parametrize("name", ["Tiny", "InPlaceResidual", "Grouped"])
+def test_every_step_follows_the_gradient_of_the_loss(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    watched = Watched(monkeypatch)
+    model = build(name).requires_grad_(False)
+    ZeroQ(iterations=3).generate(captured(name), SPEC, 4)
+    assert len(watched.images) == 3
+    for pixels, gradient in zip(watched.images, watched.gradients, strict=True):
+        pixels.requires_grad_()
+        (expected,) = torch.autograd.grad(zeroq_loss(model, pixels), pixels)
+        torch.testing.assert_close(gradient, expected, rtol=1e-4, atol=1e-6)
+
+
+def test_start_is_standard_normal(monkeypatch: pytest.MonkeyPatch) -> None:
+    watched = Watched(monkeypatch)
+    ZeroQ(iterations=1, batch_size=64).generate(captured("Tiny"), SPEC, 64)
+    (start,) = watched.images
+    assert start.mean().item() == pytest.approx(0, abs=0.05)
+    assert start.std().item() == pytest.approx(1, abs=0.05)
+
+
+def test_the_loss_falls() -> None:
+    model, start = build("Tiny"), images(8, 9)
+    result = ZeroQ(iterations=150).generate(captured("Tiny"), SPEC, 8)
+    with torch.no_grad():
+        assert zeroq_loss(model, result.images) < 0.2 * zeroq_loss(model, start)
+
+
+def test_input_term_is_about_zero_on_standard_normal_images() -> None:
+    x = images(4, 0, (3, 64, 64))
+    assert input_distance(x).mean().item() == pytest.approx(input_loss(x).item(), rel=1e-4)
+    assert input_loss(x) < 0.003
+    assert input_distance(1.5 * x).mean() > 0.5
+
+
+def never_falling(features: list[Tensor], *_: Any) -> Tensor:
+    return features[0].sum() * 0 + 1e9
+
+
+def test_the_rate_falls_when_the_loss_does_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    rates: list[float] = []
+    step = torch.optim.Adam.step
+
+    def spy(self: torch.optim.Adam, *arguments: Any) -> Any:
+        rates.append(self.param_groups[0]["lr"])
+        return step(self, *arguments)
+
+    monkeypatch.setattr(torch.optim.Adam, "step", spy)
+    # A loss that never falls: one bad step that counts, then a tenth of the rate.
+    monkeypatch.setattr(_images, "alignment_loss", never_falling)
+    method = ZeroQ(iterations=12, patience=2, learning_rate=0.5, min_learning_rate=0.01)
+    method.generate(captured("Tiny"), SPEC, 2)
+    assert rates[0] == 0.5
+    assert rates == sorted(rates, reverse=True)
+    assert {round(rate, 6) for rate in rates} == {0.5, 0.05, 0.01}
+
+
+@pytest.mark.parametrize("size", [1, 4, 5, 10, 23])
+def test_targets_are_balanced_and_shuffled(size: int) -> None:
+    targets = balanced_targets(batch(size), 5)
+    counts = torch.bincount(targets, minlength=5)
+    assert counts.sum() == size
+    assert counts.max() - counts.min() <= 1
+    draws = {tuple(balanced_targets(batch(size, seed), 5).tolist()) for seed in range(20)}
+    assert len(draws) > 1
+
+
+def test_labels_pull_towards_their_class(monkeypatch: pytest.MonkeyPatch) -> None:
+    watched = Watched(monkeypatch)
+    model = build("Tiny").requires_grad_(False)
+    result = ZeroQ(iterations=1, label_weight=2.5).generate(captured("Tiny"), SPEC, 4)
+    assert result.targets is not None
+    pixels = watched.images[0].requires_grad_()
+    logits = model(pixels)
+    picked = logits.exp()[range(4), result.targets] / logits.exp().sum(1)
+    loss = zeroq_loss(model, pixels) - 2.5 * picked.log().mean()
+    (expected,) = torch.autograd.grad(loss, pixels)
+    torch.testing.assert_close(watched.gradients[0], expected, rtol=1e-4, atol=1e-6)
+
+
+def test_priors_have_their_weights(monkeypatch: pytest.MonkeyPatch) -> None:
+    watched = Watched(monkeypatch)
+    model = build("Tiny").requires_grad_(False)
+    ZeroQ(iterations=1, tv_weight=0.3, l2_weight=0.7).generate(captured("Tiny"), SPEC, 4)
+    pixels = watched.images[0].requires_grad_()
+    down, right = pixels.diff(dim=2), pixels.diff(dim=3)
+    diagonal = pixels[:, :, 1:, 1:] - pixels[:, :, :-1, :-1]
+    other = pixels[:, :, 1:, :-1] - pixels[:, :, :-1, 1:]
+    variation = sum((d**2).sum() ** 0.5 for d in (down, right, diagonal, other))
+    norm = sum((image**2).sum() ** 0.5 for image in pixels) / 4
+    loss = zeroq_loss(model, pixels) + 0.3 * variation + 0.7 * norm
+    (expected,) = torch.autograd.grad(loss, pixels)
+    torch.testing.assert_close(watched.gradients[0], expected, rtol=1e-4, atol=1e-6)
+
+
+def test_jitter_shows_rolled_images(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every gradient is that of the loss at some shift of at most one pixel, and shifts change."""
+    watched = Watched(monkeypatch)
+    model = build("Tiny").requires_grad_(False)
+    ZeroQ(iterations=8, jitter=1).generate(captured("Tiny"), SPEC, 2)
+    found: set[tuple[int, int]] = set()
+    for pixels, gradient in zip(watched.images, watched.gradients, strict=True):
+        errors: dict[tuple[int, int], float] = {}
+        for shift in [(dy, dx) for dy in (-1, 0, 1) for dx in (-1, 0, 1)]:
+            x = pixels.clone().requires_grad_()
+            (expected,) = torch.autograd.grad(zeroq_loss(model, torch.roll(x, shift, (2, 3))), x)
+            errors[shift] = (gradient - expected).abs().max().item()
+        best = min(errors, key=errors.__getitem__)
+        assert errors[best] < 1e-5
+        found.add(best)
+    assert len(found) > 2
+
+
+def test_batches_have_the_size_asked_for() -> None:
+    method, teacher = ZeroQ(batch_size=32), captured("Tiny")
+    assert [method.batch_images(teacher, count) for count in (5, 32, 100)] == [5, 32, 32]
+    assert math.isclose(method.learning_rate, 0.5)
+    assert method.batch_iterations == 500
