@@ -1,0 +1,322 @@
+"""Labelled test data: what a network is measured with, never what it is quantized with.
+
+Three layouts are read, all without unpickling anything:
+
+* ``.npz`` with ``images`` (uint8, N x H x W x C, or N x H x W for grey) and ``labels``
+  (N integers);
+* a folder with ``labels.csv`` (columns ``filename,class_index``) beside the pictures, read lazily;
+* CIFAR-10 binary batches (3073-byte records): one file, or a folder with ``test_batch.bin``.
+
+Images that are not of the network's size are fitted by one rule. Both sides at least the network's
+and at most 1.15 times it: centre crop, nothing is resampled. Larger: the ImageNet protocol, that is
+the short side is resized to size / 0.875 (bilinear, antialiased), then the centre is cropped.
+Smaller: refused.
+"""
+
+from __future__ import annotations
+
+import csv
+import zipfile
+import zlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from torch import Tensor
+
+from datafree.config import InputSpec
+from datafree.errors import DataError
+from datafree.images import SyntheticSet
+
+CROP_ONLY = 1.15
+"""Images up to this many times the network's size are cropped without resizing."""
+CROP_FRACTION = 0.875
+"""Share of the resized short side that the centre crop keeps (224 of 256)."""
+
+_CIFAR_SHAPE = (3, 32, 32)
+_CIFAR_RECORD = 1 + 3 * 32 * 32
+_LAYOUTS = "an .npz file, a folder with labels.csv, or CIFAR-10 binary batches"
+
+
+class PixelSource(Protocol):
+    """Pictures that can be read by their positions."""
+
+    def read(self, indices: NDArray[np.int64]) -> Tensor:
+        """The pictures at `indices`: (B, C, H, W) uint8 of the network's size."""
+        ...
+
+
+@dataclass(frozen=True)
+class LabelledImages:
+    """Images with their classes; pixels become float only a batch at a time.
+
+    Attributes:
+        source: reads the pictures.
+        labels: (N,) int64 classes.
+        spec: input of the network they are normalised for.
+        name: where they come from, for reports.
+    """
+
+    source: PixelSource
+    labels: Tensor
+    spec: InputSpec
+    name: str
+
+    def __len__(self) -> int:
+        """Number of images."""
+        return len(self.labels)
+
+    def batches(self, size: int) -> Iterator[tuple[Tensor, Tensor]]:
+        """All images in order, in batches of at most `size`.
+
+        Yields:
+            images (B, C, H, W) float32, normalised; labels (B,) int64.
+
+        Raises:
+            DataError: a picture cannot be read or is smaller than the network's input.
+        """
+        for start in range(0, len(self), size):
+            indices = np.arange(start, min(start + size, len(self)))
+            yield self.take(indices), self.labels[start : start + size]
+
+    def take(self, indices: NDArray[np.int64]) -> Tensor:
+        """The images at `indices`: (B, C, H, W) float32, normalised.
+
+        Raises:
+            DataError: a picture cannot be read or is smaller than the network's input.
+        """
+        mean = torch.tensor(self.spec.mean).view(1, -1, 1, 1)
+        std = torch.tensor(self.spec.std).view(1, -1, 1, 1)
+        return self.source.read(indices).float().div_(255).sub_(mean).div_(std)
+
+
+def open_labelled(path: Path, spec: InputSpec, limit: int | None = None) -> LabelledImages:
+    """Open labelled data of any of the three layouts.
+
+    Args:
+        path: file or folder.
+        spec: input of the network: shape, mean, std, and the number of classes.
+        limit: keep only the first so many images; None keeps all.
+
+    Raises:
+        DataError: nothing is there, the layout is none of the three, the images do not fit the
+            network, or a label is not one of its classes.
+    """
+    path = Path(path)
+    if not path.exists():
+        raise DataError(f"there is no {path}: labelled data is {_LAYOUTS}")
+    source, labels = _open(path, spec)
+    if not len(labels):
+        raise DataError(f"{path} holds no images")
+    _check_labels(labels, spec, path)
+    kept = torch.from_numpy(labels[:limit].astype(np.int64))
+    return LabelledImages(source=source, labels=kept, spec=spec, name=str(path))
+
+
+def calibration_set(path: Path, spec: InputSpec, count: int, seed: int) -> SyntheticSet:
+    """`count` random real images, for comparison rows only: data-free methods never see them.
+
+    Args:
+        path: labelled data as `open_labelled` takes it.
+        spec: input of the network.
+        count: number of images, drawn without replacement.
+        seed: the same seed draws the same images.
+
+    Returns:
+        The images in normalised space with their classes as targets, method ``"real"``.
+
+    Raises:
+        DataError: as `open_labelled`, or there are fewer than `count` images.
+    """
+    data = open_labelled(path, spec)
+    if count > len(data):
+        raise DataError(f"{count} images asked for, but {path} holds {len(data)}")
+    indices = np.random.default_rng(seed).choice(len(data), count, replace=False)
+    return SyntheticSet(
+        images=data.take(indices),
+        spec=spec,
+        targets=data.labels[torch.from_numpy(indices)],
+        metadata={"method": "real", "source": Path(path).name, "seed": seed},
+    )
+
+
+def fit(pixels: Tensor, spec: InputSpec, name: str) -> Tensor:
+    """Bring pictures to the network's size by the module's rule.
+
+    Args:
+        pixels: (B, C, H, W) uint8.
+        spec: input of the network.
+        name: where the pictures come from, for the message.
+
+    Returns:
+        (B, C, h, w) uint8 with the spec's h and w.
+
+    Raises:
+        DataError: the pictures are smaller than the network's input.
+    """
+    height, width = spec.shape[1:]
+    rows, columns = pixels.shape[2:]
+    if rows < height or columns < width:
+        raise DataError(
+            f"{name} is {rows}x{columns} pixels, smaller than the network's {height}x{width}"
+        )
+    if rows > CROP_ONLY * height or columns > CROP_ONLY * width:
+        scale = max(height / rows, width / columns) / CROP_FRACTION
+        rows, columns = round(rows * scale), round(columns * scale)
+        pixels = F.interpolate(pixels, (rows, columns), mode="bilinear", antialias=True)
+    top, left = (rows - height) // 2, (columns - width) // 2
+    return pixels[:, :, top : top + height, left : left + width]
+
+
+@dataclass(frozen=True)
+class _Stack:
+    """Pictures of one size in memory."""
+
+    pixels: Tensor  # (N, C, H, W) uint8, any strides
+    spec: InputSpec
+    name: str
+
+    def read(self, indices: NDArray[np.int64]) -> Tensor:
+        return fit(self.pixels[torch.from_numpy(indices)], self.spec, self.name)
+
+
+@dataclass(frozen=True)
+class _Folder:
+    """Picture files, decoded when asked for."""
+
+    files: tuple[Path, ...]
+    spec: InputSpec
+
+    def read(self, indices: NDArray[np.int64]) -> Tensor:
+        return torch.cat([self._one(self.files[index]) for index in indices])
+
+    def _one(self, file: Path) -> Tensor:
+        from PIL import Image
+
+        try:
+            with Image.open(file) as picture:
+                array = np.array(picture.convert("L" if self.spec.shape[0] == 1 else "RGB"))
+        except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+            raise DataError(f"cannot read picture {file}: {_first_line(error)}") from None
+        pixels = torch.from_numpy(array)
+        pixels = pixels[None] if pixels.ndim == 2 else pixels.permute(2, 0, 1)
+        return fit(pixels[None], self.spec, str(file))
+
+
+def _open(path: Path, spec: InputSpec) -> tuple[PixelSource, NDArray[np.int64]]:
+    if path.is_dir():
+        if (path / "labels.csv").is_file():
+            return _open_folder(path, spec)
+        if (path / "test_batch.bin").is_file():
+            return _open_cifar(path / "test_batch.bin", spec)
+        raise DataError(f"folder {path} has neither labels.csv nor test_batch.bin")
+    if path.suffix == ".npz":
+        return _open_npz(path, spec)
+    if path.suffix == ".bin":
+        return _open_cifar(path, spec)
+    raise DataError(f"cannot tell what {path} is: labelled data is {_LAYOUTS}")
+
+
+def _open_npz(path: Path, spec: InputSpec) -> tuple[PixelSource, NDArray[np.int64]]:
+    try:
+        with path.open("rb") as file:
+            images, labels = _arrays(np.load(file, allow_pickle=False), path)
+    except (OSError, ValueError, EOFError, AttributeError, zipfile.BadZipFile, zlib.error) as error:
+        raise DataError(f"cannot read {path}: {_first_line(error)}") from None
+    if images.dtype != np.uint8 or images.ndim not in (3, 4):
+        raise DataError(
+            f"images in {path} must be uint8 of shape (N, H, W, C) or (N, H, W), "
+            f"got {images.dtype} {images.shape}"
+        )
+    if labels.shape != images.shape[:1] or labels.dtype.kind not in "iu":
+        raise DataError(
+            f"labels in {path} must be {len(images)} integers, got {labels.dtype} {labels.shape}"
+        )
+    pixels = torch.from_numpy(images if images.ndim == 4 else images[..., None]).permute(0, 3, 1, 2)
+    return _stack(pixels, spec, path), labels
+
+
+def _arrays(content: object, path: Path) -> tuple[NDArray[Any], NDArray[Any]]:
+    if not isinstance(content, np.lib.npyio.NpzFile):
+        raise DataError(f"cannot read {path}: it holds one bare array, not an .npz archive")
+    missing = [name for name in ("images", "labels") if name not in content.files]
+    if missing:
+        found = ", ".join(content.files) or "nothing"
+        raise DataError(f"{path} has no {' and no '.join(missing)} (it has: {found})")
+    return content["images"], content["labels"]
+
+
+def _open_cifar(path: Path, spec: InputSpec) -> tuple[PixelSource, NDArray[np.int64]]:
+    try:
+        content = np.fromfile(path, dtype=np.uint8)
+    except OSError as error:
+        raise DataError(f"cannot read {path}: {_first_line(error)}") from None
+    if not content.size or content.size % _CIFAR_RECORD:
+        raise DataError(
+            f"{path} is not a CIFAR-10 binary batch: {content.size} bytes "
+            f"are not a multiple of {_CIFAR_RECORD}"
+        )
+    records = content.reshape(-1, _CIFAR_RECORD)
+    pixels = torch.from_numpy(records[:, 1:].reshape(-1, *_CIFAR_SHAPE))
+    return _stack(pixels, spec, path), records[:, 0].astype(np.int64)
+
+
+def _stack(pixels: Tensor, spec: InputSpec, path: Path) -> _Stack:
+    if pixels.shape[1] != spec.shape[0]:
+        raise DataError(
+            f"images in {path} have {pixels.shape[1]} channels, the network takes {spec.shape[0]}"
+        )
+    fit(pixels[:1], spec, f"every image in {path}")
+    return _Stack(pixels=pixels, spec=spec, name=str(path))
+
+
+def _open_folder(path: Path, spec: InputSpec) -> tuple[PixelSource, NDArray[np.int64]]:
+    if spec.shape[0] not in (1, 3):
+        raise DataError(
+            f"pictures have 1 or 3 channels, the network takes {spec.shape[0]}: use .npz"
+        )
+    table = path / "labels.csv"
+    files: list[Path] = []
+    labels: list[int] = []
+    try:
+        with table.open(newline="", encoding="utf-8-sig") as file:
+            reader = csv.DictReader(file)
+            if not {"filename", "class_index"} <= set(reader.fieldnames or ()):
+                raise DataError(f"{table} must begin with the line filename,class_index")
+            for row in reader:
+                files.append(path / (row["filename"] or ""))
+                labels.append(_class_index(row["class_index"], f"{table}, line {reader.line_num}"))
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise DataError(f"cannot read {table}: {_first_line(error)}") from None
+    absent = [file.name for file in files if not file.is_file()]
+    if absent:
+        raise DataError(
+            f"{table} lists {len(absent)} files that are not there, the first is {absent[0]!r}"
+        )
+    return _Folder(files=tuple(files), spec=spec), np.array(labels, dtype=np.int64)
+
+
+def _class_index(text: str | None, where: str) -> int:
+    try:
+        return int(text or "")
+    except ValueError:
+        raise DataError(f"{where}: class_index must be an integer, got {text!r}") from None
+
+
+def _check_labels(labels: NDArray[np.int64], spec: InputSpec, path: Path) -> None:
+    wrong = np.flatnonzero((labels < 0) | (labels >= spec.classes))
+    if len(wrong):
+        index = int(wrong[0])
+        raise DataError(
+            f"label {int(labels[index])} at index {index} of {path} is out of range: "
+            f"the network has {spec.classes} classes, labels go from 0 to {spec.classes - 1}"
+        )
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0]

@@ -1,0 +1,1 @@
+"""Integer models for runtimes: one target, one file."""

@@ -1,0 +1,279 @@
+"""What every export target shares: write a file, run it, keep it only if it computes the same."""
+
+from __future__ import annotations
+
+import math
+from abc import abstractmethod
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar
+
+import torch
+from pydantic import Field
+from torch import Tensor, fx, nn
+from torch.export import Dim, ExportedProgram
+
+from datafree.config import Frozen, InputSpec
+from datafree.errors import ExportError, OutputExistsError, ParityError
+from datafree.files import atomic_path
+from datafree.graph.capture import to_device
+from datafree.quant.modules import QUANTIZED, Quantizer
+
+Predictor = Callable[[Tensor], Tensor]
+"""Maps normalised images (B, C, H, W) to logits (B, K)."""
+
+CHECK_IMAGES = 32
+_CHECK_BATCH = 32
+
+
+@dataclass(frozen=True)
+class Parity:
+    """How a written file differs from the student on the same images.
+
+    Attributes:
+        images: number of images.
+        mismatches: images with another prediction.
+        difference: largest absolute difference of two logits.
+        spread: largest minus smallest logit of the student.
+        noise: root mean square of the differences over the standard deviation of the logits.
+    """
+
+    images: int
+    mismatches: int
+    difference: float
+    spread: float
+    noise: float
+
+    @property
+    def agreement(self) -> float:
+        """Share of identical predictions, in percent."""
+        return 100 * (1 - self.mismatches / max(self.images, 1))
+
+    @property
+    def relative(self) -> float:
+        """Largest difference over the spread of the student's logits."""
+        return self.difference / max(self.spread, 1e-30)
+
+    def __str__(self) -> str:
+        """One line for messages and tables."""
+        return (
+            f"{self.agreement:.1f} % identical predictions on {self.images} images, logits off by"
+            f" at most {self.difference:.3g} ({100 * self.relative:.2g} % of their spread,"
+            f" noise {100 * self.noise:.2g} %)"
+        )
+
+
+@dataclass(frozen=True)
+class ExportReport:
+    """What was written.
+
+    Attributes:
+        path: the file.
+        bytes: its size.
+        weight_bytes: size of the quantized layers' weights in it: codes, scales and zero points.
+        float_weight_bytes: size of the same weights in float32.
+        opset: ONNX opset; None for other formats.
+        parity: the file, run by its runtime, against the student.
+        saturates: whether the runtime's default settings compute something else on this machine.
+        notes: what the user should know or set, one sentence each.
+    """
+
+    path: Path
+    bytes: int
+    weight_bytes: int
+    float_weight_bytes: int
+    opset: int | None
+    parity: Parity
+    saturates: bool = False
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Written:
+    """What an exporter knows about the file it wrote; fields as in `ExportReport`."""
+
+    weight_bytes: int
+    opset: int | None = None
+
+
+@dataclass(frozen=True)
+class Findings:
+    """What running a file showed beyond parity; fields as in `ExportReport`."""
+
+    saturates: bool = False
+    notes: tuple[str, ...] = ()
+
+
+class Exporter(Frozen):
+    """Base of all export targets: `export` writes, runs and compares.
+
+    A target implements `write` and `run`. The file appears under its name only if it passed.
+
+    Attributes:
+        tolerance: smallest share of identical predictions, 0 to 1. Two images more may always
+            differ, so that near-ties in a small set raise no alarm.
+        noise: largest `Parity.noise`. Predictions alone miss a wrong file where a network answers
+            all check images alike.
+    """
+
+    suffix: ClassVar[str]
+
+    tolerance: float = Field(default=0.99, ge=0, le=1)
+    noise: float = Field(default=0.1, ge=0)
+
+    @property
+    def name(self) -> str:
+        """The target's name: the stem of its file."""
+        return type(self).__module__.rpartition(".")[2]
+
+    def export(
+        self,
+        student: fx.GraphModule,
+        spec: InputSpec,
+        path: Path,
+        *,
+        check: Tensor | None = None,
+        label: str = "",
+        force: bool = False,
+    ) -> ExportReport:
+        """Write `student` to `path` and check that the file computes the same.
+
+        Args:
+            student: with calibrated quantizers, in eval mode; not changed.
+            spec: its input.
+            path: file to write; its suffix is kept as given.
+            check: normalised images (B, C, H, W) to compare on; None takes 32 Gaussian ones.
+            label: name of the scheme, kept in the file where the format allows.
+            force: replace a file that exists.
+
+        Raises:
+            OutputExistsError: `path` exists and `force` is not set.
+            ExportError: the student has no ranges yet, or the format cannot express it.
+            ParityError: the file does not compute what the student does; it is not left behind.
+        """
+        if path.exists() and not force:
+            raise OutputExistsError(
+                f"{path} exists: choose another path, or replace it with --force"
+            )
+        check_ready(student)
+        student = _plain_copy(student)
+        if check is None:
+            check = torch.randn(
+                CHECK_IMAGES, *spec.shape, generator=torch.Generator().manual_seed(0)
+            )
+        with atomic_path(path) as temporary:
+            written = self.write(student, spec, temporary, label)
+            expected = predict(student, check)
+            actual = predict(self.run(temporary), check)
+            parity = compare_logits(expected, actual)
+            self.judge(parity, path)
+            findings = self.inspect(student, temporary, check, actual)
+            size = temporary.stat().st_size
+        return ExportReport(
+            path=path,
+            bytes=size,
+            weight_bytes=written.weight_bytes,
+            float_weight_bytes=float_weight_bytes(student),
+            opset=written.opset,
+            parity=parity,
+            saturates=findings.saturates,
+            notes=findings.notes,
+        )
+
+    @abstractmethod
+    def write(self, student: fx.GraphModule, spec: InputSpec, path: Path, label: str) -> Written:
+        """Write the file.
+
+        Args:
+            student: as in `export`, on the CPU.
+            spec: as in `export`.
+            path: a temporary file that may be overwritten.
+            label: as in `export`.
+        """
+
+    @abstractmethod
+    def run(self, path: Path) -> Predictor:
+        """The file as a predictor on the CPU, computed by the format's runtime."""
+
+    def judge(self, parity: Parity, path: Path) -> None:
+        """Accept or refuse the file.
+
+        Raises:
+            ParityError: predictions or logits differ beyond `tolerance` or `noise`.
+        """
+        allowed = 2 + math.floor((1 - self.tolerance) * parity.images)
+        if parity.mismatches > allowed or not parity.noise <= self.noise:
+            raise ParityError(
+                f"{path} does not compute what the student computes: {parity} (allowed: {allowed}"
+                f" other predictions, noise {100 * self.noise:.2g} %); the file was not kept"
+            )
+
+    def inspect(
+        self, student: fx.GraphModule, path: Path, images: Tensor, logits: Tensor
+    ) -> Findings:
+        """Look at the accepted file once more, for advice to the user.
+
+        Args:
+            student: as in `export`.
+            path: the file.
+            images: what it was checked on.
+            logits: what it computed.
+        """
+        del student, path, images, logits
+        return Findings()
+
+
+def trace(module: fx.GraphModule, spec: InputSpec) -> ExportedProgram:
+    """`module`, on the CPU, as a program that takes batches of any size."""
+    images = torch.zeros(2, *spec.shape)
+    with torch.no_grad():
+        return torch.export.export(
+            module, (images,), dynamic_shapes=({0: Dim("batch", min=1)},), strict=False
+        )
+
+
+def check_ready(student: nn.Module) -> None:
+    """Refuse a student that cannot run yet.
+
+    Raises:
+        ExportError: an enabled quantizer has no range; the message names it.
+    """
+    for name, module in student.named_modules():
+        if isinstance(module, Quantizer) and module.enabled and not module.has_range:
+            raise ExportError(
+                f"the quantizer {name} has no range yet: calibrate the student before exporting it"
+            )
+
+
+def _plain_copy(student: fx.GraphModule) -> fx.GraphModule:
+    """A copy on the CPU, in the memory layout all formats store: channels first."""
+    copied = to_device(student, torch.device("cpu")).eval()
+    for parameter in copied.parameters():
+        parameter.data = parameter.data.contiguous()
+    return copied
+
+
+def predict(predictor: Predictor, images: Tensor) -> Tensor:
+    """Logits (B, K) of all `images`, in batches, without gradients."""
+    with torch.no_grad():
+        return torch.cat([predictor(batch) for batch in images.cpu().split(_CHECK_BATCH)])
+
+
+def compare_logits(expected: Tensor, actual: Tensor) -> Parity:
+    """How `actual` differs from the student's `expected` logits, both (B, K)."""
+    error = (actual - expected).double()
+    centred = expected.double() - expected.double().mean()
+    return Parity(
+        images=len(expected),
+        mismatches=int((expected.argmax(1) != actual.argmax(1)).sum()),
+        difference=float(error.abs().max()),
+        spread=float(expected.max() - expected.min()),
+        noise=float(error.square().mean().sqrt() / centred.square().mean().sqrt().clamp(min=1e-30)),
+    )
+
+
+def float_weight_bytes(student: nn.Module) -> int:
+    """Size in float32 of the weights of all quantized layers, without biases."""
+    layers = {id(m.weight): m.weight for m in student.modules() if isinstance(m, QUANTIZED)}
+    return sum(4 * weight.numel() for weight in layers.values())

@@ -1,0 +1,223 @@
+"""ONNX with QuantizeLinear and DequantizeLinear, checked by onnx and run by onnxruntime.
+
+Opset 21 is the first with 4-bit types; IR version 10 belongs to it. Weights of 5 to 8 bits are
+stored as int8 or uint8, narrower ones as int4 or uint4, two to a byte. Biases stay float.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import warnings
+from collections.abc import Generator
+from contextlib import contextmanager
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import ClassVar
+
+import onnx
+import onnxruntime
+import torch
+from onnx import helper
+from torch import Tensor, fx
+
+from datafree.config import InputSpec
+from datafree.errors import ExportError
+from datafree.export import _qdq
+from datafree.export.base import (
+    Exporter,
+    Findings,
+    Predictor,
+    Written,
+    compare_logits,
+    predict,
+    trace,
+)
+from datafree.quant.modules import QUANTIZED, ActivationQuantizer
+
+OPSET = 21
+IR_VERSION = 10
+INPUT, OUTPUT = "images", "logits"
+_SATURATED = 1e-4
+_PRECISE = ("session.x64quantprecision", "1")
+_PLAIN = ("session.disable_quant_qdq", "1")
+
+
+class Onnx(Exporter):
+    """ONNX file for onnxruntime and others.
+
+    Attributes:
+        weight_type: integers that hold the weights: `int8` signed, `uint8` unsigned (4-bit types
+            likewise), `auto` as the scheme has them, unsigned for affine grids and signed for
+            symmetric ones. The choice shifts codes and zero point alike and changes no value.
+            Unsigned weights are exact on every CPU; signed ones saturate in onnxruntime's default
+            on x86 CPUs without VNNI.
+    """
+
+    suffix: ClassVar[str] = ".onnx"
+
+    weight_type: _qdq.WeightType = "auto"
+
+    def write(self, student: fx.GraphModule, spec: InputSpec, path: Path, label: str) -> Written:
+        """See `Exporter.write`."""
+        model = _trace(_qdq.with_markers(student), spec)
+        weight_bytes = _qdq.rewrite(model, student, self.weight_type)
+        _strip(model)
+        _describe(model, spec, label)
+        try:
+            onnx.checker.check_model(model, full_check=True)
+        except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
+            raise ExportError(
+                f"the ONNX graph of this network is not valid: {_first_line(error)}"
+            ) from error
+        path.write_bytes(model.SerializeToString(deterministic=True))
+        return Written(weight_bytes, OPSET)
+
+    def run(self, path: Path) -> Predictor:
+        """The file in onnxruntime on the CPU, with exact integer products.
+
+        Raises:
+            ExportError: onnxruntime cannot load or run the file.
+        """
+        try:
+            return _session(path, _PRECISE)
+        except ExportError:
+            return _session(path, _PRECISE, _PLAIN)
+
+    def inspect(
+        self, student: fx.GraphModule, path: Path, images: Tensor, logits: Tensor
+    ) -> Findings:
+        """Compare onnxruntime's default with its exact mode, and say what to set."""
+        notes: list[str] = []
+        try:
+            default = predict(_session(path), images)
+        except ExportError:
+            default = logits
+            notes.append(
+                "onnxruntime's default settings cannot run this file: set"
+                f' SessionOptions.add_session_config_entry("{_PLAIN[0]}", "1").'
+            )
+        saturates = compare_logits(logits, default).relative > _SATURATED
+        if saturates or _qdq.can_saturate(student, self.weight_type):
+            where = "On this CPU" if saturates else "On x86 CPUs without VNNI"
+            notes.append(
+                f"{where} onnxruntime's default saturates products of int8 weights: set"
+                f' SessionOptions.add_session_config_entry("{_PRECISE[0]}", "1"), or export with'
+                " --weight-type uint8."
+            )
+        if _narrow(student):
+            notes.append(
+                "Weights or activations below 8 bits have no integer kernels in onnxruntime: they"
+                " save size, not time;"
+                f' SessionOptions.add_session_config_entry("{_PLAIN[0]}", "1") runs them faster.'
+            )
+        return Findings(saturates, tuple(notes))
+
+
+def _trace(marked: fx.GraphModule, spec: InputSpec) -> onnx.ModelProto:
+    try:
+        with _quiet():
+            exported = torch.onnx.export(
+                trace(marked, spec),
+                dynamo=True,
+                opset_version=OPSET,
+                verbose=False,
+                input_names=[INPUT],
+                output_names=[OUTPUT],
+            )
+    except Exception as error:
+        raise ExportError(f"this network cannot be written as ONNX: {_reason(error)}") from error
+    assert exported is not None  # noqa: S101 - a program is returned whenever dynamo=True
+    model = exported.model_proto
+    found = {opset.domain: opset.version for opset in model.opset_import}[""]
+    if found != OPSET:
+        raise ExportError(
+            f"this network cannot be written as ONNX opset {OPSET}: torch falls back to {found}"
+        )
+    return model
+
+
+@contextmanager
+def _quiet() -> Generator[None]:
+    """Hold back what torch 2.13's exporter says about itself."""
+    logger = logging.getLogger("torch.onnx._internal.exporter._registration")
+    level = logger.level
+    try:
+        logger.setLevel(logging.ERROR)  # torchvision's operators are missing, and not needed
+        with warnings.catch_warnings():
+            warnings.filterwarnings(
+                "ignore", r"`isinstance\(treespec, LeafSpec\)` is deprecated", FutureWarning
+            )
+            yield
+    finally:
+        logger.setLevel(level)
+
+
+def _reason(error: BaseException) -> str:
+    """The innermost cause in one line: the exporter wraps it in a page of advice."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    return _first_line(error)
+
+
+def _first_line(error: BaseException) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[0] if lines else type(error).__name__
+
+
+def _strip(model: onnx.ModelProto) -> None:
+    """Remove what tracing leaves behind: source paths of this machine, intermediate shapes."""
+    graph = model.graph
+    del graph.value_info[:], graph.metadata_props[:], model.metadata_props[:]
+    for item in (*graph.node, *graph.initializer, *graph.input, *graph.output):
+        del item.metadata_props[:]
+        item.doc_string = ""
+    for value in (*graph.input, *graph.output):
+        value.type.tensor_type.shape.dim[0].dim_param = "batch"
+
+
+def _describe(model: onnx.ModelProto, spec: InputSpec, label: str) -> None:
+    try:
+        release = version("datafree")
+    except PackageNotFoundError:
+        release = ""
+    model.ir_version = IR_VERSION
+    model.producer_name, model.producer_version = "datafree", release
+    model.graph.name = "student"
+    properties = {
+        "input_shape": json.dumps(list(spec.shape)),
+        "input_mean": json.dumps(list(spec.mean)),
+        "input_std": json.dumps(list(spec.std)),
+    }
+    helper.set_model_props(model, properties | ({"scheme": label} if label else {}))
+
+
+def _session(path: Path, *entries: tuple[str, str]) -> Predictor:
+    """`path` loaded with these session settings."""
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 4
+    options.intra_op_num_threads = torch.get_num_threads()
+    for key, value in entries:
+        options.add_session_config_entry(key, value)
+    try:
+        session = onnxruntime.InferenceSession(
+            str(path), options, providers=["CPUExecutionProvider"]
+        )
+    except Exception as error:  # its errors have no common base
+        raise ExportError(f"onnxruntime cannot load {path}: {_first_line(error)}") from error
+
+    def run(images: Tensor) -> Tensor:
+        try:
+            (logits,) = session.run([OUTPUT], {INPUT: images.float().contiguous().numpy()})
+        except Exception as error:
+            raise ExportError(f"onnxruntime cannot run {path}: {_first_line(error)}") from error
+        return torch.from_numpy(logits)
+
+    return run
+
+
+def _narrow(student: fx.GraphModule) -> bool:
+    """Whether any weight or activation in use has less than 8 bits."""
+    quantizers = [m for m in student.modules() if isinstance(m, ActivationQuantizer)]
+    quantizers += [m.weight_quantizer for m in student.modules() if isinstance(m, QUANTIZED)]
+    return any(quantizer.enabled and quantizer.grid.bits < 8 for quantizer in quantizers)

@@ -1,0 +1,54 @@
+"""PyTorch's own archive: the student as a `torch.export` program, which loads without its code."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+from typing import ClassVar
+
+import torch
+from torch import Tensor, fx
+
+from datafree.config import InputSpec
+from datafree.errors import ExportError, ParityError
+from datafree.export.base import Exporter, Parity, Predictor, Written, float_weight_bytes, trace
+
+
+class Pt2(Exporter):
+    """`.pt2` file: float weights and fake quantization, bit for bit what the student computes."""
+
+    suffix: ClassVar[str] = ".pt2"
+
+    def write(self, student: fx.GraphModule, spec: InputSpec, path: Path, label: str) -> Written:
+        """See `Exporter.write`."""
+        extra = {"scheme": label} if label else {}
+        try:
+            program = trace(student, spec)
+            for node in program.graph.nodes:
+                node.meta.pop("stack_trace", None)  # paths of this machine
+            # A path would put its own, temporary, name into the archive.
+            archive = io.BytesIO()
+            torch.export.save(program, archive, extra_files=extra)
+        except Exception as error:
+            line = next(iter(str(error).splitlines()), type(error).__name__)
+            raise ExportError(f"torch.export refuses the student: {line}") from error
+        path.write_bytes(archive.getvalue())
+        return Written(float_weight_bytes(student))
+
+    def run(self, path: Path) -> Predictor:
+        """The file loaded by torch, which is safe only for files one has written oneself."""
+        module = torch.export.load(path).module()
+
+        def run(images: Tensor) -> Tensor:
+            return module(images)
+
+        return run
+
+    def judge(self, parity: Parity, path: Path) -> None:
+        """Refuse any difference at all.
+
+        Raises:
+            ParityError: a logit differs.
+        """
+        if parity.difference != 0:
+            raise ParityError(f"{path} differs from the student: {parity}; the file was not kept")

@@ -1,0 +1,169 @@
+"""Networks of other libraries by name: ``timm:NAME``, ``torchvision:NAME``, ``pytorchcv:NAME``.
+
+The libraries are extras and imported only when one of their networks is asked for.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from types import ModuleType
+from typing import Any
+
+from torch import nn
+from torch.export import ExportedProgram
+
+from datafree.errors import ModelError, UnknownNameError
+
+_IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+_CIFAR = ((0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010))
+"""What pytorchcv trained its CIFAR and SVHN networks with, by its own data set classes."""
+
+
+@dataclass(frozen=True)
+class Found:
+    """A network and what its source knows about its input; None where it does not know.
+
+    Attributes:
+        model: the network.
+        shape: channels, height, width.
+        mean: per channel.
+        std: per channel.
+    """
+
+    model: nn.Module | ExportedProgram
+    shape: tuple[int, int, int] | None = None
+    mean: tuple[float, ...] | None = None
+    std: tuple[float, ...] | None = None
+
+
+@dataclass(frozen=True)
+class Hub:
+    """One library of networks.
+
+    Attributes:
+        description: one line for people.
+        names: all names it knows.
+        build: makes a network from the library, a name, whether pretrained, and keyword options.
+    """
+
+    description: str
+    names: Callable[[ModuleType], Iterable[str]]
+    build: Callable[[ModuleType, str, bool, dict[str, Any]], Found]
+
+
+def fetch(hub: str, name: str, *, pretrained: bool, classes: int | None = None) -> Found:
+    """Build network `name` of library `hub`.
+
+    Args:
+        hub: a key of `HUBS`.
+        name: the library's name of the network.
+        pretrained: with the library's weights, downloaded where they are not cached.
+        classes: number of outputs of a network built without pretrained weights; None for its own.
+
+    Raises:
+        ModelError: the library is not installed or broken, or its weights cannot be had.
+        UnknownNameError: the library has no such network.
+    """
+    library = _import(hub)
+    names = set(HUBS[hub].names(library))
+    if name not in names and not (hub == "timm" and name.partition(".")[0] in names):
+        raise UnknownNameError(f"{hub} model", name, names)
+    options = {"num_classes": classes} if classes is not None and not pretrained else {}
+    try:
+        return HUBS[hub].build(library, name, pretrained, options)
+    except Exception as error:  # noqa: BLE001 - each library fails in its own ways
+        reason = (str(error).strip().splitlines() or [""])[0]
+        if pretrained:
+            raise ModelError(
+                f"cannot get the pretrained weights of {hub}:{name} ({type(error).__name__}: "
+                f"{reason}); give them as a file: --weights file.safetensors"
+            ) from None
+        raise ModelError(f"{hub} cannot build {name}: {type(error).__name__}: {reason}") from None
+
+
+def _import(hub: str) -> ModuleType:
+    module = "pytorchcv.model_provider" if hub == "pytorchcv" else hub
+    try:
+        return importlib.import_module(module)
+    except ModuleNotFoundError as error:
+        if error.name != hub:
+            raise ModelError(f"{hub} needs {error.name}: pip install 'datafree[{hub}]'") from None
+        raise ModelError(f"{hub} is not installed: pip install 'datafree[{hub}]'") from None
+    except (ImportError, RuntimeError) as error:
+        reason = (str(error).strip().splitlines() or [""])[0]
+        raise ModelError(
+            f"{hub} is installed but does not import ({reason}); torchvision must be built for the "
+            "same torch: install both from one index, see https://pytorch.org/get-started"
+        ) from None
+
+
+def _timm_names(library: ModuleType) -> Iterable[str]:
+    return library.list_models()
+
+
+def _timm(library: ModuleType, name: str, pretrained: bool, options: dict[str, Any]) -> Found:
+    model = library.create_model(name, pretrained=pretrained, **options)
+    known = getattr(model, "pretrained_cfg", None) or {}
+    return Found(
+        model,
+        _triple(known.get("input_size")),
+        _floats(known.get("mean")),
+        _floats(known.get("std")),
+    )
+
+
+def _torchvision_names(library: ModuleType) -> Iterable[str]:
+    return library.models.list_models(module=library.models)
+
+
+def _torchvision(
+    library: ModuleType, name: str, pretrained: bool, options: dict[str, Any]
+) -> Found:
+    weights = getattr(library.models.get_model_weights(name), "DEFAULT", None)
+    if pretrained and weights is None:
+        raise ValueError("torchvision has none")
+    model = library.models.get_model(name, weights=weights if pretrained else None, **options)
+    if weights is None:
+        return Found(model)
+    preset = weights.transforms()
+    size = preset.crop_size
+    height, width = (size[0], size[-1]) if isinstance(size, (list, tuple)) else (size, size)
+    return Found(model, (3, int(height), int(width)), _floats(preset.mean), _floats(preset.std))
+
+
+def _pytorchcv_names(library: ModuleType) -> Iterable[str]:
+    return library._models
+
+
+def _pytorchcv(library: ModuleType, name: str, pretrained: bool, options: dict[str, Any]) -> Found:
+    model = library.get_model(name, pretrained=pretrained, **options)
+    size = getattr(model, "in_size", None)
+    shape = (3, int(size[0]), int(size[1])) if size is not None else None
+    if name.endswith(("_cifar10", "_cifar100", "_svhn")):
+        return Found(model, shape, *_CIFAR)
+    if shape is not None and getattr(model, "num_classes", None) == 1000:
+        return Found(model, shape, *_IMAGENET)
+    return Found(model, shape)
+
+
+def _triple(values: Iterable[int] | None) -> tuple[int, int, int] | None:
+    if values is None:
+        return None
+    channels, height, width = values
+    return int(channels), int(height), int(width)
+
+
+def _floats(values: Iterable[float] | None) -> tuple[float, ...] | None:
+    return None if values is None else tuple(float(value) for value in values)
+
+
+HUBS: dict[str, Hub] = {
+    "timm": Hub("a network of timm (extra: timm)", _timm_names, _timm),
+    "torchvision": Hub(
+        "a classifier of torchvision (extra: torchvision)", _torchvision_names, _torchvision
+    ),
+    "pytorchcv": Hub("a network of pytorchcv (extra: pytorchcv)", _pytorchcv_names, _pytorchcv),
+}
+"""The libraries by prefix."""

@@ -1,0 +1,92 @@
+"""The record of a run: what was computed, on what, in how much time."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import platform
+import time
+from collections.abc import Generator
+from contextlib import contextmanager
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from datafree.files import sha256, write_text
+
+_PACKAGES = ("datafree", "torch", "numpy", "onnx", "onnxruntime", "pydantic", "safetensors")
+
+
+class Stopwatch:
+    """Seconds per stage, in the order the stages began."""
+
+    def __init__(self) -> None:
+        """Start with no stage."""
+        self.seconds: dict[str, float] = {}
+
+    @contextmanager
+    def stage(self, name: str) -> Generator[None]:
+        """Time the enclosed work; a stage entered twice adds up."""
+        start = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - start
+
+
+def environment() -> dict[str, Any]:
+    """Machine and versions, for whoever repeats a run."""
+    return {
+        "machine": platform.machine(),
+        "processor": _processor(),
+        "cores": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
+        "system": platform.platform(),
+        "python": platform.python_version(),
+        "packages": {name: _version(name) for name in _PACKAGES},
+    }
+
+
+def write_metrics(path: Path, results: dict[str, Any], seconds: dict[str, float]) -> None:
+    """Write `results`, timings, environment and hashes of the run's other files as JSON.
+
+    Everything that two runs with the same seed on the same machine share stands under ``results``
+    and ``hashes``; what differs stands under ``seconds``.
+    """
+    files = [
+        p for p in sorted(path.parent.iterdir()) if p.is_file() and p != path and p.name[0] != "."
+    ]
+    record = {
+        "results": _finite(results),
+        "hashes": {p.name: sha256(p) for p in files},
+        "seconds": {name: round(value, 3) for name, value in seconds.items()},
+        "environment": environment(),
+    }
+    write_text(path, json.dumps(record, indent=2) + "\n")
+
+
+def _finite(value: Any) -> Any:
+    """JSON has no infinity: an infinite ratio (nothing was lost) becomes null."""
+    if isinstance(value, dict):
+        return {key: _finite(item) for key, item in value.items()}
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return platform.processor()
+    names = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    return next(names, platform.processor())
+
+
+def _version(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
