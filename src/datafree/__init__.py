@@ -1,0 +1,63 @@
+"""Make a trained vision network small and fast without any of its training data.
+
+    import datafree
+
+    result = datafree.quantize(model, input_shape=(3, 32, 32), weights=4, activations=4,
+    output="run") result.student          # quantized network, an ordinary torch module
+    images = datafree.synthesize("digits_resnet8", method="dsg", count=64)
+
+Names are imported when first used, so ``import datafree`` itself is light.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from datafree.api import export, quantize, synthesize
+    from datafree.config import InputSpec, RunConfig, Scheme
+    from datafree.errors import DatafreeError
+    from datafree.graph.capture import capture
+    from datafree.images import SyntheticSet
+    from datafree.pipeline import Result, run
+
+__version__ = "0.1.0"
+
+_HOMES = {
+    "DatafreeError": "errors",
+    "InputSpec": "config",
+    "Result": "pipeline",
+    "RunConfig": "config",
+    "Scheme": "config",
+    "SyntheticSet": "images",
+    "capture": "graph.capture",
+    "export": "api",
+    "quantize": "api",
+    "run": "pipeline",
+    "synthesize": "api",
+}
+
+__all__ = [
+    "DatafreeError",
+    "InputSpec",
+    "Result",
+    "RunConfig",
+    "Scheme",
+    "SyntheticSet",
+    "capture",
+    "export",
+    "quantize",
+    "run",
+    "synthesize",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'datafree' has no attribute {name!r}")
+    return getattr(importlib.import_module(f"datafree.{_HOMES[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *_HOMES])

@@ -1,0 +1,246 @@
+"""The functions users call: thin, typed doors to the pipeline."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, fx, nn
+
+from datafree.config import (
+    InputSpec,
+    Method,
+    ModelConfig,
+    Placement,
+    Policy,
+    RunConfig,
+    Scheme,
+    build,
+)
+from datafree.errors import ModelError
+from datafree.export.base import Exporter, ExportReport
+from datafree.graph.capture import capture, to_device
+from datafree.images import SyntheticSet
+from datafree.models import Teacher, from_module, load_teacher
+from datafree.pipeline import Result, make_method, resolve_device, run, synthesize_images
+from datafree.progress import Progress, silent
+
+
+def quantize(
+    model: nn.Module | str,
+    *,
+    input_shape: tuple[int, int, int] | None = None,
+    mean: tuple[float, ...] | None = None,
+    std: tuple[float, ...] | None = None,
+    weights_file: Path | str | None = None,
+    weights: int = 8,
+    activations: int = 8,
+    policy: Policy = "all",
+    placement: Placement = "every_input",
+    weight_symmetric: bool = False,
+    method: str = "dsg",
+    method_options: Mapping[str, Any] | None = None,
+    images: int | SyntheticSet | Tensor = 32,
+    calibrator: str = "mse",
+    calibrator_options: Mapping[str, Any] | None = None,
+    data: Path | str | None = None,
+    holdout: int = 16,
+    output: Path | str | None = None,
+    force: bool = False,
+    seed: int = 0,
+    device: str = "auto",
+    progress: Progress = silent,
+) -> Result:
+    """Quantize a trained network without any of its data.
+
+    Args:
+        model: a module, or any source the command line takes (`digits_resnet8`, `timm:NAME`, a
+            `.pt2` file …). A module is copied, never changed.
+        input_shape: channels, height, width; needed for a module.
+        mean: per channel; a module without it is taken to expect images scaled to 0..1.
+        std: per channel.
+        weights_file: safetensors file loaded into a source given by name.
+        weights: bits of weights, 2 to 8.
+        activations: bits of activations, 2 to 8, or 32 to leave them in float.
+        policy: `all` layers, or first and last layer's weights at 8 bits.
+        placement: activation quantizers on `every_input` of a layer or `after_activation` functions
+            only.
+        weight_symmetric: zero point 0 for weights (TensorRT, LiteRT).
+        method: image method: `dsg`, `zeroq`, `noise`.
+        method_options: its hyper-parameters that differ from the defaults, e.g.
+            ``{"iterations": 200}``.
+        images: how many to synthesise, or calibration images of your own: a set, or a tensor (N, C,
+            H, W) in normalised space.
+        calibrator: rule of the activation ranges: `mse`, `minmax`, `percentile`, `ema`.
+        calibrator_options: its parameters, e.g. ``{"percentile": 99.9}``.
+        data: labelled test images to measure top-1 on; without them teacher and student are
+            compared on synthetic images of another seed.
+        holdout: number of those images; 0 leaves the comparison out.
+        output: folder to write configuration, images, pictures, student, ONNX and metrics to.
+        force: replace an earlier run there.
+        seed: the same seed gives the same student on the same machine.
+        device: `auto`, `cpu`, `cuda`, `cuda:N`.
+        progress: see `datafree.progress`.
+
+    Returns:
+        Student, teacher graph, images and what was measured.
+
+    Raises:
+        DatafreeError: one line that says what was wrong and what to do.
+    """
+    scheme = build(
+        Scheme,
+        {
+            "weights": weights,
+            "activations": activations,
+            "policy": policy,
+            "placement": placement,
+            "weight_symmetric": weight_symmetric,
+        },
+        "scheme",
+    )
+    described = _describe(model, input_shape, mean, std, weights_file)
+    teacher = _teacher(model, described)
+    given = _given(images, teacher.spec)
+    config = build(
+        RunConfig,
+        {
+            "model": described,
+            "scheme": scheme,
+            "synthesis": Method(name=method, options=dict(method_options or {})),
+            "images": images if isinstance(images, int) else len(images),
+            "calibration": Method(name=calibrator, options=dict(calibrator_options or {})),
+            "data": None if data is None else Path(data),
+            "holdout": holdout,
+            "seed": seed,
+            "device": device,
+        },
+        "run",
+    )
+    folder = None if output is None else Path(output)
+    return run(config, teacher=teacher, images=given, folder=folder, force=force, progress=progress)
+
+
+def synthesize(
+    model: nn.Module | str,
+    *,
+    input_shape: tuple[int, int, int] | None = None,
+    mean: tuple[float, ...] | None = None,
+    std: tuple[float, ...] | None = None,
+    weights_file: Path | str | None = None,
+    method: str = "dsg",
+    count: int = 32,
+    seed: int = 0,
+    device: str = "auto",
+    progress: Progress = silent,
+    **options: Any,
+) -> SyntheticSet:
+    """Images a network remembers, in normalised space; arguments as in `quantize`.
+
+    Args:
+        model: a module or a source.
+        input_shape: channels, height, width; needed for a module.
+        mean: per channel.
+        std: per channel.
+        weights_file: safetensors file loaded into a source given by name.
+        method: image method.
+        count: number of images.
+        seed: of all random numbers.
+        device: where to compute.
+        progress: see `datafree.progress`.
+        **options: hyper-parameters of the method, e.g. ``iterations=200``.
+
+    Raises:
+        DatafreeError: one line that says what was wrong and what to do.
+    """
+    described = _describe(model, input_shape, mean, std, weights_file)
+    teacher = _teacher(model, described)
+    config = build(
+        RunConfig,
+        {
+            "model": described,
+            "synthesis": Method(name=method, options=options),
+            "images": count,
+            "seed": seed,
+            "device": device,
+        },
+        "run",
+    )
+    graph = to_device(capture(teacher.model, teacher.spec), resolve_device(device))
+    return synthesize_images(graph, teacher.spec, config, progress)
+
+
+def export(
+    student: fx.GraphModule,
+    path: Path | str,
+    *,
+    spec: InputSpec,
+    images: SyntheticSet | Tensor | None = None,
+    weight_type: Literal["auto", "int8", "uint8"] = "auto",
+    force: bool = False,
+) -> ExportReport:
+    """Write a student as integer ONNX (`.onnx`) or torch program (`.pt2`), and check the file.
+
+    Args:
+        student: from `quantize`.
+        path: the suffix chooses the format.
+        spec: the student's input.
+        images: normalised images the file is checked on; None takes Gaussian ones.
+        weight_type: integer type of 8-bit weights in ONNX.
+        force: replace a file that exists.
+
+    Raises:
+        OutputExistsError: `path` exists and `force` was not given.
+        ParityError: the file does not compute what the student computes.
+        ExportError: the student cannot be written in this format.
+    """
+    target = Path(path).suffix.removeprefix(".")
+    options = {"weight_type": weight_type} if target == "onnx" else {}
+    exporter: Exporter = make_method(Method(name=target, options=options), "export", Exporter)
+    check = images.images if isinstance(images, SyntheticSet) else images
+    student = to_device(student, torch.device("cpu"))
+    return exporter.export(student, spec, Path(path), check=check, force=force)
+
+
+def _describe(
+    model: nn.Module | str,
+    input_shape: tuple[int, int, int] | None,
+    mean: tuple[float, ...] | None,
+    std: tuple[float, ...] | None,
+    weights_file: Path | str | None,
+) -> ModelConfig:
+    source = model if isinstance(model, str) else f"<{type(model).__name__} in memory>"
+    values = {
+        "source": source,
+        "weights": None if weights_file is None else Path(weights_file),
+        "input_shape": input_shape,
+        "mean": mean,
+        "std": std,
+    }
+    return build(ModelConfig, values, "model")
+
+
+def _teacher(model: nn.Module | str, described: ModelConfig) -> Teacher:
+    if isinstance(model, str):
+        return load_teacher(described)
+    if described.input_shape is None:
+        raise ModelError(
+            f"{described.source} does not say what input it takes: pass input_shape=(C, H, W)"
+        )
+    if described.weights is not None:
+        raise ModelError(
+            "weights_file goes with a source given by name: load the weights into your module"
+        )
+    return from_module(
+        model, input_shape=described.input_shape, mean=described.mean, std=described.std
+    )
+
+
+def _given(images: int | SyntheticSet | Tensor, spec: InputSpec) -> SyntheticSet | None:
+    if isinstance(images, int):
+        return None
+    if isinstance(images, Tensor):
+        return SyntheticSet(images.float(), spec, metadata={"method": "given"})
+    return images

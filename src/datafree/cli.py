@@ -1,0 +1,365 @@
+"""The command line: options in, tables out, exit codes. All work is done elsewhere."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+import yaml
+from rich.markup import escape
+
+from datafree import __version__, console
+from datafree.config import RunConfig, build, load_config
+from datafree.errors import ConfigError, DatafreeError
+from datafree.registry import available
+
+app = typer.Typer(
+    name="datafree",
+    help="Make a trained vision network small and fast without any of its training data.",
+    epilog="Start with `datafree demo`, then `datafree quantize MODEL --bits W8A8 --output run`.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+Model = Annotated[
+    str | None,
+    typer.Argument(
+        help="digits_resnet8, timm:NAME, torchvision:NAME, pytorchcv:NAME, FILE.pt2,"
+        " package.module:factory or path/file.py:factory."
+    ),
+]
+Weights = Annotated[Path | None, typer.Option(help="Weights for the model, a .safetensors file.")]
+Shape = Annotated[
+    str | None, typer.Option(help="Input as C,H,W, where the model does not say: 3,224,224.")
+]
+Mean = Annotated[
+    str | None, typer.Option(help="Mean per channel of images scaled to 0..1: 0.485,0.456,0.406.")
+]
+Std = Annotated[str | None, typer.Option(help="Deviation per channel: 0.229,0.224,0.225.")]
+MethodName = Annotated[
+    str | None, typer.Option("--method", help="Image method: see `datafree methods`. [dsg]")
+]
+MethodOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--option", "-o", help="Hyper-parameter of the method: -o iterations=200. Repeatable."
+    ),
+]
+Images = Annotated[int | None, typer.Option(help="Number of synthetic images. [32]")]
+Seed = Annotated[int | None, typer.Option(help="Same seed, same machine: same result. [0]")]
+Device = Annotated[str | None, typer.Option(help="auto, cpu, cuda or cuda:N. [auto]")]
+Data = Annotated[
+    Path | None,
+    typer.Option(
+        help="Labelled test images: .npz (images, labels), folder with labels.csv, CIFAR batches."
+    ),
+]
+Limit = Annotated[int | None, typer.Option(help="Use at most this many test images. [all]")]
+Output = Annotated[Path, typer.Option("--output", help="Folder to write; must not exist.")]
+Force = Annotated[bool, typer.Option("--force", help="Replace an earlier run there.")]
+
+
+@app.command()
+def quantize(
+    model: Model = None,
+    config: Annotated[
+        Path | None,
+        typer.Option(
+            help="config.yaml of an earlier run, repeated exactly; other options change it."
+        ),
+    ] = None,
+    bits: Annotated[
+        str | None, typer.Option(help="Bits of weights and activations: W8A8 … W2A2, W4A32. [W8A8]")
+    ] = None,
+    policy: Annotated[
+        str | None, typer.Option(help="all, or first_last_8 (their weights at 8 bits). [all]")
+    ] = None,
+    placement: Annotated[
+        str | None,
+        typer.Option(
+            help="every_input of a layer (runtimes) or after_activation (papers). [every_input]"
+        ),
+    ] = None,
+    symmetric_weights: Annotated[
+        bool | None,
+        typer.Option(
+            "--symmetric-weights/--affine-weights", help="Zero point 0: TensorRT, LiteRT. [affine]"
+        ),
+    ] = None,
+    method: MethodName = None,
+    option: MethodOption = None,
+    images: Images = None,
+    calibrator: Annotated[
+        str | None,
+        typer.Option(help="Rule of the activation ranges: see `datafree methods`. [mse]"),
+    ] = None,
+    calibrator_option: Annotated[
+        list[str] | None,
+        typer.Option(help="Parameter of the calibrator: percentile=99.9. Repeatable."),
+    ] = None,
+    holdout: Annotated[
+        int | None,
+        typer.Option(
+            help="Synthetic images of another seed to compare on where there is no --data. [16]"
+        ),
+    ] = None,
+    data: Data = None,
+    limit: Limit = None,
+    weight_type: Annotated[
+        str | None, typer.Option(help="8-bit weights in ONNX: auto, int8 or uint8. [auto]")
+    ] = None,
+    weights: Weights = None,
+    input_shape: Shape = None,
+    mean: Mean = None,
+    std: Std = None,
+    seed: Seed = None,
+    device: Device = None,
+    output: Output = Path("run"),
+    force: Force = False,
+) -> None:
+    """Quantize MODEL; write images, grid.png, student, ONNX, metrics.json, config.yaml to a folder.
+
+    Examples:
+      datafree quantize digits_resnet8 --bits W4A4 --output run
+
+      datafree quantize net.pt2 --mean 0.5,0.5,0.5 --std 0.5,0.5,0.5 --data test.npz --output run
+
+      datafree quantize --config run/config.yaml --output again
+    """
+    if (model is None) == (config is None):
+        raise ConfigError("give either a MODEL or --config with the config.yaml of an earlier run")
+    base = load_config(config).model_dump() if config else {"model": {"source": model}}
+    scheme = {
+        "policy": policy,
+        "placement": placement,
+        "weight_symmetric": symmetric_weights,
+        **_bits(bits),
+    }
+    changes: dict[str, Any] = {
+        "model": _model_options(weights, input_shape, mean, std),
+        "scheme": {key: value for key, value in scheme.items() if value is not None},
+        "synthesis": _method(method, option),
+        "calibration": _method(calibrator, calibrator_option),
+        "images": images, "holdout": holdout, "data": data, "limit": limit,
+        "weight_type": weight_type, "seed": seed, "device": device,
+    }  # fmt: skip
+    resolved = build(RunConfig, _merge(base, changes), "options")
+    from datafree.pipeline import run
+
+    result = run(resolved, folder=output, force=force, progress=console.progress)
+    console.show_result(resolved, result.metrics, result.seconds)
+    names = sorted(path.name for path in output.iterdir())
+    console.out.print(f"written to [bold]{escape(str(output))}[/bold]: {', '.join(names)}")
+
+
+@app.command()
+def synthesize(
+    model: Annotated[str, typer.Argument(help="As for quantize.")],
+    method: MethodName = None,
+    option: MethodOption = None,
+    images: Images = None,
+    weights: Weights = None,
+    input_shape: Shape = None,
+    mean: Mean = None,
+    std: Std = None,
+    seed: Seed = None,
+    device: Device = None,
+    output: Annotated[
+        Path, typer.Option("--output", help="File to write, with a .png beside it.")
+    ] = Path("images.safetensors"),
+    force: Force = False,
+) -> None:
+    """Synthesise images from what MODEL remembers; write them as safetensors and as a picture."""
+    from datafree.runs import synthesize_to_file
+
+    changes = {
+        "model": {"source": model} | _model_options(weights, input_shape, mean, std),
+        "synthesis": _method(method, option), "images": images, "seed": seed, "device": device,
+    }  # fmt: skip
+    resolved = build(RunConfig, _merge({}, changes), "options")
+    made = synthesize_to_file(resolved, output, force=force, progress=console.progress)
+    picture = output.with_suffix(".png")
+    console.out.print(
+        f"{len(made)} images of {resolved.synthesis.name}: {output}, {picture};"
+        f" sha256 {made.digest()[:16]}"
+    )
+
+
+@app.command()
+def evaluate(
+    run: Annotated[Path, typer.Argument(help="Folder written by quantize.")],
+    data: Data = None,
+    limit: Limit = None,
+    onnx: Annotated[
+        bool, typer.Option("--onnx", help="Also run student.onnx in onnxruntime (exact mode).")
+    ] = False,
+    device: Device = None,
+) -> None:
+    """Measure teacher and student of a finished run on labelled images."""
+    from datafree.runs import evaluate_run
+
+    changes = {"data": data, "limit": limit, "device": device}
+    config, measured = evaluate_run(run, changes, onnx=onnx, progress=console.progress)
+    rows = [(name, f"{value:.2f}") for name, value in measured["top1"].items()]
+    scheme = config.scheme
+    title = f"{config.model.source} {scheme.label}, policy {scheme.policy}"
+    title += f", {measured['test_images']} images"
+    console.show_table(title, ("network", "top-1 %"), rows)
+
+
+@app.command()
+def export(
+    run: Annotated[Path, typer.Argument(help="Folder written by quantize.")],
+    output: Annotated[Path, typer.Option("--output", help="File to write: .onnx or .pt2.")],
+    weight_type: Annotated[
+        str, typer.Option(help="8-bit weights in ONNX: auto, int8 or uint8.")
+    ] = "auto",
+    force: Force = False,
+) -> None:
+    """Write the student of a finished run once more, with other export options, and check it."""
+    from datafree.runs import export_run
+
+    report = export_run(run, output, weight_type=weight_type, force=force)
+    console.out.print(f"{output}: {report['line']}")
+    for note in report["notes"]:
+        console.out.print(f"  {note}")
+
+
+@app.command()
+def methods() -> None:
+    """List image methods and calibrators with their hyper-parameters and defaults."""
+    from datafree.runs import describe_method
+
+    for package, title in (("synthesis", "image methods"), ("calibrators", "calibrators")):
+        rows = [
+            (name, *describe_method(package, name)) for name in available(f"datafree.{package}")
+        ]
+        console.show_table(title, ("name", "what", "hyper-parameters"), rows)
+
+
+@app.command()
+def models() -> None:
+    """List where models can come from."""
+    from datafree.models import sources
+
+    console.show_table("models", ("source", "what"), sources())
+
+
+@app.command()
+def demo(
+    output: Annotated[
+        Path, typer.Option("--output", help="Folder to write; must not exist.")
+    ] = Path("runs/demo"),
+    force: Force = False,
+) -> None:
+    """Quantize the built-in network with noise, zeroq, dsg and real images; about a minute."""
+    from datafree.demo import COLUMNS, run_demo
+
+    found = run_demo(output, force=force, progress=console.progress)
+    console.show_table(found.title, COLUMNS, found.rows)
+    console.out.print(found.explanation)
+    console.show_result(found.run.config, found.run.metrics, found.run.seconds)
+
+
+def main() -> None:
+    """Run the command line; a user's mistake gives one line and exit code 2."""
+    try:
+        app()
+    except DatafreeError as error:
+        console.err.print(
+            f"[bold red]error:[/bold red] {escape(str(error))}", highlight=False, soft_wrap=True
+        )
+        sys.exit(2)
+    except KeyboardInterrupt:
+        console.err.print("interrupted; the same command goes on where it stopped")
+        sys.exit(130)
+
+
+def _version(value: bool) -> None:
+    if value:
+        console.out.print(__version__)
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    del version
+
+
+def _bits(text: str | None) -> dict[str, int]:
+    if text is None:
+        return {}
+    weights, separator, activations = text.upper().removeprefix("W").partition("A")
+    if not separator or not (weights.isdigit() and activations.isdigit()):
+        raise ConfigError(
+            f"--bits {text!r} is not understood: write weights and activations as W8A8 or W4A8"
+        )
+    return {"weights": int(weights), "activations": int(activations)}
+
+
+def _numbers(
+    text: str | None, option: str, kind: type[int] | type[float]
+) -> tuple[float, ...] | None:
+    if text is None:
+        return None
+    try:
+        return tuple(kind(part) for part in text.split(","))
+    except ValueError:
+        raise ConfigError(
+            f"{option} {text!r} is not a list of numbers separated by commas"
+        ) from None
+
+
+def _model_options(
+    weights: Path | None, shape: str | None, mean: str | None, std: str | None
+) -> dict[str, Any]:
+    sizes = _numbers(shape, "--input-shape", int)
+    if sizes is not None and (len(sizes) != 3 or min(sizes) < 1):
+        raise ConfigError(
+            f"--input-shape {shape!r} must be channels,height,width, such as 3,224,224"
+        )
+    values = {
+        "weights": weights,
+        "input_shape": sizes,
+        "mean": _numbers(mean, "--mean", float),
+        "std": _numbers(std, "--std", float),
+    }
+    return {key: value for key, value in values.items() if value is not None}
+
+
+def _method(name: str | None, options: list[str] | None) -> dict[str, Any]:
+    changes: dict[str, Any] = {} if name is None else {"name": name, "options": {}}
+    if options:
+        pairs = [option.partition("=") for option in options]
+        if wrong := [
+            option
+            for option, (_, separator, _value) in zip(options, pairs, strict=True)
+            if not separator
+        ]:
+            raise ConfigError(f"option {wrong[0]!r} is not of the form name=value")
+        changes["options"] = {key: yaml.safe_load(value) for key, _, value in pairs}
+    return changes
+
+
+def _merge(base: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
+    """`base` with the given options laid over it; None and empty groups change nothing."""
+    defaults = RunConfig.model_fields
+    merged = dict(base)
+    for key, value in changes.items():
+        if isinstance(value, dict):
+            if value:
+                start = merged.get(key)
+                if start is None and not defaults[key].is_required():
+                    start = defaults[key].default.model_dump()
+                merged[key] = {**(start or {}), **value}
+        elif value is not None:
+            merged[key] = value
+    return merged

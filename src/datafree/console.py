@@ -1,0 +1,103 @@
+"""What people see in a terminal: progress with time left, and tables."""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+from rich.progress import (
+    Progress as RichProgress,
+)
+from rich.table import Table
+
+from datafree.config import RunConfig
+from datafree.progress import Step
+
+out = Console()
+err = Console(stderr=True)
+
+
+@contextmanager
+def progress(description: str, total: int) -> Generator[Step]:
+    """A bar with elapsed and remaining time on standard error; a `datafree.progress.Progress`."""
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("elapsed"),
+        TimeElapsedColumn(),
+        TextColumn("left"),
+        TimeRemainingColumn(),
+    )
+    with RichProgress(*columns, console=err, transient=True) as bars:
+        task = bars.add_task(description, total=total)
+        yield lambda done: bars.advance(task, done)
+
+
+def show_result(
+    config: RunConfig, metrics: Mapping[str, Any], seconds: Mapping[str, float]
+) -> None:
+    """The table at the end of a run: what was chosen, what was measured, where the time went."""
+    table = Table(title=f"{config.model.source} {config.scheme.label}", show_header=False)
+    table.add_column(style="bold")
+    table.add_column()
+    scheme = config.scheme
+    weights = "symmetric" if scheme.weight_symmetric else "affine"
+    activations = "float" if scheme.activations == 32 else f"{scheme.activations} bits"
+    rows = [
+        ("weights", f"{scheme.weights} bits, {weights}, per {scheme.weight_granularity}"),
+        ("activations", f"{activations}, {scheme.placement.replace('_', ' ')}"),
+        ("layer policy", scheme.policy),
+        ("images", f"{config.images} by {_method(config.synthesis)}"),
+        ("calibrator", _method(config.calibration)),
+        ("seed", str(config.seed)),
+        *measured_rows(metrics),
+        ("time", ", ".join(f"{name} {value:.1f} s" for name, value in seconds.items())),
+    ]
+    for name, value in rows:
+        table.add_row(name, value)
+    out.print(table)
+
+
+def measured_rows(metrics: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """Name and value of everything measured, as people read it."""
+    rows: list[tuple[str, str]] = []
+    if "top1" in metrics:
+        values = ", ".join(f"{name} {value:.2f} %" for name, value in metrics["top1"].items())
+        rows.append((f"top-1 on {metrics['test_images']} images", values))
+    if "held_out" in metrics:
+        held = metrics["held_out"]
+        text = f"{held['agreement']:.1f} % same prediction, KL {held['kl']:.4f}"
+        rows.append((f"teacher and student on {held['images']} held-out images", text))
+    if metrics.get("sqnr_db"):
+        name, value = min(metrics["sqnr_db"].items(), key=lambda item: item[1])
+        rows.append(("noisiest layer", f"{name}, {value:.1f} dB"))
+    for target in ("onnx", "pt2"):
+        if target in metrics:
+            rows.append((target, metrics[target]["line"]))
+            rows.extend(("", note) for note in metrics[target]["notes"])
+    return rows
+
+
+def show_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """A plain table: `rows` of as many cells as `columns`."""
+    table = Table(title=title)
+    for column in columns:
+        table.add_column(column)
+    for row in rows:
+        table.add_row(*row)
+    out.print(table)
+
+
+def _method(chosen: Any) -> str:
+    options = ", ".join(f"{name}={value}" for name, value in chosen.options.items())
+    return f"{chosen.name} ({options})" if options else chosen.name

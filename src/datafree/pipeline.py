@@ -1,0 +1,299 @@
+"""The order of the stages: load, capture, synthesise, prepare, calibrate, evaluate, export."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor, fx
+
+from datafree.calibrators.base import Calibrator, calibrate
+from datafree.config import (
+    InputSpec,
+    Method,
+    RunConfig,
+    build,
+    load_config,
+    save_config,
+)
+from datafree.data import open_labelled
+from datafree.errors import ConfigError, DataError, OutputExistsError
+from datafree.evaluate import Predictor, compare, layer_sqnr, top1
+from datafree.export.base import Exporter, ExportReport
+from datafree.files import atomic_path
+from datafree.graph.capture import capture, to_device
+from datafree.graph.fold import fold_batch_norms
+from datafree.graph.insert import insert_quantizers
+from datafree.images import SyntheticSet
+from datafree.models import Teacher, load_teacher
+from datafree.progress import Progress, silent
+from datafree.registry import load
+from datafree.report.record import Stopwatch, write_metrics
+from datafree.synthesis.base import Synthesizer
+
+_HOLDOUT_SEED = 1_000_003  # added to the seed of held-out images; neighbouring seeds share nothing
+IMAGES = "images.safetensors"
+STUDENT = "student.safetensors"
+_BATCH_VALUES = 40 * 3 * 224 * 224  # input values per forward pass: 40 ImageNet images
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a run gives back.
+
+    Attributes:
+        student: the quantized network, an ordinary graph module on normalised images.
+        teacher: the canonical float graph it was made from.
+        spec: input of both.
+        images: the images it was calibrated with.
+        config: everything that was chosen, defaults included.
+        metrics: accuracy or agreement, noise per layer, export parity; JSON values.
+        seconds: by stage.
+        folder: where the run was written, if it was.
+    """
+
+    student: fx.GraphModule
+    teacher: fx.GraphModule
+    spec: InputSpec
+    images: SyntheticSet
+    config: RunConfig
+    metrics: dict[str, Any]
+    seconds: dict[str, float] = field(default_factory=dict)
+    folder: Path | None = None
+
+
+def run(
+    config: RunConfig,
+    *,
+    teacher: Teacher | None = None,
+    images: SyntheticSet | None = None,
+    folder: Path | None = None,
+    force: bool = False,
+    progress: Progress = silent,
+) -> Result:
+    """Quantize a teacher as `config` says: the whole way from network to integer model.
+
+    Args:
+        config: the run.
+        teacher: a loaded teacher; None loads ``config.model``.
+        images: calibration images; None synthesises them.
+        folder: where configuration, images, pictures, student, ONNX and metrics are written. A run
+            that was interrupted goes on in its folder.
+        force: replace a finished run in `folder`.
+        progress: shown during long stages.
+
+    Raises:
+        OutputExistsError: `folder` holds something else and `force` was not given.
+        DatafreeError: whatever a stage refuses; see the stages.
+    """
+    if folder is not None:
+        _claim(folder, config, force)
+    watch = Stopwatch()
+    with watch.stage("capture"):
+        teacher = teacher or load_teacher(config.model)
+        spec, device = teacher.spec, resolve_device(config.device)
+        graph = to_device(capture(teacher.model, spec), device)
+    with watch.stage("synthesis"):
+        images = images or _images(graph, spec, config, folder, progress)
+    with watch.stage("calibration"):
+        folded = _fast(fold_batch_norms(graph))
+        student = _fast(insert_quantizers(folded, config.scheme))
+        calibrator: Calibrator = make_method(config.calibration, "calibrators", Calibrator)
+        calibrate(student, _batches(images, device), calibrator)
+    metrics: dict[str, Any] = {"teacher": teacher.digest, "images": images.digest()}
+    with watch.stage("evaluation"):
+        metrics |= _evaluate(graph, folded, student, config, images, progress)
+    if folder is not None:
+        _save_images(images, folder)
+        with watch.stage("export"):
+            metrics |= _write(folder, student, spec, config, images)
+        write_metrics(folder / "metrics.json", metrics, watch.seconds)
+    return Result(student, graph, spec, images, config, metrics, watch.seconds, folder)
+
+
+def synthesize_images(
+    graph: fx.GraphModule,
+    spec: InputSpec,
+    config: RunConfig,
+    progress: Progress = silent,
+    checkpoint: Path | None = None,
+) -> SyntheticSet:
+    """The calibration images `config` asks for; arguments as in `Synthesizer.generate`."""
+    synthesizer: Synthesizer = make_method(config.synthesis, "synthesis", Synthesizer)
+    return synthesizer.generate(
+        graph, spec, config.images, seed=config.seed, progress=progress, checkpoint=checkpoint
+    )
+
+
+def make_method(chosen: Method, package: str, base: type[Any]) -> Any:
+    """The method `chosen` of a method package, with its options checked.
+
+    Raises:
+        UnknownNameError: no such method.
+        ConfigError: an option it does not have, or out of range.
+    """
+    cls = load(f"datafree.{package}", chosen.name, base)
+    return build(cls, chosen.options, f"option of {chosen.name}")
+
+
+def resolve_device(name: str) -> torch.device:
+    """The device called `name`; `auto` is CUDA where there is one.
+
+    Raises:
+        ConfigError: no such device on this machine.
+    """
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        raise ConfigError(f"unknown device {name!r}: choose auto, cpu, cuda or cuda:N") from None
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise ConfigError(f"no device {name} on this machine: choose cpu or auto")
+    if device.type not in ("cpu", "cuda"):
+        raise ConfigError(f"unknown device {name!r}: choose auto, cpu, cuda or cuda:N")
+    return device
+
+
+def _images(
+    graph: fx.GraphModule,
+    spec: InputSpec,
+    config: RunConfig,
+    folder: Path | None,
+    progress: Progress,
+) -> SyntheticSet:
+    """The images of this run: those an interrupted run left in `folder`, or new ones."""
+    if folder is None:
+        return synthesize_images(graph, spec, config, progress)
+    if (folder / IMAGES).exists():
+        return SyntheticSet.load(folder / IMAGES)
+    images = synthesize_images(graph, spec, config, progress, folder / "unfinished")
+    _save_images(images, folder)
+    return images
+
+
+def _save_images(images: SyntheticSet, folder: Path) -> None:
+    if not (folder / IMAGES).exists():
+        images.save_grid(folder / "grid.png")
+        images.save(folder / IMAGES)
+
+
+def _evaluate(
+    graph: fx.GraphModule,
+    folded: fx.GraphModule,
+    student: fx.GraphModule,
+    config: RunConfig,
+    images: SyntheticSet,
+    progress: Progress,
+) -> dict[str, Any]:
+    spec, device = images.spec, resolve_device(config.device)
+    measured: dict[str, Any] = {"sqnr_db": layer_sqnr(folded, student, _batches(images, device))}
+    if config.data is not None:
+        measured |= accuracy({"teacher": folded, "student": student}, spec, config, progress)
+    elif config.holdout:
+        changes = {"images": config.holdout, "seed": config.seed + _HOLDOUT_SEED}
+        held_out = synthesize_images(graph, spec, config.model_copy(update=changes), progress)
+        measured["held_out"] = asdict(compare(folded, student, _batches(held_out, device)))
+    return measured
+
+
+def accuracy(
+    predictors: dict[str, Predictor],
+    spec: InputSpec,
+    config: RunConfig,
+    progress: Progress = silent,
+) -> dict[str, Any]:
+    """Top-1 of `predictors` on the labelled data of `config`: ``{"top1": …, "test_images": …}``.
+
+    Raises:
+        DataError: `config` names no data, or data that cannot be read or do not fit.
+    """
+    if config.data is None:
+        raise DataError(
+            "no labelled data given: pass --data with a .npz, an image folder or CIFAR batches"
+        )
+    data = open_labelled(config.data, spec, config.limit)
+    device = resolve_device(config.device)
+    batches = ((_on(x, device), y) for x, y in data.batches(_batch_size(spec)))
+    with progress("evaluation", len(data)) as step:
+        found = top1(predictors, batches, step)
+    return {"top1": found.top1, "test_images": found.images}
+
+
+def _write(
+    folder: Path, student: fx.GraphModule, spec: InputSpec, config: RunConfig, images: SyntheticSet
+) -> dict[str, Any]:
+    state = {name: value.contiguous().cpu() for name, value in student.state_dict().items()}
+    with atomic_path(folder / STUDENT) as temporary:
+        save_file(state, temporary)
+    if not config.export:
+        return {}
+    summaries: dict[str, Any] = {}
+    for target, options in (("onnx", {"weight_type": config.weight_type}), ("pt2", {})):
+        exporter: Exporter = make_method(Method(name=target, options=options), "export", Exporter)
+        report = exporter.export(
+            to_device(student, torch.device("cpu")),
+            spec,
+            folder / f"student.{target}",
+            check=images.images,
+            label=config.scheme.label,
+            force=True,
+        )
+        summaries[target] = summarize(report)
+    return summaries
+
+
+def summarize(report: ExportReport) -> dict[str, Any]:
+    """An export report as JSON values: one line for people, the numbers behind it, notes."""
+    kilobytes, share = report.bytes / 1000, report.weight_bytes / report.float_weight_bytes
+    return {
+        "line": f"{kilobytes:.0f} kB, weights {100 * share:.1f} % of float; {report.parity}",
+        "bytes": report.bytes,
+        "weight_bytes": report.weight_bytes,
+        "float_weight_bytes": report.float_weight_bytes,
+        "opset": report.opset,
+        "parity": asdict(report.parity),
+        "saturates": report.saturates,
+        "notes": list(report.notes),
+    }
+
+
+def _claim(folder: Path, config: RunConfig, force: bool) -> None:
+    """Make `folder` ours, or refuse: an unfinished run of the same configuration goes on."""
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        unfinished = not (folder / "metrics.json").exists() and (folder / "config.yaml").exists()
+        if not (unfinished and load_config(folder / "config.yaml") == config):
+            if not force:
+                raise OutputExistsError(
+                    f"{folder} exists: choose another output, or pass --force to replace it"
+                )
+            if not (folder / "config.yaml").exists():
+                raise OutputExistsError(
+                    f"{folder} is not a run of datafree: it is not replaced, even with --force"
+                )
+            shutil.rmtree(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    save_config(config, folder / "config.yaml")
+
+
+def _batch_size(spec: InputSpec) -> int:
+    channels, height, width = spec.shape
+    return min(256, max(8, _BATCH_VALUES // (channels * height * width)))
+
+
+def _batches(images: SyntheticSet, device: torch.device) -> Iterator[Tensor]:
+    for batch in images.batches(_batch_size(images.spec)):
+        yield _on(batch, device)
+
+
+def _on(images: Tensor, device: torch.device) -> Tensor:
+    return images.to(device, memory_format=torch.channels_last)
+
+
+def _fast(graph: fx.GraphModule) -> fx.GraphModule:
+    return graph.to(memory_format=torch.channels_last)  # pyright: ignore

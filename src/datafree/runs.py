@@ -1,0 +1,163 @@
+"""Working with what is on disk: finished runs, image files, descriptions of methods."""
+
+from __future__ import annotations
+
+import inspect
+from pathlib import Path
+from typing import Any
+
+from pydantic_core import PydanticUndefined
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+
+from datafree.calibrators.base import Calibrator
+from datafree.config import Frozen, Method, RunConfig, build, load_config
+from datafree.errors import ConfigError, OutputExistsError
+from datafree.export.base import Exporter
+from datafree.graph.capture import capture, to_device
+from datafree.graph.fold import fold_batch_norms
+from datafree.graph.insert import insert_quantizers
+from datafree.images import SyntheticSet
+from datafree.models import load_teacher
+from datafree.pipeline import (
+    IMAGES,
+    STUDENT,
+    Result,
+    accuracy,
+    make_method,
+    resolve_device,
+    summarize,
+    synthesize_images,
+)
+from datafree.progress import Progress, silent
+from datafree.registry import load
+from datafree.synthesis.base import Synthesizer
+
+_BASES: dict[str, type[Frozen]] = {"synthesis": Synthesizer, "calibrators": Calibrator}
+
+
+def load_run(folder: Path) -> Result:
+    """A finished run: teacher and student as they were.
+
+    Args:
+        folder: written by `datafree.pipeline.run`.
+
+    Returns:
+        The result without metrics.
+
+    Raises:
+        ConfigError: `folder` holds no finished run, or its teacher has changed since.
+        ModelError: its teacher can no longer be loaded from where it came.
+    """
+    config = load_config(folder / "config.yaml")
+    teacher = load_teacher(config.model)
+    graph = capture(teacher.model, teacher.spec)
+    student = insert_quantizers(fold_batch_norms(graph), config.scheme)
+    try:
+        state = load_file(folder / STUDENT)
+    except (OSError, SafetensorError) as error:
+        raise ConfigError(f"{folder} holds no finished student: {error}") from None
+    if set(student.state_dict()) != set(state):
+        raise ConfigError(f"{folder / STUDENT} does not fit the teacher {config.model.source}")
+    for name, value in state.items():
+        owner, _, leaf = name.rpartition(".")
+        # A range's shape is the calibrator's choice: such buffers are replaced, not copied into.
+        if leaf in ("scale", "zero_point"):
+            setattr(student.get_submodule(owner), leaf, value)
+    student.load_state_dict(state)
+    images = SyntheticSet.load(folder / IMAGES)
+    return Result(student, graph, teacher.spec, images, config, metrics={}, folder=folder)
+
+
+def evaluate_run(
+    folder: Path, changes: dict[str, Any], *, onnx: bool = False, progress: Progress = silent
+) -> tuple[RunConfig, dict[str, Any]]:
+    """Top-1 of a finished run's teacher and student.
+
+    Args:
+        folder: the run.
+        changes: fields of `RunConfig` that replace the run's own (data, limit, device); None keeps.
+        onnx: also run the exported file in onnxruntime.
+        progress: shown during the evaluation.
+
+    Returns:
+        The configuration used, and ``{"top1": {…}, "test_images": …}``.
+
+    Raises:
+        DataError: neither the run nor `changes` name labelled data, or data that do not fit.
+        ConfigError: `folder` holds no finished run.
+    """
+    result = load_run(folder)
+    kept = {key: value for key, value in changes.items() if value is not None}
+    config = build(RunConfig, result.config.model_dump() | kept, "options")
+    device = resolve_device(config.device)
+    predictors: dict[str, Any] = {
+        "teacher": to_device(result.teacher, device),
+        "student": to_device(result.student, device),
+    }
+    if onnx:
+        exporter: Exporter = make_method(Method(name="onnx"), "export", Exporter)
+        predictors["student.onnx"] = exporter.run(folder / "student.onnx")
+    return config, accuracy(predictors, result.spec, config, progress)
+
+
+def export_run(
+    folder: Path, path: Path, *, weight_type: str = "auto", force: bool = False
+) -> dict[str, Any]:
+    """Write the student of a finished run to `path` (`.onnx` or `.pt2`) and check it.
+
+    Raises:
+        OutputExistsError: `path` exists and `force` was not given.
+        ConfigError: an unknown suffix or weight type.
+        ParityError: the file does not compute what the student computes.
+    """
+    target = path.suffix.removeprefix(".")
+    options = {"weight_type": weight_type} if target == "onnx" else {}
+    exporter: Exporter = make_method(Method(name=target, options=options), "export", Exporter)
+    _refuse_existing(path, force)
+    result = load_run(folder)
+    report = exporter.export(
+        result.student,
+        result.spec,
+        path,
+        check=result.images.images,
+        label=result.config.scheme.label,
+        force=force,
+    )
+    return summarize(report)
+
+
+def synthesize_to_file(
+    config: RunConfig, path: Path, *, force: bool = False, progress: Progress = silent
+) -> SyntheticSet:
+    """Synthesise the images `config` describes and write them to `path`, with a picture beside.
+
+    Raises:
+        OutputExistsError: `path` exists and `force` was not given.
+    """
+    _refuse_existing(path, force)
+    teacher = load_teacher(config.model)
+    graph = to_device(capture(teacher.model, teacher.spec), resolve_device(config.device))
+    checkpoint = path.with_name(f".{path.stem}-unfinished")
+    images = synthesize_images(graph, teacher.spec, config, progress, checkpoint)
+    images.save(path)
+    images.save_grid(path.with_suffix(".png"))
+    return images
+
+
+def describe_method(package: str, name: str) -> tuple[str, str]:
+    """First sentence of a method's documentation, and its hyper-parameters with their defaults."""
+    cls: type[Frozen] = load(f"datafree.{package}", name, _BASES[package])
+    fields = [
+        f"{key}={field.default}"
+        for key, field in cls.model_fields.items()
+        if field.default is not PydanticUndefined
+    ]
+    return (inspect.getdoc(cls) or "").partition("\n\n")[0].replace("\n", " "), " ".join(fields)
+
+
+def _refuse_existing(path: Path, force: bool) -> None:
+    if path.exists() and not force:
+        raise OutputExistsError(
+            f"{path} exists: choose another output, or pass --force to replace it"
+        )
