@@ -1,0 +1,122 @@
+"""What the benchmark scripts share: the networks and images of `shared/data`, records, tables."""
+
+from __future__ import annotations
+
+import importlib.util
+import io
+import json
+import os
+import platform
+import statistics
+import sys
+import time
+from collections.abc import Iterable
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor, fx
+
+from datafree.config import InputSpec
+from datafree.files import write_text
+from datafree.graph.capture import capture
+from datafree.images import SyntheticSet
+from datafree.models import Teacher, from_module
+
+SHARED = Path(os.environ.get("DATAFREE_SHARED", Path(__file__).parents[2] / "shared"))
+RESULTS = Path(__file__).parent / "results"
+
+
+def networks() -> ModuleType:
+    """The module `shared/data/networks.py`."""
+    spec = importlib.util.spec_from_file_location("networks", SHARED / "data" / "networks.py")
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules["networks"] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+def load(name: str) -> tuple[Teacher, fx.GraphModule]:
+    """Teacher `name` of the shared data and its canonical graph."""
+    module = networks()
+    net = module.NETWORKS[name]
+    shape = (3, net.size, net.size)
+    teacher = from_module(module.build(name), input_shape=shape, mean=net.mean, std=net.std)
+    return teacher, capture(teacher.model, teacher.spec)
+
+
+def test_data(spec: InputSpec) -> Path:
+    """The labelled test images that fit `spec`."""
+    data = SHARED / "data"
+    return data / "cifar10jpeg_test.npz" if spec.classes == 10 else data / "imagenet" / "val1300"
+
+
+def real_images(spec: InputSpec, count: int, seed: int) -> SyntheticSet:
+    """`count` random training images: the `real` row, never for a data-free method."""
+    if spec.classes != 10:
+        from datafree.data import calibration_set
+
+        return calibration_set(SHARED / "data" / "imagenet" / "train1000", spec, count, seed)
+    archive = np.load(SHARED / "data" / "cifar10jpeg_train.npz")
+    data, offsets = archive["jpeg"], archive["offsets"]
+    chosen = np.random.default_rng(seed).choice(len(archive["labels"]), count, replace=False)
+    pictures = [_decode(data[offsets[i] : offsets[i + 1]].tobytes()) for i in chosen]
+    images = torch.stack(pictures).permute(0, 3, 1, 2).float() / 255
+    mean, std = (torch.tensor(v).view(1, -1, 1, 1) for v in (spec.mean, spec.std))
+    return SyntheticSet((images - mean) / std, spec, metadata={"method": "real", "seed": seed})
+
+
+def _decode(data: bytes) -> Tensor:
+    return torch.from_numpy(np.array(Image.open(io.BytesIO(data)).convert("RGB")))
+
+
+class Record:
+    """A JSON-lines file of measured cells; a cell already there is not measured again."""
+
+    def __init__(self, path: Path, keys: Iterable[str]) -> None:
+        """Open `path`; a cell is identified by the values of `keys`."""
+        self.path = path
+        self.keys = tuple(keys)
+        lines = path.read_text().splitlines() if path.exists() else []
+        self.cells: list[dict[str, Any]] = [json.loads(line) for line in lines]
+
+    def has(self, **cell: Any) -> bool:
+        """Whether a cell with these key values was measured."""
+        return any(all(old.get(k) == cell[k] for k in self.keys) for old in self.cells)
+
+    def add(self, **cell: Any) -> None:
+        """Append a measured cell and flush it."""
+        self.cells.append(cell)
+        write_text(self.path, "".join(json.dumps(c) + "\n" for c in self.cells))
+
+    def mean_spread(self, value: str, **where: Any) -> str:
+        """``mean ± standard deviation (seeds)`` of `value` over the cells that match `where`."""
+        found = [c[value] for c in self.cells if all(c.get(k) == v for k, v in where.items())]
+        if not found:
+            return "-"
+        spread = f" ± {statistics.stdev(found):.2f}" if len(found) > 1 else ""
+        return f"{statistics.mean(found):.2f}{spread}"
+
+
+def environment() -> dict[str, Any]:
+    """Hardware and versions, for the head of a record."""
+    model = next(
+        (
+            line.partition(":")[2].strip()
+            for line in Path("/proc/cpuinfo").read_text().splitlines()
+            if line.startswith("model name")
+        ),
+        platform.processor(),
+    )
+    return {
+        "cpu": model,
+        "cores": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "torch": torch.__version__,
+        "python": platform.python_version(),
+        "date": time.strftime("%Y-%m-%d"),
+    }
