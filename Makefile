@@ -40,7 +40,7 @@ $(VENV)/.docs: $(VENV)/.runtime
 install: $(VENV)/.runtime ## make .venv with the package and what it needs to run
 
 demo: $(VENV)/.runtime ## quantize the built-in network without data and show the result
-	$(BIN)/datafree demo
+	$(BIN)/datafree demo --force
 
 test: $(VENV)/.dev ## run every test that needs no GPU
 	$(BIN)/python -m pytest -m "not gpu" $(PYTEST_ARGS)

@@ -298,7 +298,7 @@ def _bits(text: str | None) -> dict[str, int]:
     if text is None:
         return {}
     weights, separator, activations = text.upper().removeprefix("W").partition("A")
-    if not separator or not (weights.isdigit() and activations.isdigit()):
+    if not separator or not (weights.isdecimal() and activations.isdecimal()):
         raise ConfigError(
             f"--bits {text!r} is not understood: write weights and activations as W8A8 or W4A8"
         )

@@ -211,7 +211,17 @@ def _one_line(error: ValidationError, cls: type[BaseModel]) -> str:
     for problem in error.errors():
         where = ".".join(str(part) for part in problem["loc"]) or "value"
         if problem["type"] == "extra_forbidden":
-            parts.append(f"{where} is not known (known: {', '.join(cls.model_fields)})")
+            known = ", ".join(_class_at(cls, problem["loc"][:-1]).model_fields)
+            parts.append(f"{where} is not known (known: {known})")
         else:
             parts.append(f"{where}: {problem['msg'].removeprefix('Value error, ')}")
     return "; ".join(parts)
+
+
+def _class_at(cls: type[BaseModel], path: tuple[int | str, ...]) -> type[BaseModel]:
+    """The configuration class that the fields along `path` lead to."""
+    for name in path:
+        inner = cls.model_fields[str(name)].annotation
+        if isinstance(inner, type) and issubclass(inner, BaseModel):
+            cls = inner
+    return cls

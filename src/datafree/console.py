@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
@@ -38,7 +39,7 @@ def progress(description: str, total: int) -> Generator[Step]:
         TextColumn("left"),
         TimeRemainingColumn(),
     )
-    with RichProgress(*columns, console=err, transient=True) as bars:
+    with RichProgress(*columns, console=err, transient=True, disable=not err.is_terminal) as bars:
         task = bars.add_task(description, total=total)
         yield lambda done: bars.advance(task, done)
 
@@ -47,7 +48,7 @@ def show_result(
     config: RunConfig, metrics: Mapping[str, Any], seconds: Mapping[str, float]
 ) -> None:
     """The table at the end of a run: what was chosen, what was measured, where the time went."""
-    table = Table(title=f"{config.model.source} {config.scheme.label}", show_header=False)
+    table = Table(title=escape(f"{config.model.source} {config.scheme.label}"), show_header=False)
     table.add_column(style="bold")
     table.add_column()
     scheme = config.scheme
@@ -64,7 +65,7 @@ def show_result(
         ("time", ", ".join(f"{name} {value:.1f} s" for name, value in seconds.items())),
     ]
     for name, value in rows:
-        table.add_row(name, value)
+        table.add_row(name, escape(value))
     out.print(table)
 
 
@@ -89,10 +90,9 @@ def measured_rows(metrics: Mapping[str, Any]) -> list[tuple[str, str]]:
 
 
 def show_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    """A plain table: `rows` of as many cells as `columns`."""
-    table = Table(title=title)
-    for column in columns:
-        table.add_column(column)
+    """A title line, then a table: `rows` of as many cells as `columns`."""
+    out.print(title, style="italic", highlight=False)
+    table = Table(*columns)
     for row in rows:
         table.add_row(*row)
     out.print(table)

@@ -30,6 +30,7 @@ _SCHEMES = (Scheme(), Scheme(weights=4, activations=4))
 _SOURCES = ("noise", "zeroq", "dsg", "real")
 _SEEDS = (0, 1, 2)
 _IMAGES = 32
+_ITERATIONS = 200
 _CALIBRATOR = Method(name="mse")
 
 
@@ -62,7 +63,12 @@ def run_demo(folder: Path, *, force: bool = False, progress: Progress = silent) 
     Raises:
         OutputExistsError: `folder` exists and `force` was not given.
     """
-    config = RunConfig(model=ModelConfig(source=_NETWORK), images=_IMAGES, calibration=_CALIBRATOR)
+    config = RunConfig(
+        model=ModelConfig(source=_NETWORK),
+        synthesis=_method("dsg"),
+        images=_IMAGES,
+        calibration=_CALIBRATOR,
+    )
     entry = ZOO[_NETWORK]
     teacher = load_teacher(config.model)
     with (
@@ -86,7 +92,8 @@ def run_demo(folder: Path, *, force: bool = False, progress: Progress = silent) 
     scheme = config.scheme
     title = (
         f"{_NETWORK}: float {base:.2f} %; policy {scheme.policy}, placement {scheme.placement},"
-        f" calibrator {_CALIBRATOR.name}, {_IMAGES} images a set, mean ± spread of seeds 0, 1, 2"
+        f" calibrator {_CALIBRATOR.name}, {_IMAGES} images a set,"
+        f" {_ITERATIONS} iterations, mean ± spread of seeds 0, 1, 2"
     )
     explanation = (
         "noise is the floor, real (training digits) what data would give; zeroq and dsg saw none."
@@ -95,12 +102,16 @@ def run_demo(folder: Path, *, force: bool = False, progress: Progress = silent) 
     return Demo(title, rows, explanation, result)
 
 
+def _method(source: str) -> Method:
+    return Method(name=source, options={} if source == "noise" else {"iterations": _ITERATIONS})
+
+
 def _images(
     source: str, graph: fx.GraphModule, spec: InputSpec, seed: int, sample: Path, progress: Progress
 ) -> SyntheticSet:
     if source == "real":
         return calibration_set(sample, spec, _IMAGES, seed)
-    synthesizer: Synthesizer = make_method(Method(name=source), "synthesis", Synthesizer)
+    synthesizer: Synthesizer = make_method(_method(source), "synthesis", Synthesizer)
     return synthesizer.generate(graph, spec, _IMAGES, seed=seed, progress=progress)
 
 

@@ -39,6 +39,8 @@ from datafree.synthesis.base import Synthesizer
 _HOLDOUT_SEED = 1_000_003  # added to the seed of held-out images; neighbouring seeds share nothing
 IMAGES = "images.safetensors"
 STUDENT = "student.safetensors"
+_UNFINISHED = "unfinished"  # batches of a synthesis that is under way
+_WRITTEN = ("metrics.json", "student.onnx", "student.pt2", STUDENT, IMAGES, "grid.png")
 _BATCH_VALUES = 40 * 3 * 224 * 224  # input values per forward pass: 40 ImageNet images
 
 
@@ -92,24 +94,28 @@ def run(
         DatafreeError: whatever a stage refuses; see the stages.
     """
     if folder is not None:
-        _claim(folder, config, force)
+        _refuse(folder, config, force)
     watch = Stopwatch()
     with watch.stage("capture"):
         teacher = teacher or load_teacher(config.model)
         spec, device = teacher.spec, resolve_device(config.device)
         graph = to_device(capture(teacher.model, spec), device)
+        calibrator = _check(config, graph, spec, synthesize=images is None)
+    if folder is not None:
+        _claim(folder, config)
     with watch.stage("synthesis"):
-        images = images or _images(graph, spec, config, folder, progress)
+        if images is None:
+            images = _images(graph, spec, config, folder, progress)
+        elif folder is not None:
+            _save_images(images, folder)
     with watch.stage("calibration"):
         folded = _fast(fold_batch_norms(graph))
         student = _fast(insert_quantizers(folded, config.scheme))
-        calibrator: Calibrator = make_method(config.calibration, "calibrators", Calibrator)
         calibrate(student, _batches(images, device), calibrator)
     metrics: dict[str, Any] = {"teacher": teacher.digest, "images": images.digest()}
     with watch.stage("evaluation"):
         metrics |= _evaluate(graph, folded, student, config, images, progress)
     if folder is not None:
-        _save_images(images, folder)
         with watch.stage("export"):
             metrics |= _write(folder, student, spec, config, images)
         write_metrics(folder / "metrics.json", metrics, watch.seconds)
@@ -172,15 +178,14 @@ def _images(
         return synthesize_images(graph, spec, config, progress)
     if (folder / IMAGES).exists():
         return SyntheticSet.load(folder / IMAGES)
-    images = synthesize_images(graph, spec, config, progress, folder / "unfinished")
+    images = synthesize_images(graph, spec, config, progress, folder / _UNFINISHED)
     _save_images(images, folder)
     return images
 
 
 def _save_images(images: SyntheticSet, folder: Path) -> None:
-    if not (folder / IMAGES).exists():
-        images.save_grid(folder / "grid.png")
-        images.save(folder / IMAGES)
+    images.save_grid(folder / "grid.png")
+    images.save(folder / IMAGES)
 
 
 def _evaluate(
@@ -263,22 +268,54 @@ def summarize(report: ExportReport) -> dict[str, Any]:
     }
 
 
-def _claim(folder: Path, config: RunConfig, force: bool) -> None:
-    """Make `folder` ours, or refuse: an unfinished run of the same configuration goes on."""
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        unfinished = not (folder / "metrics.json").exists() and (folder / "config.yaml").exists()
-        if not (unfinished and load_config(folder / "config.yaml") == config):
-            if not force:
-                raise OutputExistsError(
-                    f"{folder} exists: choose another output, or pass --force to replace it"
-                )
-            if not (folder / "config.yaml").exists():
-                raise OutputExistsError(
-                    f"{folder} is not a run of datafree: it is not replaced, even with --force"
-                )
-            shutil.rmtree(folder)
+def _check(
+    config: RunConfig, graph: fx.GraphModule, spec: InputSpec, *, synthesize: bool
+) -> Calibrator:
+    """The calibrator; whatever else `config` has wrong is said before the long stages begin."""
+    if synthesize or (config.holdout and config.data is None):
+        synthesizer: Synthesizer = make_method(config.synthesis, "synthesis", Synthesizer)
+        synthesizer.check(graph)
+    if config.data is not None:
+        open_labelled(config.data, spec, config.limit)
+    return make_method(config.calibration, "calibrators", Calibrator)
+
+
+def _refuse(folder: Path, config: RunConfig, force: bool) -> None:
+    """Refuse a `folder` that is not ours to write to; nothing is touched."""
+    if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
+        return
+    found = _config_in(folder)
+    if found == config and not (folder / "metrics.json").exists():
+        return
+    if not force:
+        raise OutputExistsError(
+            f"{folder} exists: choose another output, or pass --force to replace it"
+        )
+    if found is None:
+        raise OutputExistsError(
+            f"{folder} is not a run of datafree: it is not replaced, even with --force"
+        )
+
+
+def _claim(folder: Path, config: RunConfig) -> None:
+    """Make `folder`, which was not refused, ours: an unfinished run of the same `config` goes on.
+
+    Of an earlier run only what runs write is removed, never a file that someone put beside.
+    """
+    if (folder / "metrics.json").exists() or _config_in(folder) != config:
+        for name in _WRITTEN:
+            (folder / name).unlink(missing_ok=True)
+        shutil.rmtree(folder / _UNFINISHED, ignore_errors=True)
     folder.mkdir(parents=True, exist_ok=True)
     save_config(config, folder / "config.yaml")
+
+
+def _config_in(folder: Path) -> RunConfig | None:
+    """The configuration of the run in `folder`; None if it is not a run."""
+    try:
+        return load_config(folder / "config.yaml")
+    except ConfigError:
+        return None
 
 
 def _batch_size(spec: InputSpec) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import json
 from pathlib import Path
 from typing import Any
 
@@ -50,7 +51,12 @@ def load_run(folder: Path) -> Result:
         ModelError: its teacher can no longer be loaded from where it came.
     """
     config = load_config(folder / "config.yaml")
+    digest = _teacher_digest(folder)
     teacher = load_teacher(config.model)
+    if teacher.digest != digest:
+        raise ConfigError(
+            f"{config.model.source} has changed since {folder} was written: quantize it again"
+        )
     graph = capture(teacher.model, teacher.spec)
     student = insert_quantizers(fold_batch_norms(graph), config.scheme)
     try:
@@ -133,15 +139,20 @@ def synthesize_to_file(
     """Synthesise the images `config` describes and write them to `path`, with a picture beside.
 
     Raises:
-        OutputExistsError: `path` exists and `force` was not given.
+        OutputExistsError: `path`, or its picture, exists and `force` was not given.
+        ConfigError: `path` is named like a picture.
     """
+    picture = path.with_suffix(".png")
+    if path == picture:
+        raise ConfigError(f"{path} is the picture's name: choose an output in .safetensors")
     _refuse_existing(path, force)
+    _refuse_existing(picture, force)
     teacher = load_teacher(config.model)
     graph = to_device(capture(teacher.model, teacher.spec), resolve_device(config.device))
     checkpoint = path.with_name(f".{path.stem}-unfinished")
     images = synthesize_images(graph, teacher.spec, config, progress, checkpoint)
     images.save(path)
-    images.save_grid(path.with_suffix(".png"))
+    images.save_grid(picture)
     return images
 
 
@@ -154,6 +165,16 @@ def describe_method(package: str, name: str) -> tuple[str, str]:
         if field.default is not PydanticUndefined
     ]
     return (inspect.getdoc(cls) or "").partition("\n\n")[0].replace("\n", " "), " ".join(fields)
+
+
+def _teacher_digest(folder: Path) -> str:
+    try:
+        metrics = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
+        return str(metrics["results"]["teacher"])
+    except (OSError, ValueError, KeyError, TypeError):
+        raise ConfigError(
+            f"{folder} holds no finished run: quantize with the same options goes on with it"
+        ) from None
 
 
 def _refuse_existing(path: Path, force: bool) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from typing import cast
 
 import torch
 from torch import Tensor, fx, nn
@@ -100,8 +101,9 @@ def _affine(norm: BatchNorm) -> tuple[Tensor, Tensor]:
     mean, variance = norm.running_mean, norm.running_var
     assert mean is not None and variance is not None  # noqa: S101 - lifting builds no other kind
     slope = torch.rsqrt(variance.double() + norm.eps)
-    weight: Tensor | None = norm.weight  # functional calls may give only one of the two
-    bias: Tensor | None = norm.bias
+    # Functional calls may give only one of the two; the stubs know neither case.
+    weight = cast("Tensor | None", norm.weight)
+    bias = cast("Tensor | None", norm.bias)
     if weight is not None:
         slope = slope * weight.double()
     offset = -mean.double() * slope

@@ -41,14 +41,15 @@ class DSG(ImageOptimizer):
             the per-sample loss; `batch` over the channels of statistics of the whole set of images.
         enhancement: layerwise sample enhancement.
         batch_size: images optimised together; None makes batches of N, the number of batch-norm
-            layers.
+            layers, as the paper does. The losses are per sample and sample n of the whole set has
+            layer ``n mod N``, so the size only decides which images share a learning rate.
     """
 
     epsilon: float = Field(default=0.9, ge=0, le=1)
     margin_images: int = Field(default=1024, ge=2)
     margin_granularity: Granularity = "sample"
     enhancement: bool = True
-    batch_size: int | None = Field(default=None, ge=1)
+    batch_size: int | None = Field(default=32, ge=1)
 
     def batch_images(self, teacher: nn.Module, count: int) -> int:
         """`batch_size` or N, or fewer where fewer are wanted."""
