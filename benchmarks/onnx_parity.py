@@ -44,7 +44,7 @@ def main() -> None:
         " `all`, calibrator `mse` on 32 zeroq images (50 iterations).",
         f"{env['cpu']}, torch {env['torch']}, {env['date']}; `python benchmarks/onnx_parity.py`.",
         "",
-        "| scheme | placement | student | onnxruntime | identical predictions % | weights / float |",
+        "| scheme | placement | student | onnxruntime | identical % | weights / float |",
         "|---|---|---|---|---|---|",
     ]
     for placement in ("every_input", "after_activation"):
