@@ -68,7 +68,7 @@ def calibrate(
         step: called with 1 after every batch.
 
     Raises:
-        ModelError: a quantizer saw no value; the message names it.
+        ModelError: a quantizer saw no value, or one that is not finite; the message names it.
     """
     quantizers = {n: m for n, m in student.named_modules() if isinstance(m, ActivationQuantizer)}
     states: dict[str, Any] = {}
@@ -77,6 +77,10 @@ def calibrate(
         def hook(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
             assert isinstance(module, ActivationQuantizer)  # noqa: S101 - hooks are placed on these only
             values = inputs[0].detach()
+            if not bool(torch.isfinite(values).all()):
+                raise ModelError(
+                    f"values before {name} are not finite: the images or the network overflow there"
+                )
             states[name] = calibrator.update(states.get(name), values)
             low, high = calibrator.range(states[name], module.grid)
             module.set_range(low, high)

@@ -1,0 +1,19 @@
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+from datafree.calibrators.base import calibrate
+from datafree.calibrators.minmax import MinMax
+from datafree.errors import ModelError
+from datafree.quant.grid import Grid
+from datafree.quant.modules import ActivationQuantizer
+
+
+def test_values_that_are_not_finite_are_refused_by_the_quantizers_name() -> None:
+    student = nn.Sequential()
+    student.add_module("relu_quantizer", ActivationQuantizer(Grid(8)))
+    with pytest.raises(ModelError, match="before relu_quantizer are not finite"):
+        calibrate(student, [torch.full((1, 2), float("inf"))], MinMax())
+    assert not student[0]._forward_pre_hooks

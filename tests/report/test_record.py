@@ -1,0 +1,66 @@
+"""The record of a run."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+
+import pytest
+import torch
+
+from datafree.files import sha256
+from datafree.report.record import Stopwatch, environment, write_metrics
+
+
+def test_stages_stand_in_order_and_add_up() -> None:
+    watch = Stopwatch()
+    with watch.stage("first"):
+        pass
+    with watch.stage("second"):
+        pass
+    before = watch.seconds["first"]
+    with watch.stage("first"):
+        sum(range(10_000))
+    assert list(watch.seconds) == ["first", "second"]
+    assert watch.seconds["first"] > before
+
+
+def test_a_failing_stage_is_timed() -> None:
+    watch = Stopwatch()
+    with pytest.raises(ValueError, match="oops"), watch.stage("bad"):
+        raise ValueError("oops")
+    assert "bad" in watch.seconds
+
+
+def test_environment_names_machine_and_versions() -> None:
+    found = environment()
+    assert found["packages"]["torch"] == torch.__version__
+    assert found["packages"]["datafree"]
+    assert found["threads"] == torch.get_num_threads()
+    assert json.loads(json.dumps(found)) == found
+
+
+def test_metrics_hold_results_hashes_and_times(tmp_path: Path) -> None:
+    (tmp_path / "b.bin").write_bytes(b"b")
+    (tmp_path / "a.bin").write_bytes(b"a")
+    (tmp_path / ".hidden").touch()
+    (tmp_path / "folder").mkdir()
+    path = tmp_path / "metrics.json"
+    path.write_text("old", encoding="utf-8")
+    write_metrics(path, {"top1": {"student": 97.5}}, {"capture": 1.23456})
+    record = json.loads(path.read_text(encoding="utf-8"))
+    assert record["results"] == {"top1": {"student": 97.5}}
+    assert record["seconds"] == {"capture": 1.235}
+    assert list(record["hashes"].items()) == [
+        (name, sha256(tmp_path / name)) for name in ("a.bin", "b.bin")
+    ]
+    assert path.read_text(encoding="utf-8").endswith("}\n")
+
+
+def test_infinite_values_become_null(tmp_path: Path) -> None:
+    path = tmp_path / "metrics.json"
+    write_metrics(path, {"sqnr_db": {"a": math.inf, "b": math.nan, "c": 3.0}}, {})
+    text = path.read_text(encoding="utf-8")
+    assert json.loads(text)["results"] == {"sqnr_db": {"a": None, "b": None, "c": 3.0}}
+    assert "Infinity" not in text

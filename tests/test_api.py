@@ -1,0 +1,182 @@
+"""The functions users call, and what `import datafree` costs."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+import datafree
+from datafree.config import InputSpec
+from datafree.errors import ConfigError, DataError, DatafreeError, ModelError, OutputExistsError
+from networks import SPEC, build, fingerprint, images
+
+QUICK: dict[str, Any] = {
+    "input_shape": SPEC.shape,
+    "mean": SPEC.mean,
+    "std": SPEC.std,
+    "method": "zeroq",
+    "method_options": {"iterations": 3},
+    "images": 4,
+    "calibrator": "minmax",
+    "holdout": 2,
+    "device": "cpu",
+}
+HEAVY = ("torch", "torchvision", "timm", "pytorchcv", "onnx", "onnxruntime", "matplotlib", "PIL")
+
+
+def test_public_names() -> None:
+    assert datafree.__all__ == [
+        "DatafreeError",
+        "InputSpec",
+        "Result",
+        "RunConfig",
+        "Scheme",
+        "SyntheticSet",
+        "capture",
+        "export",
+        "quantize",
+        "run",
+        "synthesize",
+    ]
+    assert set(datafree.__all__) <= set(dir(datafree))
+    assert datafree.InputSpec is InputSpec
+
+
+@pytest.mark.parametrize("name", datafree.__all__)
+def test_every_public_name_is_there_and_documented(name: str) -> None:
+    assert getattr(datafree, name).__doc__
+
+
+def test_other_names_are_attribute_errors() -> None:
+    with pytest.raises(AttributeError, match="quantise"):
+        _ = datafree.quantise
+
+
+@pytest.mark.parametrize(
+    ("module", "heavy"), [("datafree", HEAVY), ("datafree.api", HEAVY[1:6])], ids=["root", "api"]
+)
+def test_import_is_light(module: str, heavy: tuple[str, ...]) -> None:
+    code = f"import sys, {module}; print(*(m for m in {heavy!r} if m in sys.modules))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == []
+
+
+def test_quantize_gives_a_student_and_leaves_the_module_alone() -> None:
+    model = build("Tiny").train()
+    before = fingerprint(model)
+    result = datafree.quantize(model, weights=4, activations=4, **QUICK)
+    assert fingerprint(model) == before
+    assert model.training
+    assert result.student(images(3)).shape == (3, SPEC.classes)
+    assert result.spec == SPEC
+    assert result.config.scheme.label == "W4A4"
+    assert result.folder is None
+    with torch.no_grad():
+        exact, coarse = model.eval()(images(3)), result.student(images(3))
+    assert not torch.equal(exact, coarse)
+
+
+def test_quantize_twice_gives_the_same() -> None:
+    first, second = (datafree.quantize(build("Tiny"), **QUICK) for _ in range(2))
+    assert first.metrics == second.metrics
+    assert torch.equal(first.student(images(2)), second.student(images(2)))
+    third = datafree.quantize(build("Tiny"), **QUICK, seed=1)
+    assert third.metrics["images"] != first.metrics["images"]
+
+
+def test_quantize_takes_images_of_the_user() -> None:
+    own = images(6)
+    result = datafree.quantize(build("Tiny"), **(QUICK | {"images": own}))
+    assert torch.equal(result.images.images, own)
+    assert result.images.metadata["method"] == "given"
+    assert result.config.images == 6
+    again = datafree.quantize(build("Tiny"), **(QUICK | {"images": result.images}))
+    assert again.metrics == result.metrics
+
+
+def test_images_of_the_user_must_fit() -> None:
+    with pytest.raises(DataError, match="do not fit"):
+        datafree.quantize(build("Tiny"), **(QUICK | {"images": torch.zeros(2, 1, 8, 8)}))
+    with pytest.raises(DataError, match="NaN"):
+        datafree.quantize(build("Tiny"), **(QUICK | {"images": images(2) / 0}))
+
+
+def test_quantize_by_name() -> None:
+    given = {key: QUICK[key] for key in ("images", "holdout", "device", "calibrator")}
+    result = datafree.quantize("digits_resnet8", method="noise", **given)
+    assert result.spec.classes == 10
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"input_shape": None}, "input_shape"),
+        ({"input_shape": (1, 8, 8), "mean": None, "std": None}, "does not take images of 1, 8, 8"),
+        ({"mean": (0.5,)}, "mean has 1 values for 3 channels"),
+        ({"std": (0.2, 0.0, 0.2)}, "std must be positive"),
+        ({"weights": 9}, "weights"),
+        ({"activations": 1}, "2 to 8"),
+        ({"policy": "some"}, "policy"),
+        ({"images": 0}, "images"),
+        ({"seed": -1}, "seed"),
+        ({"method": "zerok"}, "zeroq"),
+        ({"calibrator": "minimax"}, "minmax"),
+        ({"method_options": {"steps": 3}}, "steps is not known"),
+        ({"calibrator_options": {"steps": 3}}, "steps is not known"),
+        ({"device": "abacus"}, "unknown device"),
+        ({"weights_file": "weights.safetensors"}, "weights_file"),
+        ({"data": "nowhere.npz"}, "nowhere.npz"),
+    ],
+)
+def test_mistakes_are_named(changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(DatafreeError, match=message) as caught:
+        datafree.quantize(build("Tiny"), **(QUICK | changes))
+    assert "\n" not in str(caught.value)
+
+
+def test_weights_that_are_not_finite_are_refused() -> None:
+    model = build("Tiny")
+    with torch.no_grad():
+        model.get_parameter("conv1.weight")[0, 0, 0, 0] = torch.nan
+    with pytest.raises(ModelError, match=r"conv1\.weight holds 1 NaN"):
+        datafree.quantize(model, **QUICK)
+
+
+def test_synthesize() -> None:
+    options: dict[str, Any] = {"input_shape": SPEC.shape, "mean": SPEC.mean, "std": SPEC.std}
+    model = build("Tiny")
+    before = fingerprint(model)
+    first = datafree.synthesize(model, method="zeroq", count=3, iterations=2, **options)
+    assert fingerprint(model) == before
+    assert len(first) == 3
+    assert first.spec == SPEC
+    again = datafree.synthesize(model, method="zeroq", count=3, iterations=2, **options)
+    assert first.digest() == again.digest()
+    other = datafree.synthesize(model, method="zeroq", count=3, iterations=2, seed=1, **options)
+    assert first.digest() != other.digest()
+    with pytest.raises(ConfigError, match="steps"):
+        datafree.synthesize(model, method="zeroq", steps=3, **options)
+
+
+@pytest.mark.e2e
+@pytest.mark.parametrize("suffix", ["onnx", "pt2"])
+def test_export(tmp_path: Path, suffix: str) -> None:
+    result = datafree.quantize(build("Tiny"), **QUICK)
+    path = tmp_path / f"student.{suffix}"
+    report = datafree.export(result.student, path, spec=result.spec, images=result.images)
+    assert report.path == path
+    assert report.parity.images == 4
+    with pytest.raises(OutputExistsError):
+        datafree.export(result.student, path, spec=result.spec)
+    assert datafree.export(result.student, path, spec=result.spec, force=True).parity.images == 32
+
+
+def test_export_refuses_unknown_suffixes(tmp_path: Path) -> None:
+    result = datafree.quantize(build("Tiny"), **QUICK)
+    with pytest.raises(ConfigError, match="onnx"):
+        datafree.export(result.student, tmp_path / "student.tflite", spec=result.spec)

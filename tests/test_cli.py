@@ -1,0 +1,317 @@
+"""The command line: what it prints, what it writes, and one clear line for every mistake."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import save_file
+
+import datafree
+from datafree import pipeline
+from datafree.cli import main
+from datafree.zoo import digits_resnet8
+
+QUICK = ("--method", "zeroq", "-o", "iterations=3", "--images", "4", "--calibrator", "minmax")
+QUICK += ("--holdout", "2", "--device", "cpu")
+FACTORY = '''
+import torch
+from torch import nn
+
+def net():
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(4 * 36, 5))
+
+def broken():
+    model = net()
+    model[0].weight.data[0] = float("nan")
+    return model
+'''
+INPUT = ("--input-shape", "3,8,8", "--mean", "0,0,0", "--std", "1,1,1")
+
+
+@dataclass(frozen=True)
+class Done:
+    code: int
+    out: str
+    err: str
+
+
+Command = Callable[..., Done]
+
+
+@pytest.fixture
+def datafree_command(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Command:
+    """The command line in this process, in an empty folder."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("COLUMNS", "200")
+
+    def call(*arguments: str | Path) -> Done:
+        monkeypatch.setattr(sys, "argv", ["datafree", *map(str, arguments)])
+        code = 0
+        try:
+            main()
+        except SystemExit as stop:
+            code = stop.code if isinstance(stop.code, int) else 0
+        said = capsys.readouterr()
+        return Done(code, said.out, said.err)
+
+    return call
+
+
+@pytest.fixture
+def no_export(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Runs leave out ONNX and .pt2, which take seconds."""
+    original = pipeline.run
+
+    def quick(config: datafree.RunConfig, **kwargs: object) -> datafree.Result:
+        return original(config.model_copy(update={"export": False}), **kwargs)  # pyright: ignore
+
+    monkeypatch.setattr(pipeline, "run", quick)
+
+
+def refused(done: Done, *parts: str) -> None:
+    """One line on standard error that holds all `parts`, and exit code 2."""
+    assert done.code == 2, done
+    lines = done.err.strip().splitlines()
+    assert len(lines) == 1, done.err
+    assert lines[0].startswith("error: ")
+    for part in parts:
+        assert part in lines[0]
+    assert "Traceback" not in done.err
+
+
+MISTAKES: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
+    "unknown model": (("digits_resnet9",), ("unknown model", "digits_resnet8")),
+    "unknown method": (("digits_resnet8", "--method", "zeroqq"), ("zeroqq", "zeroq")),
+    "unknown calibrator": (("digits_resnet8", "--calibrator", "minmx"), ("minmx", "minmax")),
+    "weights out of range": (("digits_resnet8", "--bits", "W9A8"), ("weights", "8")),
+    "activations out of range": (("digits_resnet8", "--bits", "W4A1"), ("activations", "2 to 8")),
+    "malformed bits": (("digits_resnet8", "--bits", "eight"), ("eight", "W8A8")),
+    "superscript bits": (("digits_resnet8", "--bits", "W²A8"), ("W8A8",)),
+    "malformed option": (("digits_resnet8", "-o", "iterations"), ("iterations", "name=value")),
+    "unknown option": (
+        ("digits_resnet8", "--method", "zeroq", "-o", "steps=3"),
+        ("steps", "iterations"),
+    ),
+    "policy": (("digits_resnet8", "--policy", "some"), ("policy", "first_last_8")),
+    "weight type": (("digits_resnet8", "--weight-type", "int9"), ("weight_type", "uint8")),
+    "images": (("digits_resnet8", "--images", "0"), ("images",)),
+    "device": (("digits_resnet8", "--device", "abacus"), ("abacus", "auto, cpu")),
+    "no shape": (("net.py:net",), ("--input-shape",)),
+    "no mean": (("net.py:net", "--input-shape", "3,8,8"), ("--mean", "--std")),
+    "wrong shape": (
+        ("net.py:net", "--input-shape", "3,9,9", "--mean", "0,0,0", "--std", "1,1,1"),
+        ("3, 9, 9", "--input-shape"),
+    ),
+    "shape of two": (("net.py:net", "--input-shape", "8,8"), ("3,224,224",)),
+    "shape of words": (("net.py:net", "--input-shape", "a,b,c"), ("--input-shape", "numbers")),
+    "mean of one": (
+        ("net.py:net", "--input-shape", "3,8,8", "--mean", "0", "--std", "1,1,1"),
+        ("mean has 1 values",),
+    ),
+    "no batch norm": (("net.py:net", *INPUT, "--method", "dsg"), ("dsg", "noise")),
+    "not finite": (("net.py:broken", *INPUT), ("NaN", "0.weight")),
+    "unknown factory": (("net.py:nett", *INPUT), ("nett", "net")),
+    "no such file": (("other.py:net", *INPUT), ("other.py",)),
+    "absent weights": (("digits_resnet8", "--weights", "no.safetensors"), ("no.safetensors",)),
+    "damaged weights": (("digits_resnet8", "--weights", "bad.safetensors"), ("bad.safetensors",)),
+    "foreign weights": (("digits_resnet8", "--weights", "foreign.safetensors"), ("does not fit",)),
+    "damaged archive": (("bad.pt2",), ("bad.pt2",)),
+    "labels out of range": (("digits_resnet8", "--data", "labels.npz"), ("label 10", "0 to 9")),
+    "no data": (("digits_resnet8", "--data", "no.npz"), ("no.npz",)),
+    "neither": ((), ("MODEL", "--config")),
+    "both": (("digits_resnet8", "--config", "config.yaml"), ("MODEL", "--config")),
+    "no config": (("--config", "no.yaml"), ("no.yaml",)),
+    "foreign config": (("--config", "bad.pt2"), ("bad.pt2",)),
+    "output exists": (("digits_resnet8", "--output", "taken"), ("taken exists", "--force")),
+    "not a run": (("digits_resnet8", "--output", "taken", "--force"), ("not a run",)),
+}
+
+
+@pytest.fixture
+def material(tmp_path: Path) -> None:
+    """Files that mistakes are made with."""
+    (tmp_path / "net.py").write_text(FACTORY, encoding="utf-8")
+    for name in ("bad.safetensors", "bad.pt2"):
+        (tmp_path / name).write_bytes(b"not what the name says")
+    save_file({"weight": torch.zeros(3)}, tmp_path / "foreign.safetensors")
+    pixels = np.zeros((2, 8, 8, 1), np.uint8)
+    np.savez(tmp_path / "labels.npz", images=pixels, labels=np.array([0, 10]))
+    (tmp_path / "taken").mkdir()
+    (tmp_path / "taken" / "thesis.tex").touch()
+
+
+@pytest.mark.usefixtures("material")
+@pytest.mark.parametrize("mistake", MISTAKES)
+def test_a_mistake_gives_one_line_and_code_2(
+    datafree_command: Command, tmp_path: Path, mistake: str
+) -> None:
+    arguments, parts = MISTAKES[mistake]
+    refused(datafree_command("quantize", *arguments), *parts)
+    assert not (tmp_path / "run").exists()
+    assert [path.name for path in (tmp_path / "taken").iterdir()] == ["thesis.tex"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "part"),
+    [
+        (("evaluate", "nowhere"), "nowhere"),
+        (("export", "nowhere", "--output", "a.onnx"), "nowhere"),
+        (("export", "nowhere", "--output", "a.tflite"), "onnx"),
+        (("synthesize", "digits_resnet9"), "digits_resnet8"),
+        (("synthesize", "digits_resnet8", "--method", "zeroqq"), "zeroq"),
+    ],
+)
+def test_mistakes_of_other_commands(
+    datafree_command: Command, arguments: tuple[str, ...], part: str
+) -> None:
+    refused(datafree_command(*arguments), part)
+
+
+def test_unknown_flags_are_usage_errors(datafree_command: Command) -> None:
+    done = datafree_command("quantize", "digits_resnet8", "--bit", "W8A8")
+    assert done.code == 2
+    assert "--bit" in done.err
+
+
+def test_methods_lists_all(datafree_command: Command) -> None:
+    done = datafree_command("methods")
+    assert done.code == 0
+    names = ("noise", "zeroq", "dsg", "minmax", "ema", "percentile", "mse", "iterations=")
+    for name in names:
+        assert name in done.out
+
+
+def test_models_lists_all_sources(datafree_command: Command) -> None:
+    done = datafree_command("models")
+    assert done.code == 0
+    for name in ("digits_resnet8", "timm:NAME", "torchvision:NAME", "pytorchcv:NAME", "FILE.pt2"):
+        assert name in done.out
+
+
+def test_version(datafree_command: Command) -> None:
+    assert datafree_command("--version") == Done(0, f"{datafree.__version__}\n", "")
+
+
+def test_help_names_all_commands(datafree_command: Command) -> None:
+    done = datafree_command("--help")
+    assert done.code == 0
+    names = ("quantize", "synthesize", "evaluate", "export", "methods", "models", "demo")
+    for name in names:
+        assert name in done.out
+        assert datafree_command(name, "--help").code == 0
+
+
+@pytest.mark.usefixtures("no_export")
+def test_config_repeats_a_run_exactly(datafree_command: Command, tmp_path: Path) -> None:
+    first = datafree_command("quantize", "digits_resnet8", *QUICK, "--bits", "w4a8", "--seed", "3")
+    assert first.code == 0, first.err
+    for part in ("W4A8", "zeroq (iterations=3)", "minmax", "layer policy", "seed", "metrics.json"):
+        assert part in first.out
+    again = datafree_command("quantize", "--config", "run/config.yaml", "--output", "again")
+    assert again.code == 0, again.err
+    for name in ("config.yaml", "images.safetensors", "student.safetensors", "grid.png"):
+        assert (tmp_path / "again" / name).read_bytes() == (tmp_path / "run" / name).read_bytes()
+    one, two = (
+        json.loads((tmp_path / name / "metrics.json").read_text(encoding="utf-8"))
+        for name in ("run", "again")
+    )
+    assert one["results"] == two["results"]
+    assert one["hashes"] == two["hashes"]
+
+
+@pytest.mark.usefixtures("no_export")
+def test_options_change_a_repeated_run(datafree_command: Command, tmp_path: Path) -> None:
+    assert datafree_command("quantize", "digits_resnet8", *QUICK, "--bits", "W4A4").code == 0
+    changed = ("--seed", "1", "--calibrator", "mse", "-o", "iterations=2")
+    done = datafree_command("quantize", "--config", "run/config.yaml", *changed, "--output", "b")
+    assert done.code == 0, done.err
+    before, after = (
+        datafree.run.__globals__["load_config"](tmp_path / name / "config.yaml")
+        for name in ("run", "b")
+    )
+    assert (after.seed, after.calibration.name) == (1, "mse")
+    assert after.synthesis.options == {"iterations": 2}
+    assert after.scheme == before.scheme
+    assert after.images == before.images == 4
+
+
+@pytest.mark.usefixtures("no_export")
+def test_an_existing_run_needs_force(datafree_command: Command) -> None:
+    arguments = ("quantize", "digits_resnet8", *QUICK)
+    assert datafree_command(*arguments).code == 0
+    refused(datafree_command(*arguments), "run exists", "--force")
+    assert datafree_command(*arguments, "--force").code == 0
+
+
+@pytest.mark.usefixtures("no_export", "material")
+def test_after_a_mistake_the_corrected_command_works(datafree_command: Command) -> None:
+    wrong = (*QUICK, "--calibrator", "minmx")
+    refused(datafree_command("quantize", "digits_resnet8", *wrong), "minmax")
+    assert datafree_command("quantize", "digits_resnet8", *QUICK).code == 0
+
+
+@pytest.mark.usefixtures("no_export", "material")
+def test_a_network_of_the_user_with_weights(datafree_command: Command, tmp_path: Path) -> None:
+    save_file(digits_resnet8().state_dict(), tmp_path / "own.safetensors")
+    own = ("digits_resnet8", "--weights", "own.safetensors", *QUICK, "--output", "a")
+    assert datafree_command("quantize", *own).code == 0
+    plain = ("net.py:net", *INPUT, *QUICK, "--method", "noise", "-o", "std=1.0")
+    done = datafree_command("quantize", *plain[:-2], "--output", "b")
+    refused(done, "iterations")  # an option of zeroq, not of noise
+    bare = ("net.py:net", *INPUT, "--method", "noise", "--images", "4", "--holdout", "2")
+    assert datafree_command("quantize", *bare, "--output", "b").code == 0
+
+
+def test_synthesize_writes_images_and_picture(datafree_command: Command, tmp_path: Path) -> None:
+    arguments = ("synthesize", "digits_resnet8", "--method", "noise", "--images", "3")
+    done = datafree_command(*arguments)
+    assert done.code == 0, done.err
+    made = datafree.SyntheticSet.load(tmp_path / "images.safetensors")
+    assert len(made) == 3
+    assert made.digest()[:16] in done.out
+    assert (tmp_path / "images.png").is_file()
+    refused(datafree_command(*arguments), "exists", "--force")
+
+
+def test_an_interrupt_says_that_the_run_goes_on(
+    datafree_command: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupt(*args: object, **kwargs: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(pipeline, "_evaluate", interrupt)
+    done = datafree_command("quantize", "digits_resnet8", *QUICK)
+    assert done.code == 130
+    assert "goes on where it stopped" in done.err
+
+
+@pytest.mark.e2e
+def test_quantize_evaluate_and_export_from_outside(tmp_path: Path) -> None:
+    def call(*arguments: str) -> str:
+        done = subprocess.run(
+            [sys.executable, "-c", "from datafree.cli import main; main()", *arguments],
+            cwd=tmp_path, capture_output=True, text=True, check=False,
+        )  # fmt: skip
+        assert done.returncode == 0, done.stderr
+        assert "Traceback" not in done.stderr
+        return done.stdout
+
+    pixels, labels = datafree.zoo.load_digits_test()
+    np.savez(tmp_path / "digits.npz", images=pixels, labels=labels)
+    shown = call("quantize", "digits_resnet8", *QUICK, "--data", "digits.npz")
+    assert "top-1 on 360 images" in shown
+    assert (tmp_path / "run" / "student.onnx").is_file()
+    shown = call("evaluate", "run", "--onnx")
+    assert "student.onnx" in shown
+    assert "identical predictions" in call("export", "run", "--output", "copy.onnx")

@@ -1,0 +1,271 @@
+"""The whole way from network to integer model, in a folder and in memory."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+import datafree.pipeline as pipeline
+from datafree.config import Method, ModelConfig, RunConfig, Scheme, load_config
+from datafree.errors import ConfigError, DatafreeError, ModelError, OutputExistsError
+from datafree.files import sha256
+from datafree.images import SyntheticSet
+from datafree.models import from_module
+from datafree.pipeline import Result, resolve_device, run
+from datafree.synthesis.zeroq import ZeroQ
+from networks import SPEC, build, images
+
+FILES = [
+    "config.yaml",
+    "grid.png",
+    "images.safetensors",
+    "metrics.json",
+    "student.onnx",
+    "student.pt2",
+    "student.safetensors",
+]
+BARE = [name for name in FILES if name not in ("student.onnx", "student.pt2")]
+
+
+def config(**changes: Any) -> RunConfig:
+    """The smallest run worth looking at: 4 images, 3 iterations, no export."""
+    base = RunConfig(
+        model=ModelConfig(source="digits_resnet8"),
+        synthesis=Method(name="zeroq", options={"iterations": 3}),
+        images=4,
+        calibration=Method(name="minmax"),
+        holdout=2,
+        export=False,
+        device="cpu",
+    )
+    return RunConfig.model_validate(base.model_dump() | changes)
+
+
+def names(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
+
+
+def record(folder: Path) -> dict[str, Any]:
+    return json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
+
+
+@pytest.fixture(scope="module")
+def full(tmp_path_factory: pytest.TempPathFactory) -> Result:
+    """A complete run with export, made once."""
+    return run(config(export=True), folder=tmp_path_factory.mktemp("runs") / "full")
+
+
+@pytest.mark.e2e
+def test_a_run_writes_everything(full: Result) -> None:
+    assert full.folder is not None
+    assert names(full.folder) == FILES
+    assert load_config(full.folder / "config.yaml") == config(export=True)
+    stored = SyntheticSet.load(full.folder / "images.safetensors")
+    assert stored.digest() == full.images.digest()
+    assert len(stored) == 4
+
+
+@pytest.mark.e2e
+def test_metrics_say_what_was_measured_on_what(full: Result) -> None:
+    assert full.folder is not None
+    written = record(full.folder)
+    results = written["results"]
+    assert sorted(written) == ["environment", "hashes", "results", "seconds"]
+    assert results == json.loads(json.dumps(full.metrics))
+    assert results["images"] == full.images.digest()
+    assert len(results["teacher"]) == 64
+    assert results["held_out"]["images"] == 2
+    assert set(results["sqnr_db"]) >= {"stem.0", "classifier"}
+    assert results["onnx"]["parity"]["images"] == 4
+    assert results["onnx"]["weight_bytes"] < 0.3 * results["onnx"]["float_weight_bytes"]
+    assert results["pt2"]["parity"]["difference"] == 0
+    assert written["hashes"] == {
+        name: sha256(full.folder / name) for name in FILES if name != "metrics.json"
+    }
+    stages = ["capture", "synthesis", "calibration", "evaluation", "export"]
+    assert list(written["seconds"]) == stages
+    assert min(written["seconds"].values()) >= 0
+
+
+@pytest.mark.e2e
+def test_same_seed_same_results(full: Result, tmp_path: Path) -> None:
+    again = run(config(export=True), folder=tmp_path / "again")
+    assert full.folder is not None
+    assert again.images.digest() == full.images.digest()
+    first, second = record(full.folder), record(tmp_path / "again")
+    assert second["results"] == first["results"]
+    different = {n for n in first["hashes"] if first["hashes"][n] != second["hashes"][n]}
+    assert different <= {"student.pt2"}  # torch's archive is not reproducible
+    assert list(second["seconds"]) == list(first["seconds"])
+
+
+def test_another_seed_gives_other_images_and_results() -> None:
+    first, second = run(config()), run(config(seed=1))
+    assert first.images.digest() != second.images.digest()
+    assert first.metrics["teacher"] == second.metrics["teacher"]
+    assert first.metrics["held_out"] != second.metrics["held_out"]
+
+
+def test_held_out_images_are_not_the_calibration_images(monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[str] = []
+    original = pipeline.synthesize_images
+
+    def spy(*args: Any, **kwargs: Any) -> SyntheticSet:
+        result = original(*args, **kwargs)
+        made.append(result.subset(2).digest())
+        return result
+
+    monkeypatch.setattr(pipeline, "synthesize_images", spy)
+    run(config(images=2))
+    assert len(made) == 2
+    assert made[0] != made[1]
+
+
+def test_without_holdout_and_data_nothing_is_compared() -> None:
+    metrics = run(config(holdout=0)).metrics
+    assert set(metrics) == {"teacher", "images", "sqnr_db"}
+
+
+def test_without_export_there_is_no_onnx(tmp_path: Path) -> None:
+    run(config(), folder=tmp_path / "run")
+    assert names(tmp_path / "run") == BARE
+
+
+def test_given_images_are_used_and_kept(tmp_path: Path) -> None:
+    teacher = from_module(build("Tiny"), input_shape=SPEC.shape)
+    given = SyntheticSet(images(4), teacher.spec)
+    result = run(config(), teacher=teacher, images=given, folder=tmp_path / "run")
+    assert result.images is given
+    assert result.metrics["images"] == given.digest()
+    assert SyntheticSet.load(tmp_path / "run" / "images.safetensors").digest() == given.digest()
+
+
+def test_an_existing_run_is_refused(tmp_path: Path) -> None:
+    run(config(), folder=tmp_path)
+    before = (tmp_path / "metrics.json").read_bytes()
+    with pytest.raises(OutputExistsError, match="--force"):
+        run(config(), folder=tmp_path)
+    assert (tmp_path / "metrics.json").read_bytes() == before
+
+
+def test_force_replaces_a_run_and_spares_what_is_not_of_it(tmp_path: Path) -> None:
+    run(config(), folder=tmp_path)
+    (tmp_path / "notes.txt").write_text("mine", encoding="utf-8")
+    (tmp_path / "student.onnx").write_text("old", encoding="utf-8")
+    result = run(config(seed=1), folder=tmp_path, force=True)
+    assert load_config(tmp_path / "config.yaml").seed == 1
+    assert record(tmp_path)["results"]["images"] == result.images.digest()
+    assert names(tmp_path) == sorted([*BARE, "notes.txt"])
+
+
+@pytest.mark.parametrize("found", ["notes.txt", "config.yaml"])
+def test_force_never_replaces_what_is_not_a_run(tmp_path: Path, found: str) -> None:
+    (tmp_path / found).write_text("title: my thesis\n", encoding="utf-8")
+    with pytest.raises(OutputExistsError):
+        run(config(), folder=tmp_path)
+    with pytest.raises(OutputExistsError, match="not a run"):
+        run(config(), folder=tmp_path, force=True)
+    assert names(tmp_path) == [found]
+    assert (tmp_path / found).read_text(encoding="utf-8") == "title: my thesis\n"
+
+
+def test_a_file_is_no_output_folder(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(OutputExistsError):
+        run(config(), folder=tmp_path / "file", force=True)
+
+
+@pytest.mark.parametrize("stage", ["_evaluate", "_write"])
+def test_an_interrupted_run_goes_on_without_synthesising_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stage: str
+) -> None:
+    expected = run(config(holdout=0))
+
+    def interrupt(*args: Any, **kwargs: Any) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(pipeline, stage, interrupt)
+        run(config(holdout=0), folder=tmp_path)
+    assert "metrics.json" not in names(tmp_path)
+    with monkeypatch.context() as patch:
+        patch.setattr(ZeroQ, "make_batch", interrupt)
+        result = run(config(holdout=0), folder=tmp_path)
+    assert result.metrics == expected.metrics
+    assert names(tmp_path) == BARE
+
+
+def test_an_unfinished_run_of_other_options_is_not_continued(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupt(*args: Any, **kwargs: Any) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(pipeline, "_evaluate", interrupt)
+        run(config(), folder=tmp_path)
+    with pytest.raises(OutputExistsError):
+        run(config(seed=1), folder=tmp_path)
+    result = run(config(seed=1), folder=tmp_path, force=True)
+    assert result.images.digest() == run(config(seed=1)).images.digest()
+
+
+MISTAKES: dict[str, dict[str, Any]] = {
+    "method": {"synthesis": {"name": "zerok"}},
+    "option": {"synthesis": {"name": "zeroq", "options": {"steps": 3}}},
+    "calibrator": {"calibration": {"name": "minimax"}},
+    "device": {"device": "abacus"},
+    "data": {"data": Path("nowhere.npz")},
+    "model": {"model": {"source": "digits_resnet9"}},
+    "shape": {"model": {"source": "digits_resnet8", "input_shape": (3, 8, 8)}},
+}
+
+
+@pytest.mark.parametrize("mistake", MISTAKES)
+def test_mistakes_are_told_before_work_and_leave_no_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, mistake: str
+) -> None:
+    def never(*args: Any, **kwargs: Any) -> None:
+        raise AssertionError("synthesised before checking")
+
+    monkeypatch.setattr(ZeroQ, "make_batch", never)
+    with pytest.raises(DatafreeError):
+        run(config(**MISTAKES[mistake]), folder=tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_mistake_with_force_leaves_the_earlier_run(tmp_path: Path) -> None:
+    run(config(), folder=tmp_path)
+    with pytest.raises(DatafreeError):
+        run(config(calibration={"name": "minimax"}), folder=tmp_path, force=True)
+    assert names(tmp_path) == BARE
+    assert load_config(tmp_path / "config.yaml") == config()
+
+
+def test_methods_that_need_batch_norm_name_one_that_does_not() -> None:
+    teacher = from_module(build("NoNorm"), input_shape=SPEC.shape)
+    with pytest.raises(ModelError, match="noise"):
+        run(config(), teacher=teacher)
+    assert len(run(config(synthesis={"name": "noise"}), teacher=teacher).images) == 4
+
+
+@pytest.mark.parametrize("name", ["abacus", "mps", "meta", "cuda:99", "cuda:x"])
+def test_unknown_devices_are_refused(name: str) -> None:
+    with pytest.raises(ConfigError, match=r"unknown device|no device"):
+        resolve_device(name)
+
+
+def test_devices() -> None:
+    assert resolve_device("cpu") == torch.device("cpu")
+    assert resolve_device("auto").type == ("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def test_the_scheme_reaches_the_student() -> None:
+    coarse = run(config(scheme=Scheme(weights=2, activations=2)))
+    fine = run(config())
+    lost = [min(result.metrics["sqnr_db"].values()) for result in (coarse, fine)]
+    assert lost[0] < lost[1]
