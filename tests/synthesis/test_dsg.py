@@ -176,8 +176,8 @@ def test_margins_are_measured_on_normal_images_of_the_seed() -> None:
 
 
 def test_batches_have_as_many_images_as_there_are_layers() -> None:
-    assert DSG().batch_images(captured("Grouped"), 100) == 4
-    assert DSG().batch_images(captured("Grouped"), 3) == 3
+    assert DSG(batch_size=None).batch_images(captured("Grouped"), 100) == 4
+    assert DSG(batch_size=None).batch_images(captured("Grouped"), 3) == 3
     assert DSG(batch_size=7).batch_images(captured("Grouped"), 100) == 7
 
 
