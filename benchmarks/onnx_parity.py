@@ -33,7 +33,7 @@ def main() -> None:
     args = parser.parse_args()
     teacher, graph = load(args.network)
     spec = teacher.spec
-    images = ZeroQ(iterations=50).generate(graph, spec, 32).images
+    images = ZeroQ().generate(graph, spec, 32).images
     folded = fold_batch_norms(graph)
     data = open_labelled(test_data(spec), spec)
     env = environment()
@@ -41,7 +41,7 @@ def main() -> None:
         f"# ONNX parity of {args.network}",
         "",
         f"{len(data)} test images, onnxruntime exact mode (`session.x64quantprecision=1`), policy"
-        " `all`, calibrator `mse` on 32 zeroq images (50 iterations).",
+        " `all`, calibrator `mse` on 32 zeroq images.",
         f"{env['cpu']}, torch {env['torch']}, {env['date']}; `python benchmarks/onnx_parity.py`.",
         "",
         "| scheme | placement | student | onnxruntime | identical % | weights / float |",

@@ -11,6 +11,7 @@ import pytest
 import torch
 
 import datafree
+from datafree.api import export_student
 from datafree.config import InputSpec
 from datafree.errors import ConfigError, DataError, DatafreeError, ModelError, OutputExistsError
 from networks import SPEC, build, fingerprint, images
@@ -26,6 +27,12 @@ QUICK: dict[str, Any] = {
     "holdout": 2,
     "device": "cpu",
 }
+
+
+def _with_images(chosen: object) -> dict[str, Any]:
+    return QUICK | {"images": chosen}
+
+
 HEAVY = ("torch", "torchvision", "timm", "pytorchcv", "onnx", "onnxruntime", "matplotlib", "PIL")
 
 
@@ -38,7 +45,7 @@ def test_public_names() -> None:
         "Scheme",
         "SyntheticSet",
         "capture",
-        "export",
+        "export_student",
         "quantize",
         "run",
         "synthesize",
@@ -91,19 +98,19 @@ def test_quantize_twice_gives_the_same() -> None:
 
 def test_quantize_takes_images_of_the_user() -> None:
     own = images(6)
-    result = datafree.quantize(build("Tiny"), **(QUICK | {"images": own}))
+    result = datafree.quantize(build("Tiny"), **_with_images(own))
     assert torch.equal(result.images.images, own)
     assert result.images.metadata["method"] == "given"
     assert result.config.images == 6
-    again = datafree.quantize(build("Tiny"), **(QUICK | {"images": result.images}))
+    again = datafree.quantize(build("Tiny"), **_with_images(result.images))
     assert again.metrics == result.metrics
 
 
 def test_images_of_the_user_must_fit() -> None:
     with pytest.raises(DataError, match="do not fit"):
-        datafree.quantize(build("Tiny"), **(QUICK | {"images": torch.zeros(2, 1, 8, 8)}))
+        datafree.quantize(build("Tiny"), **_with_images(torch.zeros(2, 1, 8, 8)))
     with pytest.raises(DataError, match="NaN"):
-        datafree.quantize(build("Tiny"), **(QUICK | {"images": images(2) / 0}))
+        datafree.quantize(build("Tiny"), **_with_images(images(2) / 0))
 
 
 def test_quantize_by_name() -> None:
@@ -168,15 +175,15 @@ def test_synthesize() -> None:
 def test_export(tmp_path: Path, suffix: str) -> None:
     result = datafree.quantize(build("Tiny"), **QUICK)
     path = tmp_path / f"student.{suffix}"
-    report = datafree.export(result.student, path, spec=result.spec, images=result.images)
+    report = export_student(result.student, path, spec=result.spec, images=result.images)
     assert report.path == path
     assert report.parity.images == 4
     with pytest.raises(OutputExistsError):
-        datafree.export(result.student, path, spec=result.spec)
-    assert datafree.export(result.student, path, spec=result.spec, force=True).parity.images == 32
+        export_student(result.student, path, spec=result.spec)
+    assert export_student(result.student, path, spec=result.spec, force=True).parity.images == 32
 
 
 def test_export_refuses_unknown_suffixes(tmp_path: Path) -> None:
     result = datafree.quantize(build("Tiny"), **QUICK)
     with pytest.raises(ConfigError, match="onnx"):
-        datafree.export(result.student, tmp_path / "student.tflite", spec=result.spec)
+        export_student(result.student, tmp_path / "student.tflite", spec=result.spec)

@@ -15,7 +15,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from datafree.api import export, quantize, synthesize
+    from datafree.api import export_student, quantize, synthesize
     from datafree.config import InputSpec, RunConfig, Scheme
     from datafree.errors import DatafreeError
     from datafree.graph.capture import capture
@@ -32,7 +32,7 @@ _HOMES = {
     "Scheme": "config",
     "SyntheticSet": "images",
     "capture": "graph.capture",
-    "export": "api",
+    "export_student": "api",
     "quantize": "api",
     "run": "pipeline",
     "synthesize": "api",
@@ -46,7 +46,7 @@ __all__ = [
     "Scheme",
     "SyntheticSet",
     "capture",
-    "export",
+    "export_student",
     "quantize",
     "run",
     "synthesize",

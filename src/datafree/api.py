@@ -172,7 +172,7 @@ def synthesize(
     return synthesize_images(graph, teacher.spec, config, progress)
 
 
-def export(
+def export_student(
     student: fx.GraphModule,
     path: Path | str,
     *,

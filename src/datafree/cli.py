@@ -274,9 +274,10 @@ def main() -> None:
             f"[bold red]error:[/bold red] {escape(str(error))}", highlight=False, soft_wrap=True
         )
         sys.exit(2)
-    except KeyboardInterrupt:
-        console.err.print("interrupted; the same command goes on where it stopped")
-        sys.exit(130)
+    except SystemExit as stop:
+        if stop.code == 130:  # what typer makes of KeyboardInterrupt
+            console.err.print("interrupted; the same command goes on where it stopped")
+        raise
 
 
 def _version(value: bool) -> None:

@@ -91,10 +91,10 @@ def measured_rows(metrics: Mapping[str, Any]) -> list[tuple[str, str]]:
 
 def show_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     """A title line, then a table: `rows` of as many cells as `columns`."""
-    out.print(title, style="italic", highlight=False)
+    out.print(escape(title), style="italic", highlight=False)
     table = Table(*columns)
     for row in rows:
-        table.add_row(*row)
+        table.add_row(*(escape(cell) for cell in row))
     out.print(table)
 
 

@@ -91,11 +91,9 @@ class SyntheticSet(Dataset[tuple[Tensor, ...]]):
         tensors = {"images": self.images.contiguous().cpu()}
         if self.targets is not None:
             tensors["targets"] = self.targets.contiguous().cpu()
-        header = {
-            "format": FORMAT,
-            "spec": self.spec.model_dump_json(),
-            "metadata": json.dumps(dict(self.metadata), sort_keys=True),
-        }
+        described = {"spec": self.spec.model_dump(mode="json"), "metadata": dict(self.metadata)}
+        # One entry: safetensors writes several in no fixed order, and equal sets would differ.
+        header = {FORMAT: json.dumps(described, sort_keys=True)}
         with atomic_path(path) as temporary:
             save_file(tensors, temporary, header)
 
@@ -109,15 +107,16 @@ class SyntheticSet(Dataset[tuple[Tensor, ...]]):
         try:
             with safe_open(path, framework="pt") as file:
                 header = file.metadata() or {}
-                if header.get("format") != FORMAT:
+                if FORMAT not in header:
                     raise DataError(f"{path} is not an image set written by datafree")
+                described = json.loads(header[FORMAT])
                 names = set(file.keys())
                 targets = file.get_tensor("targets") if "targets" in names else None
                 return SyntheticSet(
                     images=file.get_tensor("images"),
-                    spec=InputSpec.model_validate_json(header["spec"]),
+                    spec=InputSpec.model_validate(described["spec"]),
                     targets=targets,
-                    metadata=json.loads(header["metadata"]),
+                    metadata=described["metadata"],
                 )
         except (OSError, SafetensorError, KeyError, ValidationError, json.JSONDecodeError) as error:
             raise DataError(f"cannot read image set {path}: {error}") from None
