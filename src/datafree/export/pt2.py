@@ -44,7 +44,7 @@ class Pt2(Exporter):
 
         return run
 
-    def judge(self, parity: Parity, path: Path) -> None:
+    def judge(self, parity: Parity, own: Parity, path: Path) -> None:
         """Refuse any difference at all.
 
         Raises:
