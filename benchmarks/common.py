@@ -21,7 +21,6 @@ from PIL import Image
 from torch import Tensor, fx
 
 from datafree.config import InputSpec
-from datafree.files import write_text
 from datafree.graph.capture import capture
 from datafree.images import SyntheticSet
 from datafree.models import Teacher, from_module
@@ -89,9 +88,11 @@ class Record:
         return any(all(old.get(k) == cell[k] for k in self.keys) for old in self.cells)
 
     def add(self, **cell: Any) -> None:
-        """Append a measured cell and flush it."""
+        """Append a measured cell to the file: several processes may fill one record."""
         self.cells.append(cell)
-        write_text(self.path, "".join(json.dumps(c) + "\n" for c in self.cells))
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        with self.path.open("a") as file:
+            file.write(json.dumps(cell) + "\n")
 
     def mean_spread(self, value: str, **where: Any) -> str:
         """``mean ± standard deviation (seeds)`` of `value` over the cells that match `where`."""

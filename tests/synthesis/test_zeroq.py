@@ -156,3 +156,23 @@ def test_batches_have_the_size_asked_for() -> None:
     assert [method.batch_images(teacher, count) for count in (5, 32, 100)] == [5, 32, 32]
     assert math.isclose(method.learning_rate, 0.5)
     assert method.batch_iterations == 500
+
+
+@pytest.mark.parametrize("options", [{}, {"label_weight": 2.0, "tv_weight": 0.3, "jitter": 1}])
+def test_chunks_change_nothing_but_the_speed(
+    options: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Batches passed two images at a time follow the gradients of the whole batch."""
+    passed: list[int] = []
+    gradients: list[list[Tensor]] = []
+    watched = Watched(monkeypatch)
+    for positions in (10**9, 2 * SPEC.shape[1] * SPEC.shape[2]):
+        monkeypatch.setattr(_images, "_CHUNK_POSITIONS", positions)
+        passed.append(_images._chunk(torch.empty(5, *SPEC.shape)))
+        ZeroQ(iterations=2, **options).generate(captured("Tiny"), SPEC, 5)
+        gradients.append(list(watched.gradients))
+        watched.gradients.clear()
+    assert passed[0] >= 5
+    assert passed[1] == 2
+    for whole, chunked in zip(*gradients, strict=True):
+        torch.testing.assert_close(chunked, whole, rtol=1e-4, atol=1e-6)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from abc import abstractmethod
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 import torch
@@ -23,6 +23,9 @@ from datafree.losses import (
     total_variation,
 )
 from datafree.synthesis.base import Batch, Synthesizer
+
+_CHUNK_POSITIONS = 2**18
+"""Positions (height x width x images) passed through the network at once on a CPU."""
 
 
 @dataclass(frozen=True)
@@ -94,6 +97,7 @@ class ImageOptimizer(Synthesizer):
     ) -> None:
         device = next(network.parameters()).device
         pixels = images.to(device, memory_format=_layout(images)).requires_grad_()
+        size = _chunk(pixels)
         labels = None if targets is None else targets.to(device)
         optimizer = torch.optim.Adam([pixels], lr=self.learning_rate)
         scheduler = torch.optim.lr_scheduler.ReduceLROnPlateau(
@@ -105,33 +109,68 @@ class ImageOptimizer(Synthesizer):
             layers = [layer for layer, _ in taps]
             aligned = self.alignment(len(layers), batch, state)
             stored = [stored_statistics(layer) for layer in layers]
+            features = _Features(network, taps, stored, aligned, labels, self.label_weight)
             for _ in range(self.iterations):
-                shown = self._shifted(pixels, batch.generator)
-                logits = network(shown)
-                features = [feature for _, feature in taps]
-                loss = alignment_loss(features, stored, aligned) + input_distance(pixels).mean()
-                loss = loss + self._priors(pixels, logits, labels)
-                (pixels.grad,) = torch.autograd.grad(loss, [pixels])
+                shift = self._shift(batch.generator)
+                priors = self._priors(pixels)
+                (gradient,) = torch.autograd.grad(priors, [pixels])
+                loss = priors.detach()
+                for start in range(0, batch.size, size):
+                    part = slice(start, start + size)
+                    chunk_loss, chunk_gradient = features.gradient(pixels, part, shift)
+                    gradient[part] += chunk_gradient
+                    loss += chunk_loss
+                pixels.grad = gradient
                 optimizer.step()
                 scheduler.step(loss.item())
                 batch.step(1)
         images.copy_(pixels.detach())
 
-    def _shifted(self, pixels: Tensor, generator: torch.Generator) -> Tensor:
+    def _shift(self, generator: torch.Generator) -> tuple[int, int]:
         if not self.jitter:
-            return pixels
-        shifts = torch.randint(-self.jitter, self.jitter + 1, (2,), generator=generator).tolist()
-        return torch.roll(pixels, shifts, (2, 3))
+            return 0, 0
+        rows, columns = torch.randint(-self.jitter, self.jitter + 1, (2,), generator=generator)
+        return int(rows), int(columns)
 
-    def _priors(self, pixels: Tensor, logits: Tensor, targets: Tensor | None) -> Tensor:
-        total = logits.new_zeros(())
-        if targets is not None:
-            total = total + self.label_weight * F.cross_entropy(logits, targets)
+    def _priors(self, pixels: Tensor) -> Tensor:
+        total = input_distance(pixels).mean()
         if self.tv_weight:
             total = total + self.tv_weight * total_variation(pixels)
         if self.l2_weight:
             total = total + self.l2_weight * image_norm(pixels)
         return total
+
+
+@dataclass(frozen=True)
+class _Features:
+    """The part of the loss that goes through the network: a mean over independent images.
+
+    So a batch is passed in chunks whose feature maps stay in the processor's cache; loss and
+    gradient are those of the whole batch.
+    """
+
+    network: nn.Module
+    taps: list[tuple[BatchNorm, Tensor]]
+    stored: list[tuple[Tensor, Tensor]]
+    aligned: Alignment
+    targets: Tensor | None
+    label_weight: float
+
+    def gradient(
+        self, pixels: Tensor, part: slice, shift: tuple[int, int]
+    ) -> tuple[Tensor, Tensor]:
+        """Contribution of ``pixels[part]`` to the loss of the batch, and its gradient."""
+        chunk = pixels.detach()[part].requires_grad_()
+        logits = self.network(torch.roll(chunk, shift, (2, 3)) if any(shift) else chunk)
+        weights = self.aligned.weights
+        weights = weights if weights.shape[1] == 1 else weights[:, part]
+        aligned = replace(self.aligned, weights=weights)
+        loss = alignment_loss([feature for _, feature in self.taps], self.stored, aligned)
+        if self.targets is not None:
+            loss = loss + self.label_weight * F.cross_entropy(logits, self.targets[part])
+        loss = loss * (len(chunk) / len(pixels))
+        (gradient,) = torch.autograd.grad(loss, [chunk])
+        return loss.detach(), gradient
 
 
 def fast_copy(teacher: nn.Module) -> nn.Module:
@@ -179,3 +218,10 @@ def alignment_loss(
 
 def _layout(images: Tensor) -> torch.memory_format:
     return torch.channels_last if images.ndim == 4 else torch.contiguous_format
+
+
+def _chunk(images: Tensor) -> int:
+    """Images to pass together: as many as fit a processor's cache; all of them on a GPU."""
+    if images.device.type != "cpu":
+        return len(images)
+    return max(1, _CHUNK_POSITIONS // images[0, 0].numel())
