@@ -1,0 +1,144 @@
+from __future__ import annotations
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import Tensor
+
+from datafree.quant.grid import Grid
+from datafree.quant.learned import LearnedStep, SoftRounding, mix, rounding_logits
+from datafree.quant.modules import ActivationQuantizer, Quantizer
+
+WEIGHT = torch.randn(4, 3, 3, 3, generator=torch.Generator().manual_seed(0))
+
+
+def fitted(weight: Tensor, bits: int, *, symmetric: bool = False) -> Quantizer:
+    quantizer = Quantizer(Grid(bits, symmetric=symmetric), axis=0)
+    quantizer.fit(weight)
+    return quantizer
+
+
+@given(st.lists(st.floats(0, 0.999), min_size=1, max_size=20))
+def test_logits_give_the_remainders(remainders: list[float]) -> None:
+    r = torch.tensor(remainders, dtype=torch.float64)
+    stretched = 1.2 / (1 + torch.exp(-rounding_logits(r))) - 0.1
+    torch.testing.assert_close(stretched, r, rtol=1e-6, atol=1e-9)
+
+
+@pytest.mark.parametrize("bits", [2, 3, 4, 8])
+@pytest.mark.parametrize("symmetric", [False, True])
+def test_soft_rounding_starts_as_the_float_weight(bits: int, symmetric: bool) -> None:
+    quantizer = fitted(WEIGHT, bits, symmetric=symmetric)
+    soft = SoftRounding(WEIGHT, quantizer)(WEIGHT)
+    grid = quantizer.grid
+    low = (grid.qmin - quantizer.zero_point) * quantizer.scale
+    high = (grid.qmax - quantizer.zero_point) * quantizer.scale
+    expected = torch.minimum(torch.maximum(WEIGHT, low), high)
+    torch.testing.assert_close(soft, expected, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("bits", [2, 4])
+def test_hard_rounding_starts_as_the_nearest_and_lies_on_the_grid(bits: int) -> None:
+    quantizer = fitted(WEIGHT, bits)
+    rounding = SoftRounding(WEIGHT, quantizer)
+    hard = rounding.hard()
+    torch.testing.assert_close(hard, quantizer(WEIGHT))
+    with torch.no_grad():
+        rounding.logits.copy_(torch.randn_like(rounding.logits) * 3)
+    hard = rounding.hard()
+    codes = quantizer.codes(hard)
+    assert torch.equal(codes, codes.round())
+    # Rounding a weight that lies on its grid changes nothing: every exporter sees its codes.
+    torch.testing.assert_close(quantizer(hard), hard, rtol=1e-6, atol=1e-7)
+    up = (rounding.logits >= 0).float()
+    expected = (torch.floor(WEIGHT / quantizer.scale) + quantizer.zero_point + up).clamp(
+        quantizer.grid.qmin, quantizer.grid.qmax
+    )
+    assert torch.equal(codes, expected)
+
+
+def test_the_slope_of_the_step_is_the_integer_code() -> None:
+    """Base integers are frozen: d w / d s is the code minus the zero point (Genie-M)."""
+    quantizer = fitted(WEIGHT, 3)
+    rounding = SoftRounding(WEIGHT, quantizer, learn_step=True)
+    with torch.no_grad():
+        rounding.logits.copy_(torch.where(rounding.logits >= 0, 50.0, -50.0))
+    slopes = torch.randn_like(WEIGHT)
+    (gradient,) = torch.autograd.grad((rounding(WEIGHT) * slopes).sum(), [rounding.scale])
+    integers = (quantizer.codes(WEIGHT) - quantizer.zero_point) * slopes
+    torch.testing.assert_close(gradient, integers.sum((1, 2, 3), keepdim=True))
+    fixed = SoftRounding(WEIGHT, quantizer)
+    assert [name for name, _ in fixed.named_parameters()] == ["logits"]
+
+
+def test_penalty() -> None:
+    rounding = SoftRounding(WEIGHT, fitted(WEIGHT, 4))
+    shares = rounding.shares().detach().double()
+    for beta in (2.0, 7.5, 20.0):
+        expected = sum(1 - abs(2 * float(h) - 1) ** beta for h in shares.flatten())
+        assert rounding.penalty(beta).item() == pytest.approx(expected, rel=1e-4)
+    with torch.no_grad():
+        rounding.logits.copy_(torch.where(rounding.logits >= 0, 50.0, -50.0))
+    assert rounding.penalty(2.0).item() == 0
+
+
+def activation(bits: int = 3) -> ActivationQuantizer:
+    quantizer = ActivationQuantizer(Grid(bits))
+    quantizer.set_range(torch.tensor(-0.5), torch.tensor(2.0))
+    return quantizer
+
+
+def test_a_learned_step_is_the_quantizer_it_started_from() -> None:
+    values = torch.randn(8, 3, 4, 4)
+    learned = LearnedStep(activation(), 0.0, torch.Generator())
+    torch.testing.assert_close(learned(values), activation()(values))
+
+
+def test_the_gradient_of_the_step_is_that_of_lsq() -> None:
+    """``round(v/s) - v/s`` inside, the clipped integer outside (B.9)."""
+    quantizer = activation()
+    learned = LearnedStep(quantizer, 0.0, torch.Generator())
+    values = torch.randn(200) * 2
+    (gradient,) = torch.autograd.grad(learned(values).sum(), [learned.scale])
+    total = 0.0
+    s, z = quantizer.scale.item(), quantizer.zero_point.item()
+    for v in values.tolist():
+        ratio = v / s
+        if round(ratio) < -z:
+            total += -z
+        elif round(ratio) > 7 - z:
+            total += 7 - z
+        else:
+            total += round(ratio) - ratio
+    assert gradient.item() == pytest.approx(total, rel=1e-4, abs=1e-3)
+
+
+def test_dropped_elements_stay_float() -> None:
+    generator = torch.Generator().manual_seed(3)
+    values = torch.randn(64, 8, 6, 6).contiguous(memory_format=torch.channels_last)
+    learned = LearnedStep(activation(2), 0.3, generator)
+    result = learned(values)
+    same, quantized = result == values, result == activation(2)(values)
+    assert (same | quantized).all()
+    assert same.float().mean().item() == pytest.approx(0.3, abs=0.02)
+    assert result.is_contiguous(memory_format=torch.channels_last)
+    again = learned(values)
+    assert not torch.equal(result, again)
+
+
+def test_mix() -> None:
+    generator = torch.Generator().manual_seed(0)
+    ones, zeros = torch.ones(10_000), torch.zeros(10_000)
+    assert mix(ones, zeros, 0.0, generator) is ones
+    assert mix(ones, zeros, 0.8, generator).mean().item() == pytest.approx(0.2, abs=0.02)
+
+
+def test_steps_stay_positive() -> None:
+    learned = LearnedStep(activation(), 0.0, torch.Generator())
+    rounding = SoftRounding(WEIGHT, fitted(WEIGHT, 4), learn_step=True)
+    with torch.no_grad():
+        learned.scale.fill_(-1.0)
+        rounding.scale.fill_(-1.0)
+    assert (learned.step() > 0).all()
+    assert (rounding.step() > 0).all()
