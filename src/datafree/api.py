@@ -19,7 +19,7 @@ from datafree.config import (
     Scheme,
     build,
 )
-from datafree.errors import ModelError
+from datafree.errors import ConfigError, ModelError
 from datafree.export.base import Exporter, ExportReport
 from datafree.graph.capture import capture, to_device
 from datafree.images import SyntheticSet
@@ -45,6 +45,9 @@ def quantize(
     images: int | SyntheticSet | Tensor = 32,
     calibrator: str = "mse",
     calibrator_options: Mapping[str, Any] | None = None,
+    reconstruction: str | None = None,
+    reconstruction_options: Mapping[str, Any] | None = None,
+    weight_range: Literal["minmax", "mse"] | None = None,
     data: Path | str | None = None,
     holdout: int = 16,
     output: Path | str | None = None,
@@ -64,7 +67,8 @@ def quantize(
         weights_file: safetensors file loaded into a source given by name.
         weights: bits of weights, 2 to 8.
         activations: bits of activations, 2 to 8, or 32 to leave them in float.
-        policy: `all` layers, or first and last layer's weights at 8 bits.
+        policy: `all` layers; first and last layer's weights at 8 bits (`first_last_8`); or `brecq`,
+            with the inputs of the second and last layer at 8 bits too.
         placement: activation quantizers on `every_input` of a layer or `after_activation` functions
             only.
         weight_symmetric: zero point 0 for weights (TensorRT, LiteRT).
@@ -75,6 +79,11 @@ def quantize(
             H, W) in normalised space.
         calibrator: rule of the activation ranges: `mse`, `minmax`, `percentile`, `ema`.
         calibrator_options: its parameters, e.g. ``{"percentile": 99.9}``.
+        reconstruction: how weights learn their rounding on the images: `adaround`, `brecq`,
+            `qdrop`, `genie_m`; None rounds to the nearest.
+        reconstruction_options: its hyper-parameters, e.g. ``{"iterations": 2000}``.
+        weight_range: range of the weights' grids, `minmax` or `mse`; None takes `mse` where they
+            are reconstructed.
         data: labelled test images to measure top-1 on; without them teacher and student are
             compared on synthetic images of another seed.
         holdout: number of those images; 0 leaves the comparison out.
@@ -98,6 +107,7 @@ def quantize(
             "policy": policy,
             "placement": placement,
             "weight_symmetric": weight_symmetric,
+            "weight_range": weight_range or ("mse" if reconstruction else "minmax"),
         },
         "scheme",
     )
@@ -112,6 +122,7 @@ def quantize(
             "synthesis": Method(name=method, options=dict(method_options or {})),
             "images": images if isinstance(images, int) else len(images),
             "calibration": Method(name=calibrator, options=dict(calibrator_options or {})),
+            "reconstruction": _optional(reconstruction, reconstruction_options),
             "data": None if data is None else Path(data),
             "holdout": holdout,
             "seed": seed,
@@ -236,6 +247,14 @@ def _teacher(model: nn.Module | str, described: ModelConfig) -> Teacher:
     return from_module(
         model, input_shape=described.input_shape, mean=described.mean, std=described.std
     )
+
+
+def _optional(name: str | None, options: Mapping[str, Any] | None) -> Method | None:
+    if name is not None:
+        return Method(name=name, options=dict(options or {}))
+    if options:
+        raise ConfigError("reconstruction_options were given without a reconstruction: name one")
+    return None
 
 
 def _given(images: int | SyntheticSet | Tensor, spec: InputSpec) -> SyntheticSet | None:

@@ -11,7 +11,7 @@ import yaml
 from rich.markup import escape
 
 from datafree import __version__, console
-from datafree.config import RunConfig, build, load_config
+from datafree.config import Frozen, RunConfig, build, load_config
 from datafree.errors import ConfigError, DatafreeError
 from datafree.registry import available
 
@@ -76,7 +76,7 @@ def quantize(
         str | None, typer.Option(help="Bits of weights and activations: W8A8 … W2A2, W4A32. [W8A8]")
     ] = None,
     policy: Annotated[
-        str | None, typer.Option(help="all, or first_last_8 (their weights at 8 bits). [all]")
+        str | None, typer.Option(help="all, first_last_8 (their weights at 8 bits) or brecq. [all]")
     ] = None,
     placement: Annotated[
         str | None,
@@ -100,6 +100,20 @@ def quantize(
     calibrator_option: Annotated[
         list[str] | None,
         typer.Option(help="Parameter of the calibrator: percentile=99.9. Repeatable."),
+    ] = None,
+    reconstruction: Annotated[
+        str | None,
+        typer.Option(
+            help="Learn how weights are rounded: adaround, brecq, qdrop, genie_m. [nearest]"
+        ),
+    ] = None,
+    reconstruction_option: Annotated[
+        list[str] | None,
+        typer.Option(help="Hyper-parameter of it: iterations=2000. Repeatable."),
+    ] = None,
+    weight_range: Annotated[
+        str | None,
+        typer.Option(help="minmax, or mse: shrunk to the least error. [mse if reconstructed]"),
     ] = None,
     holdout: Annotated[
         int | None,
@@ -128,6 +142,8 @@ def quantize(
 
       datafree quantize net.pt2 --mean 0.5,0.5,0.5 --std 0.5,0.5,0.5 --data test.npz --output run
 
+      datafree quantize digits_resnet8 --bits W3A3 --images 256 --reconstruction qdrop --output low
+
       datafree quantize --config run/config.yaml --output again
     """
     if (model is None) == (config is None):
@@ -137,6 +153,7 @@ def quantize(
         "policy": policy,
         "placement": placement,
         "weight_symmetric": symmetric_weights,
+        "weight_range": weight_range or ("mse" if reconstruction else None),
         **_bits(bits),
     }
     changes: dict[str, Any] = {
@@ -144,6 +161,7 @@ def quantize(
         "scheme": {key: value for key, value in scheme.items() if value is not None},
         "synthesis": _method(method, option),
         "calibration": _method(calibrator, calibrator_option),
+        "reconstruction": _method(reconstruction, reconstruction_option),
         "images": images, "holdout": holdout, "data": data, "limit": limit,
         "weight_type": weight_type, "seed": seed, "device": device,
     }  # fmt: skip
@@ -231,10 +249,14 @@ def export(
 
 @app.command()
 def methods() -> None:
-    """List image methods and calibrators with their hyper-parameters and defaults."""
+    """List image methods, calibrators and reconstructions with their defaults."""
     from datafree.runs import describe_method
 
-    for package, title in (("synthesis", "image methods"), ("calibrators", "calibrators")):
+    for package, title in (
+        ("synthesis", "image methods"),
+        ("calibrators", "calibrators"),
+        ("reconstruction", "reconstructions"),
+    ):
         rows = [
             (name, *describe_method(package, name)) for name in available(f"datafree.{package}")
         ]
@@ -358,8 +380,9 @@ def _merge(base: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
         if isinstance(value, dict):
             if value:
                 start = merged.get(key)
-                if start is None and not defaults[key].is_required():
-                    start = defaults[key].default.model_dump()
+                default = defaults[key].default
+                if start is None and isinstance(default, Frozen):
+                    start = default.model_dump()
                 merged[key] = {**(start or {}), **value}
         elif value is not None:
             merged[key] = value

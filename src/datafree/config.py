@@ -23,7 +23,7 @@ from pydantic import (
 from datafree.errors import ConfigError
 from datafree.files import write_text
 
-Policy = Literal["all", "first_last_8"]
+Policy = Literal["all", "first_last_8", "brecq"]
 Placement = Literal["every_input", "after_activation"]
 Bits = Annotated[int, Field(ge=2, le=8)]
 T = TypeVar("T", bound="Frozen")
@@ -78,8 +78,11 @@ class Scheme(Frozen):
             affine grid.
         activation_symmetric: zero point 0, codes unsigned where the position in the graph is never
             negative.
-        policy: `all` layers at the bits above, or first and last layer's weights at 8 bits
-            (`first_last_8`).
+        weight_range: range of the weights' grids: `minmax`, their extremes; `mse`, the least error
+            to the power 2.4 over a hundred shrunken ranges, as reconstruction methods start from.
+        policy: `all` layers at the bits above; first and last layer's weights at 8 bits
+            (`first_last_8`); or `brecq`, as BRECQ, Genie and SADAG have it: these weights and the
+            inputs of the second and the last layer at 8 bits, the network's own input in float.
         placement: quantize `every_input` of a convolution or linear layer, as integer kernels need
             (the network's own input at 8 bits, like the image it is); or only `after_activation`
             functions, as in the ZeroQ and DSG papers. Adds, concatenations and pooling stay in
@@ -92,6 +95,7 @@ class Scheme(Frozen):
     weight_granularity: Literal["channel", "tensor"] = "channel"
     weight_symmetric: bool = False
     activation_symmetric: bool = False
+    weight_range: Literal["minmax", "mse"] = "minmax"
     policy: Policy = "all"
     placement: Placement = "every_input"
     ste: Literal["clipped", "full"] = "clipped"
@@ -146,6 +150,7 @@ class RunConfig(Frozen):
         synthesis: image method.
         images: number of synthetic images to calibrate with.
         calibration: calibrator of the activation ranges.
+        reconstruction: how weights learn their rounding on the images; None rounds to the nearest.
         holdout: synthetic images of another seed for the label-free comparison; 0 leaves it out.
         data: labelled test data (`.npz`, folder with `labels.csv`, CIFAR batches); None compares
             without labels.
@@ -162,6 +167,7 @@ class RunConfig(Frozen):
     synthesis: Method = Method(name="dsg")
     images: int = Field(default=32, ge=1)
     calibration: Method = Method(name="mse")
+    reconstruction: Method | None = None
     holdout: int = Field(default=16, ge=0)
     data: Path | None = None
     limit: int | None = Field(default=None, ge=1)

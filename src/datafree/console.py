@@ -55,11 +55,16 @@ def show_result(
     weights = "symmetric" if scheme.weight_symmetric else "affine"
     activations = "float" if scheme.activations == 32 else f"{scheme.activations} bits"
     rows = [
-        ("weights", f"{scheme.weights} bits, {weights}, per {scheme.weight_granularity}"),
+        (
+            "weights",
+            f"{scheme.weights} bits, {weights}, per {scheme.weight_granularity},"
+            f" {scheme.weight_range} ranges",
+        ),
         ("activations", f"{activations}, {scheme.placement.replace('_', ' ')}"),
         ("layer policy", scheme.policy),
         ("images", f"{config.images} by {_method(config.synthesis)}"),
         ("calibrator", _method(config.calibration)),
+        ("rounding", _method(config.reconstruction) if config.reconstruction else "nearest"),
         ("seed", str(config.seed)),
         *measured_rows(metrics),
         ("time", ", ".join(f"{name} {value:.1f} s" for name, value in seconds.items())),

@@ -1,4 +1,4 @@
-"""The order of the stages: load, capture, synthesise, prepare, calibrate, evaluate, export."""
+"""The order of the stages: capture, synthesise, calibrate, reconstruct, evaluate, export."""
 
 from __future__ import annotations
 
@@ -32,6 +32,7 @@ from datafree.graph.insert import insert_quantizers
 from datafree.images import SyntheticSet
 from datafree.models import Teacher, load_teacher
 from datafree.progress import Progress, silent
+from datafree.reconstruction.base import Reconstructor
 from datafree.registry import load
 from datafree.report.record import Stopwatch, write_metrics
 from datafree.synthesis.base import Synthesizer
@@ -39,7 +40,7 @@ from datafree.synthesis.base import Synthesizer
 _HOLDOUT_SEED = 1_000_003  # added to the seed of held-out images; neighbouring seeds share nothing
 IMAGES = "images.safetensors"
 STUDENT = "student.safetensors"
-_UNFINISHED = "unfinished"  # batches of a synthesis that is under way
+_UNFINISHED = "unfinished"  # what a synthesis or reconstruction under way has finished
 _WRITTEN = ("metrics.json", "student.onnx", "student.pt2", STUDENT, IMAGES, "grid.png")
 _BATCH_VALUES = 40 * 3 * 224 * 224  # input values per forward pass: 40 ImageNet images
 
@@ -100,7 +101,7 @@ def run(
         teacher = teacher or load_teacher(config.model)
         spec, device = teacher.spec, resolve_device(config.device)
         graph = to_device(capture(teacher.model, spec), device)
-        calibrator = _check(config, graph, spec, synthesize=images is None)
+        calibrator, reconstructor = _check(config, graph, spec, synthesize=images is None)
     if folder is not None:
         _claim(folder, config)
     with watch.stage("synthesis"):
@@ -113,12 +114,20 @@ def run(
         student = _fast(insert_quantizers(folded, config.scheme))
         calibrate(student, _batches(images, device), calibrator)
     metrics: dict[str, Any] = {"teacher": teacher.digest, "images": images.digest()}
+    if reconstructor is not None:
+        with watch.stage("reconstruction"):
+            outcomes = reconstructor.reconstruct(
+                folded, student, images.images, seed=config.seed, progress=progress,
+                checkpoint=None if folder is None else folder / _UNFINISHED / STUDENT,
+            )  # fmt: skip
+        metrics["reconstruction"] = [asdict(outcome) for outcome in outcomes]
     with watch.stage("evaluation"):
         metrics |= _evaluate(graph, folded, student, config, images, progress)
     if folder is not None:
         with watch.stage("export"):
             metrics |= _write(folder, student, spec, config, images)
         write_metrics(folder / "metrics.json", metrics, watch.seconds)
+        shutil.rmtree(folder / _UNFINISHED, ignore_errors=True)
     return Result(student, graph, spec, images, config, metrics, watch.seconds, folder)
 
 
@@ -270,14 +279,17 @@ def summarize(report: ExportReport) -> dict[str, Any]:
 
 def _check(
     config: RunConfig, graph: fx.GraphModule, spec: InputSpec, *, synthesize: bool
-) -> Calibrator:
-    """The calibrator; whatever else `config` has wrong is said before the long stages begin."""
+) -> tuple[Calibrator, Reconstructor | None]:
+    """What adapts the student; all that `config` has wrong is said before the long stages begin."""
     if synthesize or (config.holdout and config.data is None):
         synthesizer: Synthesizer = make_method(config.synthesis, "synthesis", Synthesizer)
         synthesizer.check(graph)
     if config.data is not None:
         open_labelled(config.data, spec, config.limit)
-    return make_method(config.calibration, "calibrators", Calibrator)
+    calibrator = make_method(config.calibration, "calibrators", Calibrator)
+    if config.reconstruction is None:
+        return calibrator, None
+    return calibrator, make_method(config.reconstruction, "reconstruction", Reconstructor)
 
 
 def _refuse(folder: Path, config: RunConfig, force: bool) -> None:

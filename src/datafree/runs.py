@@ -31,10 +31,15 @@ from datafree.pipeline import (
     synthesize_images,
 )
 from datafree.progress import Progress, silent
+from datafree.reconstruction.base import Reconstructor
 from datafree.registry import load
 from datafree.synthesis.base import Synthesizer
 
-_BASES: dict[str, type[Frozen]] = {"synthesis": Synthesizer, "calibrators": Calibrator}
+_BASES: dict[str, type[Frozen]] = {
+    "synthesis": Synthesizer,
+    "calibrators": Calibrator,
+    "reconstruction": Reconstructor,
+}
 
 
 def load_run(folder: Path) -> Result:

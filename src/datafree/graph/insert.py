@@ -19,6 +19,7 @@ from datafree.errors import ModelError
 from datafree.graph.taps import BatchNorm
 from datafree.quant.grid import Grid
 from datafree.quant.modules import QUANTIZABLE, ActivationQuantizer, Quantizer, quantize_layer
+from datafree.quant.ranges import mse_range
 
 ACTIVATIONS = (
     nn.ReLU, nn.ReLU6, nn.Hardtanh, nn.LeakyReLU, nn.ELU, nn.PReLU, nn.SiLU, nn.GELU, nn.Mish,
@@ -45,6 +46,9 @@ _KEEPS_SIGN = frozenset(
 _ONLY_MOVES = frozenset(
     ("pad", "flatten", "view", "reshape", "permute", "transpose", "slice", "contiguous")
 )
+
+
+_POOLS_OR_MOVES = _ONLY_MOVES | {"max_pool2d", "avg_pool2d", "adaptive_avg_pool2d", "mean"}
 
 
 def insert_quantizers(folded: fx.GraphModule, scheme: Scheme) -> fx.GraphModule:
@@ -85,11 +89,15 @@ def _quantize_weights(student: fx.GraphModule, scheme: Scheme) -> None:
         raise ModelError("the network has no convolution or linear layer that could be quantized")
     ends = {names[0], names[-1]}
     for name in names:
-        bits = 8 if scheme.policy == "first_last_8" and name in ends else scheme.weights
+        bits = 8 if scheme.policy != "all" and name in ends else scheme.weights
         grid = Grid(bits, symmetric=scheme.weight_symmetric)
         axis = 0 if scheme.weight_granularity == "channel" else None
         quantizer = Quantizer(grid, axis=axis, ste=scheme.ste)
-        student.set_submodule(name, quantize_layer(student.get_submodule(name), quantizer))
+        layer = student.get_submodule(name)
+        if scheme.weight_range == "mse":
+            assert isinstance(layer, QUANTIZABLE)  # noqa: S101 - only these are listed
+            quantizer.set_range(*mse_range(layer.weight.detach(), grid, axis))
+        student.set_submodule(name, quantize_layer(layer, quantizer))
 
 
 def _place_quantizers(student: fx.GraphModule, scheme: Scheme) -> None:
@@ -98,8 +106,12 @@ def _place_quantizers(student: fx.GraphModule, scheme: Scheme) -> None:
         if scheme.placement == "every_input"
         else _activation_outputs(student)
     )
+    inputs_of_ends = _inputs_of_ends(student) if scheme.policy == "brecq" else set[fx.Node]()
     for node, readers in wanted.items():
-        bits = 8 if _is_network_input(node) else scheme.activations
+        if scheme.policy == "brecq" and _is_network_input(node):
+            continue
+        eight = _is_network_input(node) or node in inputs_of_ends
+        bits = 8 if eight else scheme.activations
         signed = not _never_negative(student, node)
         grid = Grid(bits, symmetric=scheme.activation_symmetric, signed=signed)
         name = f"{node.name}_quantizer"
@@ -108,6 +120,24 @@ def _place_quantizers(student: fx.GraphModule, scheme: Scheme) -> None:
             quantized = student.graph.call_module(name, (node,))
         for reader in readers:
             reader.replace_input_with(node, quantized)
+
+
+def _inputs_of_ends(student: fx.GraphModule) -> set[fx.Node]:
+    """What enters the second and the last layer, back to before pooling and reshaping."""
+    layers = [
+        node
+        for node in student.graph.nodes
+        if node.op == "call_module"
+        and isinstance(student.get_submodule(str(node.target)), QUANTIZABLE)
+    ]
+    found: set[fx.Node] = set()
+    for layer in (*layers[1:2], *layers[-1:]):
+        node = layer.all_input_nodes[0]
+        found.add(node)
+        while _name(node) in _POOLS_OR_MOVES:
+            node = node.all_input_nodes[0]
+            found.add(node)
+    return found
 
 
 def _layer_inputs(student: fx.GraphModule) -> dict[fx.Node, list[fx.Node]]:

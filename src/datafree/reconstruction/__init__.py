@@ -1,0 +1,1 @@
+"""Learned rounding, block by block: one file per method."""

@@ -1,0 +1,283 @@
+"""Learning the rounding of one block: the objective and the steps (algorithms B.5 - B.8, B.13)."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, fx, nn
+
+from datafree.graph.blocks import Block
+from datafree.progress import Step
+from datafree.quant.learned import LearnedStep, SoftRounding, mix
+from datafree.quant.modules import QUANTIZED, ActivationQuantizer, QuantizedLayer, Quantizer
+from datafree.reconstruction._rows import Rows
+
+_MEASURED = 128  # samples the error before and after is taken on
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One pass through the network.
+
+    Attributes:
+        iterations: steps per unit.
+        rounding_lr: rate of the rounding variables; 0 keeps the weights.
+        weight_step_lr: rate of the weights' step sizes; 0 keeps them.
+        activations: activation quantizers quantize; otherwise they let float values pass.
+        activation_lr: rate of their step sizes; 0 keeps them.
+        drop: probability of every activation, and every input of the unit, to be the float one.
+        power: exponent of the error.
+        fisher: weigh the error by its influence on the network's output.
+    """
+
+    iterations: int
+    rounding_lr: float = 1e-3
+    weight_step_lr: float = 0.0
+    activations: bool = True
+    activation_lr: float = 0.0
+    drop: float = 0.0
+    power: float = 2.0
+    fisher: bool = False
+
+
+@dataclass(frozen=True)
+class Penalty:
+    """What drives rounding variables to 0 or 1: ``weight * sum (1 - |2h - 1|^beta)``.
+
+    Attributes:
+        weight: factor.
+        warmup: share of the steps without it.
+        start: beta after that.
+        end: beta at the last step, reached linearly.
+    """
+
+    weight: float
+    warmup: float
+    start: float
+    end: float
+
+    def beta(self, done: float) -> float | None:
+        """Exponent when the share `done` of the steps lies behind; None before it sets in."""
+        if done < self.warmup or not self.weight:
+            return None
+        left = (1 - done) / max(1 - self.warmup, 1e-12)
+        return self.end + (self.start - self.end) * left
+
+
+@dataclass(frozen=True)
+class Task:
+    """One unit to learn.
+
+    Attributes:
+        unit: its place in the graph.
+        stage: how.
+        layers: paths of the layers to round: those no earlier unit of the stage has rounded.
+        quantizers: names of the activation quantizers to learn, likewise.
+        part: the unit of the student; shares its layers.
+        inputs: what the student computes where the unit begins.
+        exact: what the float network computes there.
+        targets: what the float network computes where it ends.
+        importance: weights of the error, of the shape of `targets`, or None.
+    """
+
+    unit: Block
+    stage: Stage
+    layers: tuple[str, ...]
+    quantizers: tuple[str, ...]
+    part: fx.GraphModule
+    inputs: Rows
+    exact: Rows
+    targets: Rows
+    importance: Rows | None
+
+    @property
+    def device(self) -> torch.device:
+        """Where the student is."""
+        return self.inputs.device
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What learning did to one unit.
+
+    Attributes:
+        block: its layers.
+        before: error of its output as it came, all quantizers of the stage at work.
+        after: the same with what was learned, every weight rounded.
+    """
+
+    block: str
+    before: float
+    after: float
+
+
+def learn(
+    task: Task,
+    student: fx.GraphModule,
+    batch: int,
+    penalty: Penalty,
+    generator: torch.Generator,
+    step: Step,
+) -> Outcome:
+    """Learn one unit; afterwards the layers of `student` in it are ordinary ones, on their grids.
+
+    Args:
+        task: the unit.
+        student: whose layers and quantizers receive the result.
+        batch: images per step.
+        penalty: of the rounding variables.
+        generator: source of all random choices, on the student's device.
+        step: called with the steps done.
+    """
+    before = _error(task)
+    learned = _Learned.install(task, student, generator)
+    try:
+        if groups := learned.groups(task.stage):
+            _optimize(
+                task, groups, list(learned.rounding.values()), batch, penalty, generator, step
+            )
+        else:
+            step(task.stage.iterations)
+    finally:
+        learned.remove()
+    return Outcome(task.unit.name, before, _error(task))
+
+
+def output_error(
+    outputs: Tensor, targets: Tensor, power: float = 2.0, weights: Tensor | None = None
+) -> Tensor:
+    """``|outputs - targets|^power``, summed over channels, averaged over the rest: a scalar.
+
+    Args:
+        outputs: (B, C, ...).
+        targets: same shape.
+        power: exponent.
+        weights: factors of the same shape, or None.
+    """
+    difference = outputs - targets
+    error = difference.square() if power == 2 else difference.abs().pow(power)
+    if weights is not None:
+        error = error * weights
+    return error.sum() * (outputs.shape[1] / outputs.numel())
+
+
+@dataclass(frozen=True)
+class _Learned:
+    """The learnable stand-ins in a unit, and the modules they stand in for."""
+
+    student: fx.GraphModule
+    part: fx.GraphModule
+    layers: dict[str, QuantizedLayer]
+    quantizers: dict[str, Quantizer]
+    rounding: dict[str, SoftRounding]
+    steps: dict[str, LearnedStep]
+
+    @classmethod
+    def install(cls, task: Task, student: fx.GraphModule, generator: torch.Generator) -> _Learned:
+        stage = task.stage
+        layers: dict[str, QuantizedLayer] = {}
+        rounding: dict[str, SoftRounding] = {}
+        steps: dict[str, LearnedStep] = {}
+        for name in task.layers if stage.rounding_lr else ():
+            layer = student.get_submodule(name)
+            assert isinstance(layer, QUANTIZED)  # noqa: S101 - insertion quantizes all layers
+            layers[name] = layer
+        quantizers = {name: layer.weight_quantizer for name, layer in layers.items()}
+        for name, layer in layers.items():
+            rounding[name] = SoftRounding(
+                layer.weight, quantizers[name], learn_step=stage.weight_step_lr > 0
+            )
+            layer.add_module("weight_quantizer", rounding[name])
+        for name in task.quantizers if stage.activation_lr else ():
+            quantizer = task.part.get_submodule(name)
+            assert isinstance(quantizer, ActivationQuantizer)  # noqa: S101 - the walk found it
+            steps[name] = LearnedStep(quantizer, stage.drop, generator)
+            task.part.set_submodule(name, steps[name])
+        return cls(student, task.part, layers, quantizers, rounding, steps)
+
+    def groups(self, stage: Stage) -> list[tuple[list[Tensor], float]]:
+        """Parameters with their rates: rounding, weight steps, activation steps."""
+        scales = [r.scale for r in self.rounding.values()] if stage.weight_step_lr else []
+        found: list[tuple[list[Tensor], float]] = [
+            ([r.logits for r in self.rounding.values()], stage.rounding_lr),
+            (scales, stage.weight_step_lr),
+            ([s.scale for s in self.steps.values()], stage.activation_lr),
+        ]
+        return [(parameters, rate) for parameters, rate in found if parameters]
+
+    def remove(self) -> None:
+        """Put ordinary modules back, with what was learned."""
+        for name, layer in self.layers.items():
+            layer.weight_quantizer = self.quantizers[name]
+            layer.weight_quantizer.scale = self.rounding[name].step().detach().clone()
+            layer.weight = nn.Parameter(self.rounding[name].hard(), requires_grad=False)
+        for name, step in self.steps.items():
+            quantizer = self.student.get_submodule(name)
+            assert isinstance(quantizer, ActivationQuantizer)  # noqa: S101 - names are shared
+            quantizer.scale = step.step().detach().clone()
+            self.part.set_submodule(name, quantizer)
+
+
+def _optimize(  # noqa: PLR0913 - all of `learn` and what it installed
+    task: Task,
+    groups: list[tuple[list[Tensor], float]],
+    rounding: list[SoftRounding],
+    batch: int,
+    penalty: Penalty,
+    generator: torch.Generator,
+    step: Step,
+) -> None:
+    stage = task.stage
+    optimizer = torch.optim.Adam([{"params": p, "lr": rate} for p, rate in groups])
+    # Rounding variables keep their rate; step sizes, which come after them, anneal to 0.
+    constant = bool(rounding)
+    schedule = torch.optim.lr_scheduler.LambdaLR(
+        optimizer,
+        [
+            _constant if constant and i == 0 else _Cosine(stage.iterations)
+            for i in range(len(groups))
+        ],
+    )
+    parameters = [parameter for group, _ in groups for parameter in group]
+    for done in range(stage.iterations):
+        index = torch.randperm(task.inputs.count, generator=generator, device=generator.device)
+        index = index[:batch].cpu()
+        values = task.inputs[index]
+        if stage.drop:
+            values = mix(values, task.exact[index], stage.drop, generator)
+        weights = None if task.importance is None else task.importance[index]
+        loss = output_error(task.part(values), task.targets[index], stage.power, weights)
+        beta = penalty.beta(done / stage.iterations)
+        if beta is not None:
+            for variables in rounding:
+                loss = loss + penalty.weight * variables.penalty(beta)
+        gradients = torch.autograd.grad(loss, parameters)
+        for parameter, gradient in zip(parameters, gradients, strict=True):
+            parameter.grad = gradient
+        optimizer.step()
+        schedule.step()
+        step(1)
+
+
+def _constant(_: int) -> float:
+    return 1.0
+
+
+@dataclass(frozen=True)
+class _Cosine:
+    """From 1 to 0 over `steps` along half a cosine."""
+
+    steps: int
+
+    def __call__(self, done: int) -> float:
+        return 0.5 * (1 + math.cos(math.pi * min(done / self.steps, 1)))
+
+
+def _error(task: Task) -> float:
+    index = torch.arange(min(_MEASURED, task.inputs.count))
+    weights = None if task.importance is None else task.importance[index]
+    with torch.no_grad():
+        outputs = task.part(task.inputs[index])
+        return float(output_error(outputs, task.targets[index], task.stage.power, weights))

@@ -1,0 +1,149 @@
+"""Forward through float network and student together, one block at a time.
+
+Only the values at the border of the block at hand are kept, so time is linear in depth and memory
+is that of one block.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, fx, nn
+
+from datafree.graph.blocks import Block, output_name, subgraph
+from datafree.quant.modules import ActivationQuantizer
+from datafree.reconstruction._learn import Stage, Task
+from datafree.reconstruction._rows import Rows, passed, stored
+
+
+@dataclass(frozen=True)
+class _Border:
+    """Values where a block begins: what the student computes there, and the float network."""
+
+    student: Rows
+    exact: Rows
+
+
+def walk(  # noqa: PLR0913 - one walk, seven independent things to know
+    folded: fx.GraphModule,
+    student: fx.GraphModule,
+    images: Tensor,
+    blocks: Sequence[tuple[Block, Sequence[Block]]],
+    stages: Sequence[Stage],
+    done: int,
+    limit: int,
+) -> Generator[Task]:
+    """What is to be learned, in order; the student moves on with what was learned meanwhile.
+
+    Args:
+        folded: the float graph.
+        student: made from it.
+        images: (N, C, H, W).
+        blocks: blocks in order, each with the units it is learned in.
+        stages: passes through the network.
+        done: tasks at the beginning to leave out.
+        limit: bytes a tensor of border values may take in memory.
+    """
+    place = 0
+    for stage in stages:
+        last = place + sum(len(units) for _, units in blocks)
+        if done >= last:
+            place = last
+            continue
+        with _activations(student, on=stage.activations):
+            seen: set[str] = set()
+            rows = stored(images, _device(student), limit)
+            border = _Border(rows, rows)
+            for block, units in blocks:
+                for unit in units:
+                    part = subgraph(student, unit.start, unit.end)
+                    layers = [name for name in unit.layers if name not in seen]
+                    quantizers = [name for name in _quantizers(part) if name not in seen]
+                    seen.update(layers, quantizers)
+                    if place >= done:
+                        inputs, exact = _inside(folded, student, block, unit, border, limit)
+                        targets = passed(subgraph(folded, unit.start, unit.end), exact, limit)
+                        weights = None
+                        if stage.fisher:
+                            rest = subgraph(folded, unit.end, output_name(folded))
+                            weights = importance(rest, part, inputs, targets, limit)
+                        yield Task(
+                            unit, stage, tuple(layers), tuple(quantizers), part, inputs, exact,
+                            targets, weights,
+                        )  # fmt: skip
+                    place += 1
+                border = _Border(
+                    passed(subgraph(student, block.start, block.end), border.student, limit),
+                    passed(subgraph(folded, block.start, block.end), border.exact, limit),
+                )
+
+
+def _inside(
+    folded: fx.GraphModule,
+    student: fx.GraphModule,
+    block: Block,
+    unit: Block,
+    border: _Border,
+    limit: int,
+) -> tuple[Rows, Rows]:
+    """Inputs of a unit of `block`: the student's and the float network's."""
+    if unit.start == block.start:
+        return border.student, border.exact
+    return (
+        passed(subgraph(student, block.start, unit.start), border.student, limit),
+        passed(subgraph(folded, block.start, unit.start), border.exact, limit),
+    )
+
+
+def importance(rest: nn.Module, part: nn.Module, inputs: Rows, targets: Rows, limit: int) -> Rows:
+    """BRECQ's diagonal Fisher weights: squared gradients of the KL divergence, with mean 1 (B.6).
+
+    Args:
+        rest: the float network from the end of the unit on.
+        part: the unit of the student, as it is.
+        inputs: of `part`.
+        targets: what the float network has at the end of the unit.
+        limit: bytes the weights may take in memory.
+    """
+    result: Rows | None = None
+    total = 0.0
+    for place, values in inputs.chunks():
+        with torch.no_grad():
+            outputs = part(values)
+            wanted = F.softmax(rest(targets[place]), dim=1)
+        outputs.requires_grad_()
+        divergence = F.kl_div(F.log_softmax(rest(outputs), 1), wanted, reduction="sum")
+        (gradient,) = torch.autograd.grad(divergence, [outputs])
+        squared = gradient.square()
+        total += float(squared.mean()) * len(squared) / inputs.count
+        result = result or Rows(inputs.count, squared, limit)
+        result.write(place, squared)
+    assert result is not None  # noqa: S101 - there is at least one image
+    for place, squared in result.chunks():
+        result.write(place, squared / max(total, 1e-30))
+    return result
+
+
+@contextmanager
+def _activations(student: nn.Module, *, on: bool) -> Generator[None]:
+    quantizers = [m for m in student.modules() if isinstance(m, ActivationQuantizer)]
+    before = [quantizer.enabled for quantizer in quantizers]
+    try:
+        for quantizer, enabled in zip(quantizers, before, strict=True):
+            quantizer.enabled = enabled and on
+        yield
+    finally:
+        for quantizer, enabled in zip(quantizers, before, strict=True):
+            quantizer.enabled = enabled
+
+
+def _quantizers(part: fx.GraphModule) -> list[str]:
+    return [n for n, module in part.named_modules() if isinstance(module, ActivationQuantizer)]
+
+
+def _device(module: nn.Module) -> torch.device:
+    return next(module.parameters()).device

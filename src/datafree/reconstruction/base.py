@@ -1,0 +1,174 @@
+"""What every reconstruction shares: its settings, seeds, progress, resuming."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from abc import abstractmethod
+from contextlib import closing
+from dataclasses import asdict
+from pathlib import Path
+from typing import Literal
+
+import torch
+from pydantic import Field
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor, fx, nn
+
+from datafree.config import Frozen
+from datafree.errors import ConfigError
+from datafree.files import atomic_path
+from datafree.graph.blocks import find_blocks, layer_blocks
+from datafree.progress import Progress, silent
+from datafree.reconstruction._learn import Outcome, Penalty, Stage, learn
+from datafree.reconstruction._walk import walk
+
+_GIGABYTE = 2**30
+_TENSORS_HELD = 4  # inputs of student and teacher, targets, importance
+
+
+class Reconstructor(Frozen):
+    """Base of all reconstructions: learns to round the weights of a calibrated student.
+
+    Attributes:
+        iterations: steps per block (per layer where `unit` is `layer`).
+        batch_size: images per step, drawn uniformly without repetition.
+        unit: `block` learns all layers between two cuts together; `layer` every layer by itself.
+        max_layers: blocks with more layers are learned layer by layer.
+        rounding_lr: Adam's rate for the rounding variables.
+        rounding_weight: weight of the penalty that drives them to 0 or 1.
+        warmup: share of the steps before the penalty sets in.
+        beta_start: exponent of the penalty when it sets in; falls linearly.
+        beta_end: exponent at the last step.
+        memory_gb: room for the values at the border of a block; what goes beyond is kept on disk.
+    """
+
+    iterations: int = Field(default=20_000, ge=1)
+    batch_size: int = Field(default=32, ge=1)
+    unit: Literal["block", "layer"] = "block"
+    max_layers: int = Field(default=12, ge=1)
+    rounding_lr: float = Field(default=1e-3, gt=0)
+    rounding_weight: float = Field(default=0.01, ge=0)
+    warmup: float = Field(default=0.2, ge=0, le=1)
+    beta_start: float = Field(default=20.0, gt=0)
+    beta_end: float = Field(default=2.0, gt=0)
+    memory_gb: float = Field(default=4.0, gt=0)
+
+    @property
+    def name(self) -> str:
+        """The method's name: the stem of its file."""
+        return type(self).__module__.rpartition(".")[2]
+
+    @abstractmethod
+    def stages(self) -> tuple[Stage, ...]:
+        """The passes through the network, in order."""
+
+    def reconstruct(
+        self,
+        folded: fx.GraphModule,
+        student: fx.GraphModule,
+        images: Tensor,
+        *,
+        seed: int = 0,
+        progress: Progress = silent,
+        checkpoint: Path | None = None,
+    ) -> list[Outcome]:
+        """Learn the rounding of every weight of `student`, which is changed in place.
+
+        Afterwards the weights themselves lie on their grids, so the student is an ordinary one.
+
+        Args:
+            folded: the float graph the student was made from.
+            student: calibrated, on the same device.
+            images: (N, C, H, W), normalised.
+            seed: the same seed gives the same student on the same machine.
+            progress: shown while it runs, in steps.
+            checkpoint: file that keeps the student after every block, so that an interrupted call
+                with the same arguments goes on there; removed at the end.
+
+        Raises:
+            ConfigError: no images.
+            ModelError: the network has no layer to reconstruct.
+        """
+        if not len(images):
+            raise ConfigError(f"{self.name} needs images to learn on, and there are none")
+        blocks = [
+            (block, [block] if self._whole(len(block.layers)) else layer_blocks(folded, block))
+            for block in find_blocks(folded)
+        ]
+        steps = [stage.iterations for stage in self.stages() for _, units in blocks for _ in units]
+        saved = _Saved(
+            checkpoint, {**self.describe(), "seed": seed, "start": _digest(student, images)}
+        )
+        outcomes = saved.load(student)
+        limit = int(self.memory_gb * _GIGABYTE / _TENSORS_HELD)
+        tasks = walk(folded, student, images, blocks, self.stages(), len(outcomes), limit)
+        with progress(f"{self.name} reconstruction", sum(steps)) as step, closing(tasks):
+            step(sum(steps[: len(outcomes)]))
+            for task in tasks:
+                generator = torch.Generator(task.device).manual_seed(seed + len(outcomes))
+                outcomes.append(
+                    learn(task, student, self.batch(len(images)), self._penalty(), generator, step)
+                )
+                saved.save(student, outcomes)
+        saved.clear()
+        return outcomes
+
+    def batch(self, images: int) -> int:
+        """Images per step when there are `images`."""
+        return min(self.batch_size, images)
+
+    def describe(self) -> dict[str, object]:
+        """Method name and all hyper-parameters, as JSON values."""
+        return {"method": self.name, **self.model_dump(mode="json")}
+
+    def _whole(self, layers: int) -> bool:
+        return self.unit == "block" and layers <= self.max_layers
+
+    def _penalty(self) -> Penalty:
+        return Penalty(self.rounding_weight, self.warmup, self.beta_start, self.beta_end)
+
+
+def _digest(student: nn.Module, images: Tensor) -> str:
+    digest = hashlib.sha256()
+    for tensor in (*student.state_dict().values(), images):
+        digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()
+
+
+class _Saved:
+    """The student after the last finished block, valid only for exactly the same request."""
+
+    def __init__(self, path: Path | None, request: dict[str, object]) -> None:
+        self.path = path
+        self.request = json.dumps(request, sort_keys=True)
+
+    def load(self, student: nn.Module) -> list[Outcome]:
+        """What was learned before; puts it into `student`."""
+        if self.path is None or not self.path.exists():
+            return []
+        try:
+            with safe_open(self.path, framework="pt") as file:
+                metadata = file.metadata()
+                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        except (OSError, SafetensorError):
+            return []
+        if metadata.get("request") != self.request:
+            return []
+        student.load_state_dict(tensors)
+        return [Outcome(**values) for values in json.loads(metadata["outcomes"])]
+
+    def save(self, student: nn.Module, outcomes: list[Outcome]) -> None:
+        """Keep `student` as it is now."""
+        if self.path is None:
+            return
+        tensors = {name: value.contiguous().cpu() for name, value in student.state_dict().items()}
+        described = json.dumps([asdict(outcome) for outcome in outcomes])
+        with atomic_path(self.path) as temporary:
+            save_file(tensors, temporary, {"request": self.request, "outcomes": described})
+
+    def clear(self) -> None:
+        """The reconstruction is complete."""
+        if self.path is not None:
+            self.path.unlink(missing_ok=True)

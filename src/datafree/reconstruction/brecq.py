@@ -1,0 +1,36 @@
+"""Block reconstruction (algorithms B.6; Li et al., ICLR 2021)."""
+
+from __future__ import annotations
+
+from pydantic import Field
+
+from datafree.reconstruction._learn import Stage
+from datafree.reconstruction.base import Reconstructor
+
+
+class BRECQ(Reconstructor):
+    """Learn the rounding of all weights of a block together, then its activation steps.
+
+    Attributes:
+        activation_iterations: steps per block of the second pass.
+        activation_lr: rate of the activation steps, falls to 0 along a cosine.
+        activation_power: exponent of the second pass's error.
+        fisher: weigh errors by the squared gradient of the KL divergence at the network's output
+            (the paper's objective; its released default leaves them equal).
+    """
+
+    activation_iterations: int = Field(default=5000, ge=1)
+    activation_lr: float = Field(default=4e-4, gt=0)
+    activation_power: float = Field(default=2.4, gt=0)
+    fisher: bool = False
+
+    def stages(self) -> tuple[Stage, ...]:
+        """Weights under float activations; then activation steps under fixed weights."""
+        weights = Stage(self.iterations, self.rounding_lr, activations=False, fisher=self.fisher)
+        steps = Stage(
+            self.activation_iterations,
+            rounding_lr=0.0,
+            activation_lr=self.activation_lr,
+            power=self.activation_power,
+        )
+        return weights, steps

@@ -1,0 +1,203 @@
+"""What every reconstruction must do, found by its file."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, fx
+
+from datafree.calibrators.base import calibrate
+from datafree.calibrators.mse import MSE
+from datafree.config import Scheme, build
+from datafree.errors import ConfigError
+from datafree.graph.blocks import find_blocks
+from datafree.graph.fold import fold_batch_norms
+from datafree.graph.insert import insert_quantizers
+from datafree.quant.learned import LearnedStep, SoftRounding
+from datafree.quant.modules import QUANTIZED, ActivationQuantizer, Quantizer
+from datafree.reconstruction.base import Reconstructor
+from datafree.registry import available, load
+from networks import SPEC, captured, fingerprint, images
+
+PACKAGE = "datafree.reconstruction"
+QUICK = {"iterations": 8, "activation_iterations": 4, "batch_size": 8}
+SCHEME = Scheme(weights=3, activations=4, weight_range="mse")
+
+
+def make(name: str, **changes: Any) -> Reconstructor:
+    cls = load(PACKAGE, name, Reconstructor)
+    chosen = {k: v for k, v in {**QUICK, **changes}.items() if k in cls.model_fields}
+    return build(cls, chosen, name)
+
+
+@pytest.fixture(params=available(PACKAGE))
+def name(request: pytest.FixtureRequest) -> str:
+    return request.param
+
+
+def prepared(
+    network: str, scheme: Scheme = SCHEME
+) -> tuple[fx.GraphModule, fx.GraphModule, Tensor]:
+    folded = fold_batch_norms(captured(network))
+    student = insert_quantizers(folded, scheme)
+    x = images(24, 5)
+    calibrate(student, [x], MSE())
+    return folded, student, x
+
+
+def values(student: fx.GraphModule) -> dict[str, bytes]:
+    return {n: v.contiguous().numpy().tobytes() for n, v in student.state_dict().items()}
+
+
+def error(folded: fx.GraphModule, student: fx.GraphModule, x: Tensor) -> float:
+    with torch.no_grad():
+        return float((folded(x) - student(x)).square().mean())
+
+
+def test_the_output_comes_closer_to_the_float_network(name: str) -> None:
+    folded, student, x = prepared("Tiny", Scheme(weights=2, activations=32))
+    before = error(folded, student, x)
+    learned = make(name, iterations=300, rounding_weight=1e-3, rounding_lr=1e-2)
+    outcomes = learned.reconstruct(folded, student, x)
+    assert error(folded, student, x) < 0.7 * before
+    assert outcomes[-1].after <= outcomes[-1].before
+
+
+@pytest.mark.parametrize("network", ["InPlaceResidual", "Tied", "Grouped"])
+@pytest.mark.parametrize("placement", ["every_input", "after_activation"])
+def test_afterwards_the_student_is_an_ordinary_one(name: str, network: str, placement: str) -> None:
+    scheme = SCHEME.model_copy(update={"placement": placement, "policy": "brecq"})
+    folded, student, x = prepared(network, scheme)
+    kinds = {n: type(m) for n, m in student.named_modules()}
+    grids = {n: m.grid for n, m in student.named_modules() if isinstance(m, Quantizer)}
+    float_before = fingerprint(folded)
+    make(name).reconstruct(folded, student, x)
+    assert {n: type(m) for n, m in student.named_modules()} == kinds
+    assert {n: m.grid for n, m in student.named_modules() if isinstance(m, Quantizer)} == grids
+    assert fingerprint(folded) == float_before
+    for layer in student.modules():
+        assert not isinstance(layer, SoftRounding | LearnedStep)
+        if isinstance(layer, QUANTIZED):
+            quantizer = layer.weight_quantizer
+            steps = layer.weight.detach() / quantizer.scale
+            assert (steps - steps.round()).abs().max() < 1e-3
+            torch.testing.assert_close(quantizer(layer.weight), layer.weight)
+
+
+def test_every_weight_is_rounded_up_or_down(name: str) -> None:
+    folded, student, x = prepared("Grouped")
+    start = {n: m for n, m in folded.named_modules() if n in dict(student.named_modules())}
+    make(name, weight_step_lr=0.0).reconstruct(folded, student, x)
+    for path, layer in student.named_modules():
+        if isinstance(layer, QUANTIZED):
+            weight = start[path].get_parameter("weight")
+            quantizer = layer.weight_quantizer
+            codes = quantizer.codes(layer.weight)
+            base = torch.floor(weight / quantizer.scale) + quantizer.zero_point
+            low = base.clamp(quantizer.grid.qmin, quantizer.grid.qmax)
+            high = (base + 1).clamp(quantizer.grid.qmin, quantizer.grid.qmax)
+            assert ((codes == low) | (codes == high)).all()
+
+
+def test_same_seed_same_student(name: str) -> None:
+    digests: list[dict[str, bytes]] = []
+    for seed in (0, 0, 1):
+        folded, student, x = prepared("Tiny")
+        torch.manual_seed(len(digests))
+        make(name, rounding_lr=0.05).reconstruct(folded, student, x, seed=seed)
+        digests.append(values(student))
+    assert digests[0] == digests[1]
+    assert digests[0] != digests[2]
+
+
+class Counter:
+    def __init__(self, stop_at: int | None = None) -> None:
+        self.done, self.total, self.stop_at = 0, 0, stop_at
+
+    def __call__(self, description: str, total: int) -> Counter:
+        assert "reconstruction" in description
+        self.total = total
+        return self
+
+    def __enter__(self) -> Any:
+        return self.step
+
+    def __exit__(self, *_: object) -> None:
+        return None
+
+    def step(self, done: int) -> None:
+        self.done += done
+        if self.stop_at is not None and self.done >= self.stop_at:
+            raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize("share", [0.1, 0.5, 0.9])
+def test_an_interrupted_call_goes_on_to_the_same_student(
+    name: str, share: float, tmp_path: Path
+) -> None:
+    folded, whole, x = prepared("InPlaceResidual")
+    counter = Counter()
+    expected = make(name).reconstruct(folded, whole, x, progress=counter)
+    assert counter.done == counter.total > 0
+    checkpoint = tmp_path / "student.safetensors"
+    _, student, _ = prepared("InPlaceResidual")
+    with pytest.raises(KeyboardInterrupt):
+        make(name).reconstruct(
+            folded, student, x, progress=Counter(int(share * counter.total)), checkpoint=checkpoint
+        )
+    kinds = [type(m) for m in whole.children()]
+    assert [type(m) for m in student.children()] == kinds
+    assert all(m.enabled for m in student.modules() if isinstance(m, ActivationQuantizer))
+    _, again, _ = prepared("InPlaceResidual")
+    progress = Counter()
+    found = make(name).reconstruct(folded, again, x, progress=progress, checkpoint=checkpoint)
+    assert found == expected
+    assert values(again) == values(whole)
+    assert progress.done == progress.total
+    assert not checkpoint.exists()
+
+
+def test_a_checkpoint_of_another_request_is_left_alone(name: str, tmp_path: Path) -> None:
+    checkpoint = tmp_path / "student.safetensors"
+    folded, student, x = prepared("InPlaceResidual")
+    with pytest.raises(KeyboardInterrupt):
+        make(name).reconstruct(folded, student, x, progress=Counter(20), checkpoint=checkpoint)
+    assert checkpoint.exists()
+    other = x + 0.1
+    _, fresh, _ = prepared("InPlaceResidual")
+    make(name).reconstruct(folded, fresh, other)
+    _, student, _ = prepared("InPlaceResidual")
+    make(name).reconstruct(folded, student, other, checkpoint=checkpoint)
+    assert values(student) == values(fresh)
+
+
+def test_values_on_disk_change_nothing(name: str) -> None:
+    results: list[dict[str, bytes]] = []
+    for memory in (4.0, 1e-9):
+        folded, student, x = prepared("Grouped")
+        make(name, memory_gb=memory).reconstruct(folded, student, x)
+        results.append(values(student))
+    assert results[0] == results[1]
+
+
+def test_large_blocks_are_learned_layer_by_layer(name: str) -> None:
+    folded, student, x = prepared("Dense")
+    layers = sum(len(block.layers) for block in find_blocks(folded))
+    method = make(name, max_layers=1)
+    assert len(method.reconstruct(folded, student, x)) == layers * len(method.stages())
+
+
+def test_no_images(name: str) -> None:
+    folded, student, x = prepared("Tiny")
+    with pytest.raises(ConfigError, match="needs images"):
+        make(name).reconstruct(folded, student, x[:0])
+
+
+def test_images_need_not_be_square_or_many(name: str) -> None:
+    assert SPEC.shape[1] == 8
+    folded, student, x = prepared("Tiny")
+    make(name).reconstruct(folded, student, x[:1])
+    assert torch.isfinite(student(x)).all()

@@ -1,0 +1,41 @@
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+
+from datafree.reconstruction._learn import Penalty, output_error
+
+
+def test_the_error_is_summed_over_channels_and_averaged_over_the_rest() -> None:
+    outputs, targets = torch.randn(4, 3, 5, 6), torch.randn(4, 3, 5, 6)
+    weights = torch.rand(4, 3, 5, 6)
+    total = weighted = 0.0
+    for n in range(4):
+        for c in range(3):
+            for y in range(5):
+                for x in range(6):
+                    d = abs(float(outputs[n, c, y, x] - targets[n, c, y, x]))
+                    total += d**2.4 / (4 * 5 * 6)
+                    weighted += float(weights[n, c, y, x]) * d**2 / (4 * 5 * 6)
+    assert output_error(outputs, targets, 2.4).item() == pytest.approx(total, rel=1e-4)
+    assert output_error(outputs, targets, 2.0, weights).item() == pytest.approx(weighted, rel=1e-4)
+
+
+def test_the_error_of_a_linear_layer_is_averaged_over_samples_only() -> None:
+    outputs, targets = torch.ones(8, 10), torch.zeros(8, 10)
+    assert output_error(outputs, targets).item() == pytest.approx(10)
+
+
+def test_the_exponent_of_the_penalty() -> None:
+    penalty = Penalty(weight=0.01, warmup=0.2, start=20, end=2)
+    assert penalty.beta(0.0) is None
+    assert penalty.beta(0.19) is None
+    assert penalty.beta(0.2) == pytest.approx(20)
+    assert penalty.beta(0.6) == pytest.approx(11)
+    assert penalty.beta(1.0) == pytest.approx(2)
+    assert Penalty(0.0, 0.2, 20, 2).beta(0.5) is None
+    last = Penalty(1.0, 1.0, 20, 2).beta(1.0)
+    assert last is not None
+    assert math.isfinite(last)
