@@ -121,8 +121,8 @@ def test_ranges_are_set_and_nothing_else(calibrator: Calibrator, student: nn.Mod
 
 
 def test_unknown_options_are_refused(calibrator: Calibrator) -> None:
-    with pytest.raises(ConfigError, match="bins is not known"):
-        build(type(calibrator), {"bins": 3}, calibrator.name)
+    with pytest.raises(ConfigError, match="banana is not known"):
+        build(type(calibrator), {"banana": 3}, calibrator.name)
 
 
 @pytest.mark.parametrize("observe", ["quantized", "float"])
