@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 import torch
 from pydantic import Field
 from torch import Tensor
@@ -10,18 +12,25 @@ from datafree.calibrators._histogram import Histogram, extend
 from datafree.calibrators.base import Calibrator
 from datafree.quant.grid import Grid, fake_quantize
 
+_CHUNK = 128
+
 
 class MSE(Calibrator):
     """Shrink the extrema step by step and keep the range with the least quantization error.
 
-    Tensors that are never negative keep 0 and shrink their upper end, as in DSG's code; others
-    shrink both ends by the same ratio.
-
     Attributes:
-        candidates: number of ranges tried: ratios 1, 0.99, 0.98 … of the extrema.
-        power: exponent of the error; 2 is the mean squared error.
+        search: what shrinks. `both_ends` by the same ratio (BRECQ, Genie; tensors that are never
+            negative keep 0); `upper` keeps the lower end and takes 0.01 of the length off the upper
+            end at each step (DSG); `zero_point` shrinks the length and tries every zero point with
+            it (QDrop), except for tensors of one sign and symmetric grids, where it is `both_ends`.
+            At 8 bits that takes up to 2 seconds per tensor and batch, at 4 bits 0.1.
+        candidates: number of ranges tried: ratios 1, 0.99, 0.98 … of the extrema or the length.
+            DSG and BRECQ try 80, Genie and QDrop 100.
+        power: exponent of the error; 2 is the mean squared error (DSG), BRECQ, Genie and QDrop
+            use 2.4.
     """
 
+    search: Literal["both_ends", "upper", "zero_point"] = "both_ends"
     candidates: int = Field(default=80, ge=1, le=100)
     power: float = Field(default=2.0, gt=0)
 
@@ -31,12 +40,35 @@ class MSE(Calibrator):
 
     def range(self, state: Histogram, grid: Grid) -> tuple[Tensor, Tensor]:
         """The best candidate; the widest among equals."""
+        lows, highs = self._candidates(min(state.smallest, 0.0), max(state.largest, 0.0), grid)
+        errors = torch.cat(
+            [
+                self._errors(state, low, high, grid)
+                for low, high in zip(lows.split(_CHUNK), highs.split(_CHUNK), strict=True)
+            ]
+        )
+        best = int(errors.argmin())
+        return lows[best], highs[best]
+
+    def _candidates(self, low: float, high: float, grid: Grid) -> tuple[Tensor, Tensor]:
+        """Lower and upper ends of the ranges to try, widest first."""
         ratios = 1 - 0.01 * torch.arange(self.candidates, dtype=torch.float32)
-        low = ratios * min(state.smallest, 0.0)
-        high = ratios * max(state.largest, 0.0)
-        scale, zero_point = grid.parameters(low, high)
+        if self.search == "upper":
+            highs = (high - (1 - ratios) * (high - low)).clamp(min=0)
+            return torch.full_like(highs, low), highs
+        if self.search == "both_ends" or grid.symmetric or low == 0 or high == 0:
+            return ratios * low, ratios * high
+        steps = (ratios * ((high - low) / grid.qmax))[:, None]
+        zero_points = torch.arange(grid.qmax + 1)
+        lows, highs = -zero_points * steps, (grid.qmax - zero_points) * steps
+        # A range that reaches more than a step beyond the values wastes the codes there: moved by
+        # that step it rounds to the same numbers and clips less.
+        useful = (lows >= low - steps) & (highs <= high + steps)
+        return lows[useful], highs[useful]
+
+    def _errors(self, state: Histogram, lows: Tensor, highs: Tensor, grid: Grid) -> Tensor:
+        """(ranges,) sums of the errors of all values."""
+        scale, zero_point = grid.parameters(lows, highs)
         values = state.means.float()
         rounded = fake_quantize(values, scale[:, None], zero_point[:, None], grid)
-        errors = ((rounded - values).abs().pow(self.power) * state.weights).sum(1)
-        best = int(errors.argmin())
-        return low[best], high[best]
+        return ((rounded - values).abs().pow(self.power) * state.weights).sum(1)
