@@ -9,6 +9,8 @@ import torch
 from torch import Tensor
 
 from datafree.losses import (
+    batch_distance,
+    batch_statistics,
     enhancement_weights,
     image_norm,
     input_distance,
@@ -64,6 +66,68 @@ def test_constant_features_have_finite_gradients() -> None:
     (gradient,) = torch.autograd.grad(std.sum(), features)
     assert torch.isfinite(gradient).all()
     assert std.flatten().tolist() == pytest.approx([1e-3, 1e-3])
+
+
+@pytest.mark.parametrize("shape", [(2, 3, 4, 5), (1, 2, 1, 2), (3, 2, 7), (5, 3), (2, 2, 1, 1)])
+@pytest.mark.parametrize("last", [False, True])
+def test_batch_statistics_are_those_of_numpy(shape: tuple[int, ...], last: bool) -> None:
+    features = normal(*shape) * 3 + 1
+    if last and len(shape) == 4:
+        features = features.to(memory_format=torch.channels_last)
+    mean, std = batch_statistics(features)
+    columns = features.double().numpy().swapaxes(0, 1).reshape(shape[1], -1)
+    assert std is not None
+    assert mean.shape == std.shape == shape[1:2]
+    np.testing.assert_allclose(mean, columns.mean(1), rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(std, np.sqrt(columns.var(1, ddof=1) + 1e-6), rtol=1e-5)
+
+
+def test_batch_statistics_of_many_values_far_from_zero() -> None:
+    """Rounding errors of float32 do not add up over a quarter of a million values."""
+    features = (normal(64, 2, 64, 64) + 100).to(memory_format=torch.channels_last)
+    mean, std = batch_statistics(features)
+    columns = features.double().numpy().swapaxes(0, 1).reshape(2, -1)
+    assert std is not None
+    np.testing.assert_allclose(mean, columns.mean(1), rtol=1e-6)
+    np.testing.assert_allclose(std, columns.std(1, ddof=1), rtol=1e-4)
+
+
+def test_samples_that_differ_count_in_batch_statistics_only() -> None:
+    features = torch.tensor([1.0, 3.0]).view(2, 1, 1, 1).expand(2, 1, 4, 4)
+    _, within = sample_statistics(features)
+    mean, std = batch_statistics(features)
+    assert within is not None
+    assert std is not None
+    assert within.flatten().tolist() == pytest.approx([1e-3, 1e-3])
+    assert mean.tolist() == [2]
+    assert std.tolist() == pytest.approx([math.sqrt(32 / 31 + 1e-6)])
+
+
+@pytest.mark.parametrize("shape", [(1, 3), (1, 3, 1, 1), (1, 3, 1)])
+def test_a_batch_of_a_single_value_has_no_deviation(shape: tuple[int, ...]) -> None:
+    features = normal(*shape)
+    mean, std = batch_statistics(features)
+    assert std is None
+    assert torch.equal(mean, features.flatten())
+    target = normal(3, seed=1)
+    expected = ((features.flatten() - target) ** 2).mean()
+    actual = batch_distance(features, target, torch.ones(3))
+    assert actual.item() == pytest.approx(expected.item(), rel=1e-6)
+
+
+@pytest.mark.parametrize("shape", [(2, 3, 4, 2), (4, 3)])
+def test_gradients_of_batch_statistics_are_those_of_finite_differences(
+    shape: tuple[int, ...],
+) -> None:
+    features = normal(*shape).double().requires_grad_()
+    assert torch.autograd.gradcheck(batch_statistics, (features,))  # pyright: ignore
+
+
+def test_batch_distance_by_hand() -> None:
+    features = torch.tensor([[3.0, 0.0], [1.0, 0.0]])  # means 2 and 0, variances 2 and 0
+    mean, std = torch.tensor([0.5, 1.0]), torch.tensor([1.0, 0.5])
+    expected = (1.5**2 + 1) / 2 + ((math.sqrt(2 + 1e-6) - 1) ** 2 + (1e-3 - 0.5) ** 2) / 2
+    assert batch_distance(features, mean, std).item() == pytest.approx(expected, rel=1e-6)
 
 
 def test_slack_distance_by_hand() -> None:

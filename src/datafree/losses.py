@@ -70,6 +70,46 @@ def sample_statistics(features: Tensor) -> tuple[Tensor, Tensor | None]:
     return mean.view(shape), torch.sqrt(variance.view(shape) + STATISTICS_EPS)
 
 
+def batch_statistics(features: Tensor) -> tuple[Tensor, Tensor | None]:
+    """Mean and standard deviation of every channel over batch and positions together.
+
+    ``std = sqrt(var + 1e-6)`` with the unbiased variance. Not the average of `sample_statistics`:
+    what differs between samples counts here.
+
+    Args:
+        features: (B, C, …) input of a batch-norm layer.
+
+    Returns:
+        Mean (C,) and std (C,); std is None where a channel has one value in all.
+    """
+    channels = features.shape[1]
+    if features.numel() == channels:
+        return features.reshape(channels), None
+    mean, variance = _moments(features, (0, *range(2, features.ndim)))
+    return mean.view(channels), torch.sqrt(variance.view(channels) + STATISTICS_EPS)
+
+
+def batch_distance(features: Tensor, mean: Tensor, std: Tensor) -> Tensor:
+    """Distance of a batch's statistics from one layer's, averaged over channels (Genie, A.6.1).
+
+    ``1/C (|mean(features) - mean|^2 + |std(features) - std|^2)``; a batch without deviation (see
+    `batch_statistics`) is compared by its mean alone.
+
+    Args:
+        features: (B, C, …) input of the layer.
+        mean: (C,) running mean.
+        std: (C,) running standard deviation.
+
+    Returns:
+        Scalar.
+    """
+    batch_mean, batch_std = batch_statistics(features)
+    distance = slack_distance(batch_mean, mean)
+    if batch_std is not None:
+        distance = distance + slack_distance(batch_std, std)
+    return distance / len(mean)
+
+
 def slack_distance(statistic: Tensor, target: Tensor, margin: Tensor | float = 0.0) -> Tensor:
     """Squared distance to a band around `target`, summed over channels (DSG Eq. 5).
 
