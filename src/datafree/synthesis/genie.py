@@ -1,0 +1,163 @@
+"""GENIE-D: images from a generator trained with its latent vectors (Jeon et al., CVPR 2023)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar
+
+import torch
+import torch.nn.functional as F
+from pydantic import Field
+from torch import Tensor, fx, nn
+
+from datafree.config import InputSpec
+from datafree.graph.swing import swing_convolutions
+from datafree.graph.taps import BatchNorm, batch_norms, tap_batch_norms
+from datafree.losses import batch_distance, input_distance
+from datafree.synthesis._generator import ImageGenerator
+from datafree.synthesis._images import balanced_targets, fast_copy, stored_statistics
+from datafree.synthesis.base import Batch, Synthesizer
+
+
+class Genie(Synthesizer):
+    """Match the statistics of a batch of generated images to those the batch norms stored (A.6.1).
+
+    ``min_(G, Z) 1/B sum_n |mean(x_n)|^2 + |std(x_n) - 1|^2 + sum_l 1/C_l (|mean_l - mu_l|^2 +
+    |std_l - sigma_l|^2)`` over images ``x = G(Z)``, where ``mean_l`` and ``std_l`` are taken over
+    the whole batch. Every batch has a generator and latent vectors of its own; strided
+    convolutions swing (`datafree.graph.swing`). The set is shared out evenly: 130 images at a batch
+    size of 128 make two batches of 65. A single image is made together with a second one that is
+    thrown away, since batch statistics of one image say little.
+
+    The defaults of the two learning rates produced the published results; the paper's text has them
+    the other way round (``embedding_lr=0.01, generator_lr=0.1``). The statistics tie the whole
+    batch together, so all its feature maps are in memory at once: at 224 x 224 pixels, lower
+    `batch_size` before anything else.
+
+    Attributes:
+        iterations: steps of Adam per batch.
+        batch_size: images made together, at most.
+        latent_dim: length of a latent vector.
+        embedding_lr: initial learning rate of the latent vectors.
+        generator_lr: initial learning rate of the generator.
+        generator_gamma: factor on the generator's rate …
+        generator_decay_every: … after every so many iterations.
+        patience: iterations without a lower loss after which `embedding_lr` falls to a tenth.
+        min_lr: below which it does not fall.
+        swing: shift the inputs of strided convolutions at random.
+        label_weight: weight of the cross-entropy to balanced random classes; 0 leaves it out.
+    """
+
+    needs_batch_norm: ClassVar[bool] = True
+
+    iterations: int = Field(default=4000, ge=1)
+    batch_size: int = Field(default=128, ge=1)
+    latent_dim: int = Field(default=256, ge=1)
+    embedding_lr: float = Field(default=0.1, gt=0)
+    generator_lr: float = Field(default=0.01, gt=0)
+    generator_gamma: float = Field(default=0.95, gt=0, le=1)
+    generator_decay_every: int = Field(default=100, ge=1)
+    patience: int = Field(default=100, ge=0)
+    min_lr: float = Field(default=1e-4, ge=0)
+    swing: bool = True
+    label_weight: float = Field(default=0.0, ge=0)
+
+    @property
+    def batch_iterations(self) -> int:
+        """Steps of Adam."""
+        return self.iterations
+
+    def batch_images(self, teacher: nn.Module, count: int) -> int:
+        """Size of the fewest batches of at most `batch_size` images that are about equal."""
+        del teacher
+        batches = -(-count // self.batch_size)
+        return -(-count // batches)
+
+    def prepare(self, teacher: nn.Module, spec: InputSpec, generator: torch.Generator) -> Any:
+        """A copy of the teacher in the memory layout in which convolutions are fastest."""
+        del spec, generator
+        return fast_copy(teacher).requires_grad_(False)
+
+    def make_batch(
+        self, teacher: nn.Module, spec: InputSpec, batch: Batch, state: Any
+    ) -> tuple[Tensor, Tensor | None]:
+        """Train a new generator and new latent vectors; see the base class."""
+        network: fx.GraphModule = state
+        made = replace(batch, size=max(batch.size, 2))
+        device = next(network.parameters()).device
+        latents = torch.randn(made.size, self.latent_dim, generator=batch.generator)
+        generator = ImageGenerator(spec.shape, self.latent_dim, batch.generator)
+        targets = balanced_targets(made, spec.classes) if self.label_weight else None
+        if self.swing:
+            network = swing_convolutions(network, batch.generator)
+        labels = None if targets is None else targets.to(device)
+        objective = _Objective(network, labels, self.label_weight)
+        images = self._train(generator.to(device), latents.to(device), objective, batch)
+        kept = images[: batch.size].contiguous()
+        return kept, None if targets is None else targets[: batch.size]
+
+    def _train(
+        self, generator: ImageGenerator, latents: Tensor, objective: _Objective, batch: Batch
+    ) -> Tensor:
+        """The images of the last forward pass, before its update."""
+        latents = latents.requires_grad_()
+        steps = self._steps(generator, latents)
+        images = latents
+        with tap_batch_norms(objective.network) as taps:
+            for _ in range(self.iterations):
+                images = generator(latents)
+                loss = objective.loss(images, taps)
+                steps.take(loss)
+                batch.step(1)
+        return images.detach()
+
+    def _steps(self, generator: ImageGenerator, latents: Tensor) -> _Steps:
+        embedding = torch.optim.Adam([latents], lr=self.embedding_lr)
+        weights = torch.optim.Adam(generator.parameters(), lr=self.generator_lr)
+        plateau = torch.optim.lr_scheduler.ReduceLROnPlateau(
+            embedding, factor=0.1, patience=self.patience, min_lr=self.min_lr
+        )
+        decay = torch.optim.lr_scheduler.StepLR(
+            weights, self.generator_decay_every, gamma=self.generator_gamma
+        )
+        return _Steps(embedding, weights, plateau, decay)
+
+
+@dataclass(frozen=True)
+class _Steps:
+    """The two optimizers and their schedules."""
+
+    embedding: torch.optim.Optimizer
+    weights: torch.optim.Optimizer
+    plateau: torch.optim.lr_scheduler.ReduceLROnPlateau
+    decay: torch.optim.lr_scheduler.LRScheduler
+
+    def take(self, loss: Tensor) -> None:
+        """One step down the gradient of `loss`."""
+        for optimizer in (self.embedding, self.weights):
+            optimizer.zero_grad()
+        loss.backward()  # pyright: ignore[reportUnknownMemberType]
+        for optimizer in (self.embedding, self.weights):
+            optimizer.step()
+        self.plateau.step(loss.item())
+        self.decay.step()
+
+
+class _Objective:
+    """What the images are judged by: their own statistics, the network's, and their classes."""
+
+    def __init__(self, network: nn.Module, labels: Tensor | None, label_weight: float) -> None:
+        self.network = network
+        self.labels = labels
+        self.label_weight = label_weight
+        self.stored = {layer: stored_statistics(layer) for layer in batch_norms(network).values()}
+
+    def loss(self, images: Tensor, taps: list[tuple[BatchNorm, Tensor]]) -> Tensor:
+        """Scalar loss of `images` (B, C, H, W); `taps` fills up while they pass the network."""
+        logits = self.network(images)
+        total = input_distance(images).mean()
+        for layer, features in taps:
+            total = total + batch_distance(features, *self.stored[layer])
+        if self.labels is not None:
+            total = total + self.label_weight * F.cross_entropy(logits, self.labels)
+        return total
