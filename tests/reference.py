@@ -1,4 +1,4 @@
-"""ZeroQ's loss written straight from algorithms A.1, with hooks of its own."""
+"""Losses of ZeroQ and Genie written straight from algorithms A.1 and A.6.1, with own hooks."""
 
 from __future__ import annotations
 
@@ -48,3 +48,17 @@ def input_loss(x: Tensor) -> Tensor:
 def zeroq_loss(model: nn.Module, x: Tensor) -> Tensor:
     """The objective of A.1."""
     return layer_losses(model, x).sum(0).mean() + input_loss(x)
+
+
+def genie_loss(model: nn.Module, x: Tensor) -> Tensor:
+    """The objective of A.6.1 without swing, for networks whose batch norms are `BatchNorm2d`."""
+    total = input_loss(x)
+    for norm, feature in batch_norm_inputs(model, x):
+        target_std = (norm.running_var + 1e-6).sqrt()  # pyright: ignore
+        channels = feature.shape[1]
+        for c in range(channels):
+            values = feature[:, c].flatten()
+            std = (values.var() + 1e-6).sqrt()
+            mean_gap = values.mean() - norm.running_mean[c]  # pyright: ignore
+            total = total + (mean_gap**2 + (std - target_std[c]) ** 2) / channels
+    return total
