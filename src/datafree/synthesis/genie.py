@@ -1,4 +1,4 @@
-"""GENIE-D: images from a generator trained with its latent vectors (Jeon et al., CVPR 2023)."""
+"""GENIE-D: a generator trained with its latent vectors (algorithms A.6.1; Jeon, CVPR 2023)."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from datafree.synthesis.base import Batch, Synthesizer
 
 
 class Genie(Synthesizer):
-    """Match the statistics of a batch of generated images to those the batch norms stored (A.6.1).
+    """Match the statistics of a batch of generated images to those the batch norms stored.
 
     ``min_(G, Z) 1/B sum_n |mean(x_n)|^2 + |std(x_n) - 1|^2 + sum_l 1/C_l (|mean_l - mu_l|^2 +
     |std_l - sigma_l|^2)`` over images ``x = G(Z)``, where ``mean_l`` and ``std_l`` are taken over
@@ -83,6 +83,7 @@ class Genie(Synthesizer):
     ) -> tuple[Tensor, Tensor | None]:
         """Train a new generator and new latent vectors; see the base class."""
         network: fx.GraphModule = state
+        # The generator's own batch norms need two values per channel, whatever the image size.
         made = replace(batch, size=max(batch.size, 2))
         device = next(network.parameters()).device
         latents = torch.randn(made.size, self.latent_dim, generator=batch.generator)
