@@ -261,3 +261,38 @@ def test_a_folded_network_is_not_touched_by_its_student() -> None:
     graph.get_parameter("conv1.weight").data.zero_()
     assert folded.get_parameter("conv1.weight").abs().sum() > 0
     assert not any(isinstance(m, Quantizer) for m in folded.modules())
+
+
+def test_policy_brecq_in_every_input() -> None:
+    """Ends have 8-bit weights, second and last layer 8-bit inputs, the image stays float."""
+    graph = student("Tied", weights=3, activations=2, policy="brecq")
+    bits = weight_bits(graph)
+    assert bits[0] == bits[-1] == 8
+    assert set(bits[1:-1]) == {3}
+    found = {name: quantizer.grid.bits for name, quantizer in quantizers(graph).items()}
+    layers = [n for n in graph.graph.nodes if str(n.target) in quantizable_layers(graph)]
+    second, last = (
+        layer.all_input_nodes[0].all_input_nodes[0] for layer in (layers[1], layers[-1])
+    )
+    assert found.pop(second.name) == found.pop(last.name) == 8
+    assert set(found.values()) <= {2}
+    assert "x" not in found
+
+
+def test_policy_brecq_after_activations() -> None:
+    """The last layer's input is the activation before the pooling."""
+    graph = student("Tiny", weights=3, activations=2, policy="brecq", placement="after_activation")
+    assert {n: q.grid.bits for n, q in quantizers(graph).items()} == {"relu1": 8, "relu2": 8}
+
+
+def test_weight_ranges_of_least_error() -> None:
+    graph, plain = student("Tiny", weights=2, weight_range="mse"), student("Tiny", weights=2)
+    for name in quantizable_layers(plain):
+        layer, other = (g.get_submodule(name) for g in (graph, plain))
+        assert isinstance(layer, QUANTIZED)
+        assert isinstance(other, QUANTIZED)
+        errors = [
+            (part.weight_quantizer(part.weight) - part.weight).abs().pow(2.4).sum()
+            for part in (layer, other)
+        ]
+        assert errors[0] < errors[1]
