@@ -187,3 +187,20 @@ def test_export_refuses_unknown_suffixes(tmp_path: Path) -> None:
     result = datafree.quantize(build("Tiny"), **QUICK)
     with pytest.raises(ConfigError, match="onnx"):
         export_student(result.student, tmp_path / "student.tflite", spec=result.spec)
+
+
+def test_reconstruction_takes_weight_ranges_of_least_error() -> None:
+    options: dict[str, Any] = {"method": "noise", "images": 4, "holdout": 0, "weights": 3}
+    result = datafree.quantize(
+        "digits_resnet8",
+        reconstruction="adaround",
+        reconstruction_options={"iterations": 2},
+        **options,
+    )
+    assert result.config.scheme.weight_range == "mse"
+    assert len(result.metrics["reconstruction"]) == 10
+    plain = datafree.quantize("digits_resnet8", **options)
+    assert plain.config.scheme.weight_range == "minmax"
+    assert "reconstruction" not in plain.metrics
+    with pytest.raises(datafree.ConfigError, match="without a reconstruction"):
+        datafree.quantize("digits_resnet8", reconstruction_options={"iterations": 2}, **options)

@@ -101,6 +101,15 @@ MISTAKES: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "activations out of range": (("digits_resnet8", "--bits", "W4A1"), ("activations", "2 to 8")),
     "malformed bits": (("digits_resnet8", "--bits", "eight"), ("eight", "W8A8")),
     "superscript bits": (("digits_resnet8", "--bits", "W²A8"), ("W8A8",)),
+    "unknown reconstruction": (
+        ("digits_resnet8", "--reconstruction", "adaroun"),
+        ("adaroun", "adaround"),
+    ),
+    "reconstruction option without one": (
+        ("digits_resnet8", "--reconstruction-option", "iterations=3"),
+        ("reconstruction.name",),
+    ),
+    "weight range": (("digits_resnet8", "--weight-range", "max"), ("weight_range", "minmax")),
     "malformed option": (("digits_resnet8", "-o", "iterations"), ("iterations", "name=value")),
     "unknown option": (
         ("digits_resnet8", "--method", "zeroq", "-o", "steps=3"),
@@ -318,3 +327,27 @@ def test_quantize_evaluate_and_export_from_outside(tmp_path: Path) -> None:
     shown = call("evaluate", "run", "--onnx")
     assert "student.onnx" in shown
     assert "identical predictions" in call("export", "run", "--output", "copy.onnx")
+
+
+@pytest.mark.usefixtures("no_export")
+def test_reconstruction_from_the_command_line(datafree_command: Command) -> None:
+    learned = ("--reconstruction", "qdrop", "--reconstruction-option", "iterations=2")
+    done = datafree_command(
+        "quantize", "digits_resnet8", "--bits", "W3A3", *QUICK, *learned, "--output", "low"
+    )
+    assert done.code == 0, done.err
+    assert "qdrop (iterations=2)" in done.out
+    config = load_config(Path("low/config.yaml"))
+    assert config.scheme.weight_range == "mse"
+    assert config.reconstruction is not None
+    again = datafree_command("quantize", "--config", "low/config.yaml", "--output", "again")
+    assert again.code == 0, again.err
+    first, second = (json.loads((Path(p) / "metrics.json").read_text()) for p in ("low", "again"))
+    learned_first, learned_second = (
+        found["results"]["reconstruction"] for found in (first, second)
+    )
+    assert learned_first == learned_second
+    assert Path("low/student.safetensors").read_bytes() == (
+        Path("again/student.safetensors").read_bytes()
+    )
+    assert not Path("low/unfinished").exists()
