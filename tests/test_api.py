@@ -202,5 +202,5 @@ def test_reconstruction_takes_weight_ranges_of_least_error() -> None:
     plain = datafree.quantize("digits_resnet8", **options)
     assert plain.config.scheme.weight_range == "minmax"
     assert "reconstruction" not in plain.metrics
-    with pytest.raises(datafree.ConfigError, match="without a reconstruction"):
+    with pytest.raises(ConfigError, match="without a reconstruction"):
         datafree.quantize("digits_resnet8", reconstruction_options={"iterations": 2}, **options)

@@ -1,0 +1,172 @@
+"""Top-1 of images x reconstructions x bits: does learned rounding work without data?
+
+    python benchmarks/reconstruction_table.py --bits W3A3 W2A4 --iterations 1000 --images 256
+
+Policy `brecq`, activations quantized at every layer input, weight ranges and activation ranges of
+least error to the power 2.4. Every cell goes to a JSON-lines record as soon as it is measured; a
+second call goes on where the first stopped. The table is written beside the record.
+"""
+
+from __future__ import annotations
+
+import argparse
+import resource
+import time
+from typing import Any
+
+import torch
+from common import RESULTS, Record, environment, load, real_images, test_data
+from torch import fx
+
+from datafree.calibrators.base import calibrate
+from datafree.calibrators.mse import MSE
+from datafree.config import Scheme, build
+from datafree.data import open_labelled
+from datafree.evaluate import top1
+from datafree.files import write_text
+from datafree.graph.fold import fold_batch_norms
+from datafree.graph.insert import insert_quantizers
+from datafree.images import SyntheticSet
+from datafree.models import Teacher
+from datafree.reconstruction.base import Reconstructor
+from datafree.registry import load as load_method
+from datafree.synthesis.base import Synthesizer
+
+METHODS = ("nearest", "adaround", "qdrop", "genie_m")
+KEYS = ("source", "method", "bits", "seed", "images", "synthesis", "iterations")
+
+
+def image_set(
+    source: str, teacher: Teacher, graph: fx.GraphModule, args: argparse.Namespace, seed: int
+) -> SyntheticSet:
+    """The images of one row, from a file if they were made before."""
+    stem = f"{args.network}_{source}_{args.images}x{args.synthesis_iterations}_{seed}"
+    path = RESULTS / "images" / f"{stem}.safetensors"
+    if path.exists():
+        return SyntheticSet.load(path)
+    if source == "real":
+        images = real_images(teacher.spec, args.images, seed)
+    else:
+        cls = load_method("datafree.synthesis", source, Synthesizer)
+        options: dict[str, Any] = {"iterations": args.synthesis_iterations, "batch_size": 128}
+        method = cls(**{k: v for k, v in options.items() if k in cls.model_fields})
+        started = time.perf_counter()
+        images = method.generate(graph, teacher.spec, args.images, seed=seed)
+        print(f"{source} seed {seed}: {time.perf_counter() - started:.1f} s", flush=True)
+    images.save(path)
+    return images
+
+
+def scheme_of(bits: str) -> Scheme:
+    """The scheme called ``W3A4``."""
+    weights, _, activations = bits.removeprefix("W").partition("A")
+    return Scheme(
+        weights=int(weights), activations=int(activations), policy="brecq", weight_range="mse"
+    )
+
+
+def reconstructed(
+    name: str, folded: fx.GraphModule, student: fx.GraphModule, images: SyntheticSet, args: Any
+) -> dict[str, float]:
+    """Let `student` learn; seconds per 1,000 steps and the process's peak memory so far."""
+    if name == "nearest":
+        return {}
+    cls = load_method("datafree.reconstruction", name, Reconstructor)
+    method = build(cls, {"iterations": args.iterations}, name)
+    started = time.perf_counter()
+    outcomes = method.reconstruct(folded, student, images.images, seed=args.seed)
+    seconds = time.perf_counter() - started
+    return {
+        "seconds": seconds,
+        "seconds_per_1000": 1000 * seconds / (args.iterations * len(outcomes)),
+        "peak_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3,
+    }
+
+
+def measure(args: argparse.Namespace, record: Record) -> None:
+    """Fill every missing cell of the record."""
+    teacher, graph = load(args.network)
+    folded = fold_batch_norms(graph).to(memory_format=torch.channels_last)  # pyright: ignore
+    data = open_labelled(test_data(teacher.spec), teacher.spec, args.limit)
+    batches = [
+        (x.contiguous(memory_format=torch.channels_last), y)
+        for x, y in data.batches(args.eval_batch)
+    ]
+    for source in args.sources:
+        images = image_set(source, teacher, graph, args, args.seed)
+        for bits in args.bits:
+            for name in args.methods:
+                cell = {
+                    "source": source, "method": name, "bits": bits, "seed": args.seed,
+                    "images": args.images, "synthesis": args.synthesis_iterations,
+                    "iterations": args.iterations if name != "nearest" else 0,
+                }  # fmt: skip
+                if record.has(**cell):
+                    continue
+                student = insert_quantizers(folded, scheme_of(bits))
+                calibrate(student, images.images.split(64), MSE(power=2.4))
+                extra = reconstructed(name, folded, student, images, args)
+                found = top1({"student": student}, batches)
+                record.add(
+                    **cell, **extra, top1=found.top1["student"], test_images=found.images,
+                    environment=environment(),
+                )  # fmt: skip
+                print(f"{bits} {source} {name}: {found.top1['student']:.2f} {extra}", flush=True)
+
+
+def table(args: argparse.Namespace, record: Record) -> str:
+    """The record as Markdown: one block per bit width."""
+    env = record.cells[-1]["environment"]
+    lines = [
+        f"# {args.network}: images x reconstructions",
+        "",
+        f"Top-1 on {record.cells[-1]['test_images']} images, seed {args.seed}. {args.images} images"
+        f" a set, {args.synthesis_iterations} synthesis steps (zeroq, dsg, genie),"
+        f" {args.iterations} steps per unit (layer for adaround, block for qdrop and genie_m),"
+        " policy `brecq`, every layer input, weight and activation ranges of least error (power"
+        " 2.4).",
+        "",
+        f"{env['cpu']}, {env['cores']} cores, {env['threads']} thread(s), torch {env['torch']},"
+        f" {env['date']}. Command: `python benchmarks/reconstruction_table.py --bits"
+        f" {' '.join(args.bits)} --images {args.images} --synthesis-iterations"
+        f" {args.synthesis_iterations} --iterations {args.iterations} --seed {args.seed}`",
+    ]
+    for bits in args.bits:
+        lines += ["", f"## {bits}", "", "| images | " + " | ".join(args.methods) + " |"]
+        lines += ["|---" * (len(args.methods) + 1) + "|"]
+        for source in args.sources:
+            values = [
+                record.mean_spread(
+                    "top1", source=source, method=name, bits=bits, seed=args.seed,
+                    images=args.images, synthesis=args.synthesis_iterations,
+                    iterations=args.iterations if name != "nearest" else 0,
+                )
+                for name in args.methods
+            ]  # fmt: skip
+            lines.append(f"| {source} | " + " | ".join(values) + " |")
+    return "\n".join(lines) + "\n"
+
+
+def main() -> None:
+    """Parse the command line, measure, write the table."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--network", default="resnet20_cifar10jpeg")
+    parser.add_argument("--bits", nargs="+", default=["W4A4", "W3A3", "W2A4", "W2A2"])
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--sources", nargs="+", default=["noise", "zeroq", "dsg", "genie", "real"])
+    parser.add_argument("--methods", nargs="+", default=list(METHODS))
+    parser.add_argument("--images", type=int, default=1024)
+    parser.add_argument("--synthesis-iterations", type=int, default=500)
+    parser.add_argument("--iterations", type=int, default=20_000)
+    parser.add_argument("--limit", type=int, default=None)
+    parser.add_argument("--eval-batch", type=int, default=250)
+    args = parser.parse_args()
+    record = Record(RESULTS / f"reconstruction_{args.network}.jsonl", KEYS)
+    measure(args, record)
+    write_text(RESULTS / f"reconstruction_{args.network}.md", table(args, record))
+
+
+if __name__ == "__main__":
+    main()
