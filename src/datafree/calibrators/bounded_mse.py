@@ -20,7 +20,8 @@ class BoundedMSE(Calibrator):
     start from, and a step that starts tiny can be learned below zero.
 
     Attributes:
-        lower_bound: r, the smallest ratio: 0.3 in the paper (Li et al., ACML 2020), 0.5 in its code.
+        lower_bound: r, the smallest ratio: 0.3 in the paper (Li et al., ACML 2020), 0.5 in its
+            code.
     """
 
     lower_bound: float = Field(default=0.3, ge=0, le=1)

@@ -13,6 +13,8 @@ from datafree.calibrators.base import Calibrator
 from datafree.quant.grid import Grid
 
 _SMOOTHING = 1e-4
+# Windows at a time: their groups fit the cache.
+_CHUNK = 256
 
 
 class KL(Calibrator):
@@ -64,7 +66,8 @@ class KL(Calibrator):
             return state.magnitude
         stops = torch.arange(middle + (groups + 1) // 2 if both else groups, len(counts) + 1)
         starts = len(counts) - stops if both else torch.zeros_like(stops)
-        divergence = divergences(counts, starts, stops, groups)
+        chunks = zip(starts.split(_CHUNK), stops.split(_CHUNK), strict=True)
+        divergence = torch.cat([divergences(counts, *ends, groups) for ends in chunks])
         best = stops[len(stops) - 1 - int(divergence.flip(0).argmin())]
         return width * (float(best) - (len(counts) / 2 if both else 0))
 

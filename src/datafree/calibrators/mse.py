@@ -12,6 +12,7 @@ from datafree.calibrators._histogram import Histogram, extend
 from datafree.calibrators.base import Calibrator
 from datafree.quant.grid import Grid, fake_quantize
 
+# Ranges at a time: the rounded values of all would not fit in memory.
 _CHUNK = 128
 
 
