@@ -72,12 +72,13 @@ def quantize(
         placement: activation quantizers on `every_input` of a layer or `after_activation` functions
             only.
         weight_symmetric: zero point 0 for weights (TensorRT, LiteRT).
-        method: image method: `dsg`, `zeroq`, `noise`.
+        method: image method: `dsg`, `zeroq`, `genie`, `noise`.
         method_options: its hyper-parameters that differ from the defaults, e.g.
             ``{"iterations": 200}``.
         images: how many to synthesise, or calibration images of your own: a set, or a tensor (N, C,
             H, W) in normalised space.
-        calibrator: rule of the activation ranges: `mse`, `minmax`, `percentile`, `ema`.
+        calibrator: rule of the activation ranges: `mse`, `minmax`, `percentile`, `ema`, `kl`,
+            `aciq`, `bounded_mse`.
         calibrator_options: its parameters, e.g. ``{"percentile": 99.9}``.
         reconstruction: how weights learn their rounding on the images: `adaround`, `brecq`,
             `qdrop`, `genie_m`; None rounds to the nearest.
