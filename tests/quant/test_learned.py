@@ -2,12 +2,12 @@ from __future__ import annotations
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from datafree.quant.grid import Grid
-from datafree.quant.learned import LearnedStep, SoftRounding, mix, rounding_logits
+from datafree.quant.grid import Grid, fake_quantize
+from datafree.quant.learned import LearnedStep, SoftRounding, chosen, mix, rounding_logits
 from datafree.quant.modules import ActivationQuantizer, Quantizer
 
 WEIGHT = torch.randn(4, 3, 3, 3, generator=torch.Generator().manual_seed(0))
@@ -19,6 +19,7 @@ def fitted(weight: Tensor, bits: int, *, symmetric: bool = False) -> Quantizer:
     return quantizer
 
 
+@settings(deadline=None)
 @given(st.lists(st.floats(0, 0.999), min_size=1, max_size=20))
 def test_logits_give_the_remainders(remainders: list[float]) -> None:
     r = torch.tensor(remainders, dtype=torch.float64)
@@ -142,3 +143,31 @@ def test_steps_stay_positive() -> None:
         rounding.scale.fill_(-1.0)
     assert (learned.step() > 0).all()
     assert (rounding.step() > 0).all()
+
+
+def test_partly_dropped_gradients_are_those_of_the_parts() -> None:
+    """Autograd through `fake_quantize` and `where` with the same mask."""
+    values = (torch.randn(3, 4, 5, 5) * 2).requires_grad_()
+    slopes = torch.randn(3, 4, 5, 5)
+    learned = LearnedStep(activation(), 0.4, torch.Generator().manual_seed(5))
+    found = torch.autograd.grad((learned(values) * slopes).sum(), [values, learned.scale])
+    kept = chosen(values, 0.6, torch.Generator().manual_seed(5))
+    whole = fake_quantize(values, learned.scale, learned.zero_point, learned.grid)
+    loss = (torch.where(kept, whole, values) * slopes).sum()
+    expected = torch.autograd.grad(loss, [values, learned.scale])
+    torch.testing.assert_close(found[0], expected[0])
+    torch.testing.assert_close(found[1], expected[1], rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("share", [0.0, 0.25, 0.5, 0.9, 1.0])
+def test_chosen_shares(share: float) -> None:
+    like = torch.empty(16, 9, 15, 15).contiguous(memory_format=torch.channels_last)
+    mask = chosen(like, share, torch.Generator().manual_seed(1))
+    assert mask.dtype == torch.bool
+    assert mask.stride() == like.stride()
+    assert mask.float().mean().item() == pytest.approx(share, abs=0.01)
+    # Every channel by itself too: bits of one random number are independent.
+    assert (mask.float().mean((0, 2, 3)) - share).abs().max() < 0.03
+    flat = mask.permute(0, 2, 3, 1).flatten()[: 4 * (mask.numel() // 4)].view(-1, 4).float()
+    if 0 < share < 1:
+        assert (torch.corrcoef(flat.T) - torch.eye(4)).abs().max() < 0.05

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from typing import Any, cast
+
 import torch
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 
 from datafree.quant.grid import fake_quantize
 from datafree.quant.modules import ActivationQuantizer, Quantizer
@@ -107,16 +110,63 @@ class LearnedStep(nn.Module):
 
     def forward(self, values: Tensor) -> Tensor:
         """`values` on the grid, or part of them."""
-        quantized = fake_quantize(values, self.step(), self.zero_point, self.grid)
-        return mix(quantized, values, self.drop, self.generator)
+        if not self.drop:
+            return fake_quantize(values, self.step(), self.zero_point, self.grid)
+        kept = chosen(values, 1 - self.drop, self.generator)
+        low, high = self.grid.qmin - self.zero_point, self.grid.qmax - self.zero_point
+        return cast("Tensor", _PartlyQuantized.apply(values, self.step(), low, high, kept))
+
+
+class _PartlyQuantized(torch.autograd.Function):
+    """`fake_quantize` where chosen, the identity elsewhere, in half the passes over memory."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, values: Tensor, scale: Tensor, low: Tensor, high: Tensor, kept: Tensor
+    ) -> Tensor:
+        """Codes are limited to ``[low, high]`` around 0; values are rounded where `kept`."""
+        ratio = values / scale
+        rounded = torch.round(ratio)
+        codes = torch.clamp(rounded, low, high)
+        inside = codes == rounded
+        ctx.save_for_backward((codes - ratio * inside) * kept, inside | ~kept)
+        return torch.where(kept, codes * scale, values)
+
+    @staticmethod
+    @once_differentiable
+    def backward(  # pyright: ignore[reportIncompatibleMethodOverride] - torch calls it by position
+        ctx: Any, *grad_outputs: Tensor
+    ) -> tuple[Tensor | None, Tensor, None, None, None]:
+        """Straight through inside the range; the slope of LSQ for the step."""
+        slope, passes = ctx.saved_tensors
+        (gradient,) = grad_outputs
+        to_values = gradient * passes if ctx.needs_input_grad[0] else None
+        return to_values, (gradient * slope).sum(), None, None, None
 
 
 def mix(quantized: Tensor, exact: Tensor, drop: float, generator: torch.Generator) -> Tensor:
     """Elements of `exact` with probability `drop`, elsewhere those of `quantized` (same shape)."""
     if not drop:
         return quantized
-    kept = torch.empty_like(quantized, dtype=torch.bool).bernoulli_(1 - drop, generator=generator)
-    return torch.where(kept, quantized, exact)
+    return torch.where(chosen(quantized, 1 - drop, generator), quantized, exact)
+
+
+def chosen(like: Tensor, share: float, generator: torch.Generator) -> Tensor:
+    """A mask of the shape and memory layout of `like`, True with probability `share`.
+
+    `bernoulli_` takes seven times as long on a CPU. Four elements share a random number of 64 bits,
+    so the probability is rounded to a multiple of 2^-16.
+
+    Args:
+        like: dense.
+        share: 0 to 1.
+        generator: on the device of `like`.
+    """
+    count = like.numel()
+    words = torch.empty(-(-count // 4), dtype=torch.int64, device=like.device)
+    halves = words.random_(-(2**63), None, generator=generator).view(torch.int16)[:count]
+    mask = halves < round(share * 2**16) - 2**15 if share < 1 else torch.ones_like(halves).bool()
+    return mask.as_strided(like.shape, torch.empty_like(like, device="meta").stride())
 
 
 def rounding_logits(remainders: Tensor) -> Tensor:
