@@ -37,7 +37,9 @@ def normalised(x: Tensor) -> Tensor:
     return (x - mean) / (variance + 1e-5).sqrt()
 
 
-@pytest.mark.parametrize(("shape", "cut"), [((3, 8, 8), (0, 0)), ((3, 9, 6), (1, 1))])
+@pytest.mark.parametrize(
+    ("shape", "cut"), [((3, 8, 8), (0, 0)), ((3, 10, 9), (1, 1)), ((1, 9, 6), (1, 1))]
+)
 def test_layers_of_the_paper(shape: tuple[int, int, int], cut: tuple[int, int]) -> None:
     net, z = generator(shape), latents(4)
     _, height, width = shape
