@@ -129,7 +129,9 @@ def table(args: argparse.Namespace, record: Record, ratios: str) -> str:
         "",
         f"{args.images} images, {args.iterations} iterations, min-max calibration, policy `all`,"
         f" mean ± standard deviation of seeds {args.seeds}. epsilon 0: no slack (ZeroQ with LSE).",
-        f"{env['cpu']}, torch {env['torch']}, {env['date']}; `python benchmarks/dsg_margins.py`.",
+        f"{env['cpu']}, torch {env['torch']}, {env['date']}; `python benchmarks/dsg_margins.py"
+        f" --seeds {' '.join(map(str, args.seeds))} --epsilons"
+        f" {' '.join(f'{epsilon:g}' for epsilon in args.epsilons)}`.",
         "",
         f"Mean gap of Gaussian images over that of real images, layer by layer: {ratios}.",
         "",
