@@ -4,8 +4,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import kl_div, log_softmax, softmax
 
-from datafree.reconstruction._rows import Rows, passed, stored
 from datafree.reconstruction._walk import importance
+from datafree.rows import Rows, passed, stored
 
 CPU = torch.device("cpu")
 

@@ -12,7 +12,7 @@ from datafree.graph.blocks import Block
 from datafree.progress import Step
 from datafree.quant.learned import LearnedStep, SoftRounding, mix
 from datafree.quant.modules import QUANTIZED, ActivationQuantizer, QuantizedLayer, Quantizer
-from datafree.reconstruction._rows import Rows
+from datafree.rows import Rows
 
 _MEASURED = 128  # samples the error before and after is taken on
 

@@ -17,7 +17,7 @@ from torch import Tensor, fx, nn
 from datafree.graph.blocks import Block, output_name, subgraph
 from datafree.quant.modules import ActivationQuantizer
 from datafree.reconstruction._learn import Stage, Task
-from datafree.reconstruction._rows import Rows, passed, stored
+from datafree.rows import Rows, passed, stored
 
 
 @dataclass(frozen=True)

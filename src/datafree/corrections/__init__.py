@@ -1,0 +1,1 @@
+"""Weights and biases changed so that quantization loses less: one file per correction."""
