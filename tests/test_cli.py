@@ -18,6 +18,7 @@ import datafree
 from datafree import pipeline
 from datafree.cli import main
 from datafree.config import load_config
+from datafree.runs import load_run
 from datafree.zoo import digits_resnet8, load_digits_test
 
 QUICK = (
@@ -351,3 +352,22 @@ def test_reconstruction_from_the_command_line(datafree_command: Command) -> None
         Path("again/student.safetensors").read_bytes()
     )
     assert not Path("low/unfinished").exists()
+
+
+def test_corrections_survive_the_disk(datafree_command: Command) -> None:
+    """Bias correction gives the bias-free layers of a network biases; the run loads again."""
+    Path("net.py").write_text(FACTORY.replace("4 * 36, 5)", "4 * 36, 5, bias=False)"))
+    done = datafree_command(
+        "quantize", "net.py:net", *INPUT, "--method", "noise", "--images", "8", "--holdout", "2",
+        "--bits", "W3A8", "--per-tensor", "--equalize", "--bias-correction", "--output", "low",
+    )  # fmt: skip
+    assert done.code == 0, done.err
+    assert "equalization, bias correction" in done.out
+    assert "per tensor" in done.out
+    config = load_config(Path("low/config.yaml"))
+    assert config.equalize and config.bias_correction
+    loaded = load_run(Path("low"))
+    x = torch.randn(4, 3, 8, 8)
+    program = torch.export.load("low/student.pt2").module()
+    torch.testing.assert_close(loaded.student(x), program(x), rtol=1e-4, atol=1e-5)
+    assert loaded.student.get_submodule("3").bias is not None

@@ -45,9 +45,12 @@ def quantize(
     images: int | SyntheticSet | Tensor = 32,
     calibrator: str = "mse",
     calibrator_options: Mapping[str, Any] | None = None,
+    equalize: bool = False,
+    bias_correction: bool = False,
     reconstruction: str | None = None,
     reconstruction_options: Mapping[str, Any] | None = None,
     weight_range: Literal["minmax", "mse"] | None = None,
+    weight_granularity: Literal["channel", "tensor"] = "channel",
     data: Path | str | None = None,
     holdout: int = 16,
     output: Path | str | None = None,
@@ -80,11 +83,15 @@ def quantize(
         calibrator: rule of the activation ranges: `mse`, `minmax`, `percentile`, `ema`, `kl`,
             `aciq`, `bounded_mse`.
         calibrator_options: its parameters, e.g. ``{"percentile": 99.9}``.
+        equalize: cross-layer equalization of the float network before it is quantized; for one
+            weight grid per tensor.
+        bias_correction: take the mean shift of every layer's output on the images off its bias.
         reconstruction: how weights learn their rounding on the images: `adaround`, `brecq`,
             `qdrop`, `genie_m`; None rounds to the nearest.
         reconstruction_options: its hyper-parameters, e.g. ``{"iterations": 2000}``.
         weight_range: range of the weights' grids, `minmax` or `mse`; None takes `mse` where they
             are reconstructed.
+        weight_granularity: one weight grid per output `channel` or per `tensor`.
         data: labelled test images to measure top-1 on; without them teacher and student are
             compared on synthetic images of another seed.
         holdout: number of those images; 0 leaves the comparison out.
@@ -108,6 +115,7 @@ def quantize(
             "policy": policy,
             "placement": placement,
             "weight_symmetric": weight_symmetric,
+            "weight_granularity": weight_granularity,
             "weight_range": weight_range or ("mse" if reconstruction else "minmax"),
         },
         "scheme",
@@ -123,6 +131,8 @@ def quantize(
             "synthesis": Method(name=method, options=dict(method_options or {})),
             "images": images if isinstance(images, int) else len(images),
             "calibration": Method(name=calibrator, options=dict(calibrator_options or {})),
+            "equalize": equalize,
+            "bias_correction": bias_correction,
             "reconstruction": _optional(reconstruction, reconstruction_options),
             "data": None if data is None else Path(data),
             "holdout": holdout,

@@ -25,6 +25,8 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
+_GRANULARITY = {True: "tensor", False: "channel"}
+
 Model = Annotated[
     str | None,
     typer.Argument(
@@ -101,6 +103,24 @@ def quantize(
         list[str] | None,
         typer.Option(help="Parameter of the calibrator: percentile=99.9. Repeatable."),
     ] = None,
+    equalize: Annotated[
+        bool | None,
+        typer.Option(
+            "--equalize/--no-equalize",
+            help="Equalize weight ranges across layers first; with --per-tensor. [no]",
+        ),
+    ] = None,
+    bias_correction: Annotated[
+        bool | None,
+        typer.Option(
+            "--bias-correction/--no-bias-correction",
+            help="Take the mean shift of every layer's output off its bias. [no]",
+        ),
+    ] = None,
+    per_tensor: Annotated[
+        bool | None,
+        typer.Option("--per-tensor/--per-channel", help="One weight grid per layer. [channel]"),
+    ] = None,
     reconstruction: Annotated[
         str | None,
         typer.Option(
@@ -153,6 +173,7 @@ def quantize(
         "policy": policy,
         "placement": placement,
         "weight_symmetric": symmetric_weights,
+        "weight_granularity": None if per_tensor is None else _GRANULARITY[per_tensor],
         "weight_range": weight_range or ("mse" if reconstruction else None),
         **_bits(bits),
     }
@@ -161,6 +182,8 @@ def quantize(
         "scheme": {key: value for key, value in scheme.items() if value is not None},
         "synthesis": _method(method, option),
         "calibration": _method(calibrator, calibrator_option),
+        "equalize": equalize,
+        "bias_correction": bias_correction,
         "reconstruction": _method(reconstruction, reconstruction_option),
         "images": images, "holdout": holdout, "data": data, "limit": limit,
         "weight_type": weight_type, "seed": seed, "device": device,

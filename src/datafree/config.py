@@ -150,6 +150,9 @@ class RunConfig(Frozen):
         synthesis: image method.
         images: number of synthetic images to calibrate with.
         calibration: calibrator of the activation ranges.
+        equalize: cross-layer equalization of the float network before it is quantized; for weights
+            with one grid per tensor.
+        bias_correction: take the mean shift of every layer's output on the images off its bias.
         reconstruction: how weights learn their rounding on the images; None rounds to the nearest.
         holdout: synthetic images of another seed for the label-free comparison; 0 leaves it out.
         data: labelled test data (`.npz`, folder with `labels.csv`, CIFAR batches); None compares
@@ -167,6 +170,8 @@ class RunConfig(Frozen):
     synthesis: Method = Method(name="dsg")
     images: int = Field(default=32, ge=1)
     calibration: Method = Method(name="mse")
+    equalize: bool = False
+    bias_correction: bool = False
     reconstruction: Method | None = None
     holdout: int = Field(default=16, ge=0)
     data: Path | None = None

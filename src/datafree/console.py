@@ -54,6 +54,8 @@ def show_result(
     scheme = config.scheme
     weights = "symmetric" if scheme.weight_symmetric else "affine"
     activations = "float" if scheme.activations == 32 else f"{scheme.activations} bits"
+    chosen = {"equalization": config.equalize, "bias correction": config.bias_correction}
+    corrections = [name for name, wanted in chosen.items() if wanted]
     rows = [
         (
             "weights",
@@ -64,6 +66,7 @@ def show_result(
         ("layer policy", scheme.policy),
         ("images", f"{config.images} by {_method(config.synthesis)}"),
         ("calibrator", _method(config.calibration)),
+        ("corrections", ", ".join(corrections) or "none"),
         ("rounding", _method(config.reconstruction) if config.reconstruction else "nearest"),
         ("seed", str(config.seed)),
         *measured_rows(metrics),

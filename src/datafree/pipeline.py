@@ -21,6 +21,8 @@ from datafree.config import (
     load_config,
     save_config,
 )
+from datafree.corrections.bias_correction import correct_biases
+from datafree.corrections.equalize import equalize
 from datafree.data import open_labelled
 from datafree.errors import ConfigError, DataError, OutputExistsError
 from datafree.evaluate import Predictor, compare, layer_sqnr, top1
@@ -110,7 +112,8 @@ def run(
         elif folder is not None:
             _save_images(images, folder)
     with watch.stage("calibration"):
-        folded = _fast(fold_batch_norms(graph))
+        folded = fold_batch_norms(graph)
+        folded = _fast(equalize(folded) if config.equalize else folded)
         student = _fast(insert_quantizers(folded, config.scheme))
         calibrate(student, _batches(images, device), calibrator)
     metrics: dict[str, Any] = {"teacher": teacher.digest, "images": images.digest()}
@@ -121,6 +124,9 @@ def run(
                 checkpoint=None if folder is None else folder / _UNFINISHED / STUDENT,
             )  # fmt: skip
         metrics["reconstruction"] = [asdict(outcome) for outcome in outcomes]
+    if config.bias_correction:
+        with watch.stage("bias correction"):
+            correct_biases(folded, student, images.images, progress=progress)
     with watch.stage("evaluation"):
         metrics |= _evaluate(graph, folded, student, config, images, progress)
     if folder is not None:

@@ -10,6 +10,7 @@ from typing import Any
 from pydantic_core import PydanticUndefined
 from safetensors import SafetensorError
 from safetensors.torch import load_file
+from torch import nn
 
 from datafree.calibrators.base import Calibrator
 from datafree.config import Frozen, Method, RunConfig, build, load_config
@@ -31,6 +32,7 @@ from datafree.pipeline import (
     synthesize_images,
 )
 from datafree.progress import Progress, silent
+from datafree.quant.modules import QUANTIZED
 from datafree.reconstruction.base import Reconstructor
 from datafree.registry import load
 from datafree.synthesis.base import Synthesizer
@@ -68,6 +70,10 @@ def load_run(folder: Path) -> Result:
         state = load_file(folder / STUDENT)
     except (OSError, SafetensorError) as error:
         raise ConfigError(f"{folder} holds no finished student: {error}") from None
+    for path, layer in student.named_modules():
+        # Bias correction gives a bias to layers that had none.
+        if isinstance(layer, QUANTIZED) and layer.bias is None and f"{path}.bias" in state:
+            layer.bias = nn.Parameter(state[f"{path}.bias"], requires_grad=False)
     if set(student.state_dict()) != set(state):
         raise ConfigError(f"{folder / STUDENT} does not fit the teacher {config.model.source}")
     for name, value in state.items():
