@@ -191,6 +191,14 @@ def test_mistakes_of_other_commands(
     refused(datafree_command(*arguments), part)
 
 
+def test_a_place_that_cannot_be_written_is_told_in_one_line(
+    datafree_command: Command, tmp_path: Path
+) -> None:
+    (tmp_path / "file").write_text("")
+    done = datafree_command("quantize", "digits_resnet8", *QUICK, "--output", "file/run")
+    refused(done, "cannot read or write", "file/run")
+
+
 def test_unknown_flags_are_usage_errors(datafree_command: Command) -> None:
     done = datafree_command("quantize", "digits_resnet8", "--bit", "W8A8")
     assert done.code == 2

@@ -319,6 +319,15 @@ def main() -> None:
             f"[bold red]error:[/bold red] {escape(str(error))}", highlight=False, soft_wrap=True
         )
         sys.exit(2)
+    except OSError as error:
+        where = f" {error.filename}" if error.filename else ""
+        console.err.print(
+            f"[bold red]error:[/bold red] {escape(f'cannot read or write{where}')}:"
+            f" {error.strerror or error}; choose another place or make room",
+            highlight=False,
+            soft_wrap=True,
+        )
+        sys.exit(2)
     except SystemExit as stop:
         if stop.code == 130:  # what typer makes of KeyboardInterrupt
             console.err.print("interrupted; the same command goes on where it stopped")
