@@ -57,6 +57,11 @@ def image_set(
     return images
 
 
+def steps_of(source: str, args: argparse.Namespace) -> int:
+    """Synthesis steps of a source; noise and real images take none."""
+    return 0 if source in ("noise", "real") else args.synthesis_iterations
+
+
 def scheme_of(bits: str) -> Scheme:
     """The scheme called ``W3A4``."""
     weights, _, activations = bits.removeprefix("W").partition("A")
@@ -98,7 +103,7 @@ def measure(args: argparse.Namespace, record: Record) -> None:
             for name in args.methods:
                 cell = {
                     "source": source, "method": name, "bits": bits, "seed": args.seed,
-                    "images": args.images, "synthesis": args.synthesis_iterations,
+                    "images": args.images, "synthesis": steps_of(source, args),
                     "iterations": args.iterations if name != "nearest" else 0,
                 }  # fmt: skip
                 if record.has(**cell):
@@ -138,7 +143,7 @@ def table(args: argparse.Namespace, record: Record) -> str:
             values = [
                 record.mean_spread(
                     "top1", source=source, method=name, bits=bits, seed=args.seed,
-                    images=args.images, synthesis=args.synthesis_iterations,
+                    images=args.images, synthesis=steps_of(source, args),
                     iterations=args.iterations if name != "nearest" else 0,
                 )
                 for name in args.methods
