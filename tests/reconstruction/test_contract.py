@@ -11,11 +11,13 @@ from torch import Tensor, fx
 
 from datafree.calibrators.base import calibrate
 from datafree.calibrators.mse import MSE
-from datafree.config import Scheme, build
+from datafree.config import ModelConfig, Scheme, build
 from datafree.errors import ConfigError
 from datafree.graph.blocks import find_blocks
+from datafree.graph.capture import capture
 from datafree.graph.fold import fold_batch_norms
 from datafree.graph.insert import insert_quantizers
+from datafree.models import load_teacher
 from datafree.quant.learned import LearnedStep, SoftRounding
 from datafree.quant.modules import QUANTIZED, ActivationQuantizer, Quantizer
 from datafree.reconstruction.base import Reconstructor
@@ -201,3 +203,23 @@ def test_images_need_not_be_square_or_many(name: str) -> None:
     folded, student, x = prepared("Tiny")
     make(name).reconstruct(folded, student, x[:1])
     assert torch.isfinite(student(x)).all()
+
+
+def test_fisher_weights_change_what_blocks_learn() -> None:
+    learned: list[dict[str, bytes]] = []
+    for fisher in (False, True):
+        folded, student, x = prepared("InPlaceResidual")
+        make("brecq", fisher=fisher, rounding_lr=0.1).reconstruct(folded, student, x)
+        learned.append(values(student))
+    assert learned[0] != learned[1]
+
+
+def test_fisher_weights_stop_where_several_tensors_lead_on() -> None:
+    """Inside a block the rest of the network is no function of one tensor."""
+    teacher = load_teacher(ModelConfig(source="digits_resnet8"))
+    folded = fold_batch_norms(capture(teacher.model, teacher.spec))
+    student = insert_quantizers(folded, SCHEME)
+    x = images(8, 0, teacher.spec.shape)
+    calibrate(student, [x], MSE())
+    outcomes = make("brecq", fisher=True, max_layers=1).reconstruct(folded, student, x)
+    assert all(torch.isfinite(torch.tensor([o.before, o.after])).all() for o in outcomes)

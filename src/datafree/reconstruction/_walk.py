@@ -59,6 +59,7 @@ def walk(  # noqa: PLR0913 - one walk, seven independent things to know
             rows = stored(images, _device(student), limit)
             border = _Border(rows, rows)
             for block, units in blocks:
+                ahead = passed(subgraph(folded, block.start, block.end), border.exact, limit)
                 for unit in units:
                     part = subgraph(student, unit.start, unit.end)
                     layers = [name for name in unit.layers if name not in seen]
@@ -66,9 +67,12 @@ def walk(  # noqa: PLR0913 - one walk, seven independent things to know
                     seen.update(layers, quantizers)
                     if place >= done:
                         inputs, exact = _inside(folded, student, block, unit, border, limit)
-                        targets = passed(subgraph(folded, unit.start, unit.end), exact, limit)
+                        targets = ahead
+                        if unit != block:
+                            targets = passed(subgraph(folded, unit.start, unit.end), exact, limit)
                         weights = None
-                        if stage.fisher:
+                        # Inside a block no single tensor decides what the network returns.
+                        if stage.fisher and unit.end == block.end:
                             rest = subgraph(folded, unit.end, output_name(folded))
                             weights = importance(rest, part, inputs, targets, limit)
                         yield Task(
@@ -76,10 +80,8 @@ def walk(  # noqa: PLR0913 - one walk, seven independent things to know
                             targets, weights,
                         )  # fmt: skip
                     place += 1
-                border = _Border(
-                    passed(subgraph(student, block.start, block.end), border.student, limit),
-                    passed(subgraph(folded, block.start, block.end), border.exact, limit),
-                )
+                after = passed(subgraph(student, block.start, block.end), border.student, limit)
+                border = _Border(after, ahead)
 
 
 def _inside(

@@ -25,7 +25,9 @@ from datafree.reconstruction._learn import Outcome, Penalty, Stage, learn
 from datafree.reconstruction._walk import walk
 
 _GIGABYTE = 2**30
-_TENSORS_HELD = 4  # inputs of student and teacher, targets, importance
+# Student and float network where a block begins and where it ends, and where a layer inside it
+# begins; the layer's targets and their importance.
+_TENSORS_HELD = 8
 
 
 class Reconstructor(Frozen):

@@ -16,7 +16,9 @@ class BRECQ(Reconstructor):
         activation_lr: rate of the activation steps, falls to 0 along a cosine.
         activation_power: exponent of the second pass's error.
         fisher: weigh errors by the squared gradient of the KL divergence at the network's output
-            (the paper's objective; its released default leaves them equal).
+            (the paper's objective; its released default leaves them equal). Takes one pass through
+            the rest of the network per block; layers inside blocks of more than `max_layers` keep
+            equal weights.
     """
 
     activation_iterations: int = Field(default=5000, ge=1)
