@@ -24,7 +24,7 @@ from torch.export import Dim, ExportedProgram
 from datafree.config import ModelConfig
 from datafree.errors import ConfigError, ModelError, UnknownNameError
 from datafree.models import Teacher, from_module, hubs, load_teacher, sources
-from datafree.models.weights import state_digest
+from datafree.tensors import state_digest
 from datafree.zoo import ZOO
 
 IMAGENET = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}

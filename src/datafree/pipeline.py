@@ -9,25 +9,17 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save_file
 from torch import Tensor, fx
 
 from datafree.calibrators.base import Calibrator, calibrate
-from datafree.config import (
-    InputSpec,
-    Method,
-    RunConfig,
-    build,
-    load_config,
-    save_config,
-)
+from datafree.config import InputSpec, Method, RunConfig, build
 from datafree.corrections.bias_correction import correct_biases
 from datafree.corrections.equalize import equalize
 from datafree.data import open_labelled
-from datafree.errors import ConfigError, DataError, OutputExistsError
+from datafree.errors import ConfigError, DataError
 from datafree.evaluate import Predictor, compare, layer_sqnr, top1
 from datafree.export.base import Exporter, ExportReport
-from datafree.files import atomic_path
+from datafree.folder import IMAGES, STUDENT, UNFINISHED, claim, refuse, save_images, save_student
 from datafree.graph.capture import capture, to_device
 from datafree.graph.fold import fold_batch_norms
 from datafree.graph.insert import insert_quantizers
@@ -40,10 +32,6 @@ from datafree.report.record import Stopwatch, write_metrics
 from datafree.synthesis.base import Synthesizer
 
 _HOLDOUT_SEED = 1_000_003  # added to the seed of held-out images; neighbouring seeds share nothing
-IMAGES = "images.safetensors"
-STUDENT = "student.safetensors"
-_UNFINISHED = "unfinished"  # what a synthesis or reconstruction under way has finished
-_WRITTEN = ("metrics.json", "student.onnx", "student.pt2", STUDENT, IMAGES, "grid.png")
 _BATCH_VALUES = 40 * 3 * 224 * 224  # input values per forward pass: 40 ImageNet images
 
 
@@ -97,7 +85,7 @@ def run(
         DatafreeError: whatever a stage refuses; see the stages.
     """
     if folder is not None:
-        _refuse(folder, config, force)
+        refuse(folder, config, force)
     watch = Stopwatch()
     with watch.stage("capture"):
         teacher = teacher or load_teacher(config.model)
@@ -105,12 +93,12 @@ def run(
         graph = to_device(capture(teacher.model, spec), device)
         calibrator, reconstructor = _check(config, graph, spec, synthesize=images is None)
     if folder is not None:
-        _claim(folder, config)
+        claim(folder, config)
     with watch.stage("synthesis"):
         if images is None:
             images = _images(graph, spec, config, folder, progress)
         elif folder is not None:
-            _save_images(images, folder)
+            save_images(images, folder)
     with watch.stage("calibration"):
         folded = fold_batch_norms(graph)
         folded = _fast(equalize(folded) if config.equalize else folded)
@@ -121,7 +109,7 @@ def run(
         with watch.stage("reconstruction"):
             outcomes = reconstructor.reconstruct(
                 folded, student, images.images, seed=config.seed, progress=progress,
-                checkpoint=None if folder is None else folder / _UNFINISHED / STUDENT,
+                checkpoint=None if folder is None else folder / UNFINISHED / STUDENT,
             )  # fmt: skip
         metrics["reconstruction"] = [asdict(outcome) for outcome in outcomes]
     if config.bias_correction:
@@ -133,7 +121,7 @@ def run(
         with watch.stage("export"):
             metrics |= _write(folder, student, spec, config, images)
         write_metrics(folder / "metrics.json", metrics, watch.seconds)
-        shutil.rmtree(folder / _UNFINISHED, ignore_errors=True)
+        shutil.rmtree(folder / UNFINISHED, ignore_errors=True)
     return Result(student, graph, spec, images, config, metrics, watch.seconds, folder)
 
 
@@ -193,14 +181,9 @@ def _images(
         return synthesize_images(graph, spec, config, progress)
     if (folder / IMAGES).exists():
         return SyntheticSet.load(folder / IMAGES)
-    images = synthesize_images(graph, spec, config, progress, folder / _UNFINISHED)
-    _save_images(images, folder)
+    images = synthesize_images(graph, spec, config, progress, folder / UNFINISHED)
+    save_images(images, folder)
     return images
-
-
-def _save_images(images: SyntheticSet, folder: Path) -> None:
-    images.save_grid(folder / "grid.png")
-    images.save(folder / IMAGES)
 
 
 def _evaluate(
@@ -248,9 +231,7 @@ def accuracy(
 def _write(
     folder: Path, student: fx.GraphModule, spec: InputSpec, config: RunConfig, images: SyntheticSet
 ) -> dict[str, Any]:
-    state = {name: value.contiguous().cpu() for name, value in student.state_dict().items()}
-    with atomic_path(folder / STUDENT) as temporary:
-        save_file(state, temporary)
+    save_student(student, folder)
     if not config.export:
         return {}
     summaries: dict[str, Any] = {}
@@ -296,44 +277,6 @@ def _check(
     if config.reconstruction is None:
         return calibrator, None
     return calibrator, make_method(config.reconstruction, "reconstruction", Reconstructor)
-
-
-def _refuse(folder: Path, config: RunConfig, force: bool) -> None:
-    """Refuse a `folder` that is not ours to write to; nothing is touched."""
-    if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
-        return
-    found = _config_in(folder)
-    if found == config and not (folder / "metrics.json").exists():
-        return
-    if not force:
-        raise OutputExistsError(
-            f"{folder} exists: choose another output, or pass --force to replace it"
-        )
-    if found is None:
-        raise OutputExistsError(
-            f"{folder} is not a run of datafree: it is not replaced, even with --force"
-        )
-
-
-def _claim(folder: Path, config: RunConfig) -> None:
-    """Make `folder`, which was not refused, ours: an unfinished run of the same `config` goes on.
-
-    Of an earlier run only what runs write is removed, never a file that someone put beside.
-    """
-    if (folder / "metrics.json").exists() or _config_in(folder) != config:
-        for name in _WRITTEN:
-            (folder / name).unlink(missing_ok=True)
-        shutil.rmtree(folder / _UNFINISHED, ignore_errors=True)
-    folder.mkdir(parents=True, exist_ok=True)
-    save_config(config, folder / "config.yaml")
-
-
-def _config_in(folder: Path) -> RunConfig | None:
-    """The configuration of the run in `folder`; None if it is not a run."""
-    try:
-        return load_config(folder / "config.yaml")
-    except ConfigError:
-        return None
 
 
 def _batch_size(spec: InputSpec) -> int:

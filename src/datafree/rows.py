@@ -71,6 +71,11 @@ def stored(values: Tensor, device: torch.device, limit: int) -> Rows:
     return rows
 
 
+def share(memory_gb: float, tensors: int) -> int:
+    """The limit in bytes of one of `tensors` rows that together take `memory_gb` of memory."""
+    return int(memory_gb * 2**30 / tensors)
+
+
 def _allocate(values: int, limit: int) -> Tensor:
     if 4 * values <= limit:
         return torch.empty(values)

@@ -16,14 +16,13 @@ from datafree.calibrators.base import Calibrator
 from datafree.config import Frozen, Method, RunConfig, build, load_config
 from datafree.errors import ConfigError, OutputExistsError
 from datafree.export.base import Exporter
+from datafree.folder import IMAGES, STUDENT
 from datafree.graph.capture import capture, to_device
 from datafree.graph.fold import fold_batch_norms
 from datafree.graph.insert import insert_quantizers
 from datafree.images import SyntheticSet
 from datafree.models import load_teacher
 from datafree.pipeline import (
-    IMAGES,
-    STUDENT,
     Result,
     accuracy,
     make_method,

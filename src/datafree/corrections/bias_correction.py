@@ -12,9 +12,9 @@ from datafree.graph.blocks import find_blocks, subgraph
 from datafree.graph.taps import tap_outputs
 from datafree.progress import Progress, silent
 from datafree.quant.modules import QUANTIZABLE, ActivationQuantizer, QuantizableLayer
-from datafree.rows import Rows, passed, stored
+from datafree.rows import Rows, passed, share, stored
+from datafree.tensors import device_of
 
-_GIGABYTE = 2**30
 _TENSORS_HELD = 2  # the values at both borders of a block
 
 
@@ -58,12 +58,12 @@ def correct_biases(
     if not len(images):
         raise ConfigError("bias correction needs images to see the shifts of, and there are none")
     _check_ranges(student)
-    limit = int(memory_gb * _GIGABYTE / _TENSORS_HELD)
+    limit = share(memory_gb, _TENSORS_HELD)
     blocks = find_blocks(folded)
     calls = _first_calls(folded)
     wanted = _float_means(folded, images, calls, limit)
     shifts: dict[str, Tensor] = {}
-    border = stored(images, _device(student), limit)
+    border = stored(images, device_of(student), limit)
     with progress("bias correction", len(calls)) as step:
         for block in blocks:
             for path in block.layers:
@@ -104,7 +104,7 @@ def _float_means(
         counts[path] = counts.get(path, 0) + count
 
     layers = {path: folded.get_submodule(path) for path in calls}
-    rows = stored(images, _device(folded), limit)
+    rows = stored(images, device_of(folded), limit)
     with torch.no_grad(), tap_outputs(layers, add):
         for _, values in rows.chunks():
             seen.clear()
@@ -155,7 +155,3 @@ def _check_ranges(student: fx.GraphModule) -> None:
     for name, module in student.named_modules():
         if isinstance(module, ActivationQuantizer) and module.enabled and not module.has_range:
             raise ModelError(f"the quantizer {name} has no range: calibrate the student first")
-
-
-def _device(module: nn.Module) -> torch.device:
-    return next(module.parameters()).device

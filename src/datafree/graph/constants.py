@@ -13,6 +13,8 @@ from torch import Tensor, fx, nn
 from torch._ops import OpOverload  # pyright: ignore[reportPrivateUsage]
 from torch.fx.node import map_arg
 
+from datafree.graph._exported import attach, attribute, caller, writes
+
 
 def fold_constants(exported: fx.GraphModule) -> fx.GraphModule:
     """A copy of `exported` in which tensors that depend on no input are attributes.
@@ -28,11 +30,11 @@ def fold_constants(exported: fx.GraphModule) -> fx.GraphModule:
     """
     graph = fx.Graph()
     graph.output(graph.graph_copy(exported.graph, {}))
-    written = {node.args[0] for node in graph.nodes if _writes(node)}
+    written = {node.args[0] for node in graph.nodes if writes(node)}
     known: dict[fx.Node, Any] = {}
     for node in graph.nodes:
         if node.op == "get_attr" and node not in written:
-            known[node] = _attribute(exported, str(node.target))
+            known[node] = attribute(exported, str(node.target))
         elif _is_pure(node) and node not in written and _depends_on(node, known):
             known[node] = _value(node, known)
     folded = fx.GraphModule(exported, graph)
@@ -40,7 +42,7 @@ def fold_constants(exported: fx.GraphModule) -> fx.GraphModule:
         if node.op == "call_function" and isinstance(value, Tensor):
             _replace(folded, node, value, known)
     graph.eliminate_dead_code(
-        is_impure_node=lambda n: n.op in ("placeholder", "output") or _writes(n)
+        is_impure_node=lambda n: n.op in ("placeholder", "output") or writes(n)
     )
     folded.recompile()
     return folded
@@ -54,7 +56,7 @@ def _replace(
         return
     path = _path(folded, users[0], value)
     if not _taken(folded, path):
-        _register(folded, path, nn.Parameter(value.detach().clone(), requires_grad=False))
+        attach(folded, path, nn.Parameter(value.detach().clone(), requires_grad=False))
     with folded.graph.inserting_before(node):
         constant = folded.graph.get_attr(path)
     constant.meta = dict(node.meta)
@@ -67,24 +69,13 @@ def _path(folded: fx.GraphModule, user: fx.Node, value: Tensor) -> str:
 
     A layer called twice computes its weight twice; the second is the first.
     """
-    stack = list((user.meta.get("nn_module_stack") or {}).values())
-    called = str(stack[-1][0]) if stack else ""
-    layer = "".join(f"{part.partition('@')[0]}." for part in called.split(".") if part)
+    called, _ = caller(user)
+    layer = "".join(f"{part}." for part in called.split(".") if part)
     path, count = f"{layer}weight", 0
-    while _taken(folded, path) and not torch.equal(_attribute(folded, path), value):
+    while _taken(folded, path) and not torch.equal(attribute(folded, path), value):
         count += 1
         path = f"{layer.removesuffix('.')}{'' if count == 1 else count}_weight"
     return path
-
-
-def _register(folded: fx.GraphModule, path: str, value: nn.Parameter) -> None:
-    *parents, name = path.split(".")
-    owner: nn.Module = folded
-    for part in parents:
-        if not hasattr(owner, part):
-            owner.add_module(part, nn.Module())
-        owner = owner.get_submodule(part)
-    owner.register_parameter(name, value)
 
 
 def _taken(folded: fx.GraphModule, path: str) -> bool:
@@ -109,18 +100,7 @@ def _depends_on(node: fx.Node, known: dict[fx.Node, Any]) -> bool:
 
 
 def _is_pure(node: fx.Node) -> bool:
-    if node.op != "call_function" or _writes(node):
+    if node.op != "call_function" or writes(node):
         return False
     random = torch.Tag.nondeterministic_seeded
     return not (isinstance(node.target, OpOverload) and random in node.target.tags)
-
-
-def _writes(node: fx.Node) -> bool:
-    return isinstance(node.target, OpOverload) and node.target._schema.is_mutable  # pyright: ignore[reportPrivateUsage]
-
-
-def _attribute(module: nn.Module, path: str) -> Any:
-    value: Any = module
-    for part in path.split("."):
-        value = getattr(value, part)
-    return value

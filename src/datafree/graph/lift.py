@@ -12,6 +12,7 @@ from torch._ops import OpOverload  # pyright: ignore[reportPrivateUsage]
 from torch.fx.node import map_arg
 
 from datafree.errors import CaptureError
+from datafree.graph._exported import attach, attribute, caller, writes
 
 aten = torch.ops.aten
 
@@ -102,15 +103,15 @@ class _Lifter:
     def finish(self) -> fx.GraphModule:
         root = nn.Module()
         for path in sorted(self.modules, key=lambda path: path.count(".")):
-            _attach(root, path, self.modules[path])
+            attach(root, path, self.modules[path])
         self.graph.eliminate_dead_code(
-            is_impure_node=lambda node: node.op in ("placeholder", "output") or _writes(node)
+            is_impure_node=lambda node: node.op in ("placeholder", "output") or writes(node)
         )
         for node in self.graph.nodes:
             if node.op == "get_attr":
-                value = _attribute(self.exported, str(node.target))
+                value = attribute(self.exported, str(node.target))
                 node.target = self._attribute_path(str(node.target))
-                _attach(
+                attach(
                     root, node.target, self._shared(value) if isinstance(value, Tensor) else value
                 )
         module = fx.GraphModule(root, self.graph, "Captured")
@@ -162,8 +163,8 @@ class _Lifter:
             if name != "input" and isinstance(value, fx.Node):
                 if value.op != "get_attr":
                     return None
-                attribute = _attribute(self.exported, str(value.target))
-                tensors[name] = (str(value.target), self._shared(attribute))
+                found = attribute(self.exported, str(value.target))
+                tensors[name] = (str(value.target), self._shared(found))
         return _Call(node, values, tensors)
 
     def _shared(self, tensor: Tensor) -> Tensor:
@@ -208,10 +209,8 @@ _NAMES_OF_GRAPH_MODULE = frozenset(dir(fx.GraphModule))
 
 
 def _caller_path(node: fx.Node, kind: str) -> str:
-    stack = list((node.meta.get("nn_module_stack") or {}).values())
-    path, caller = (str(stack[-1][0]), str(stack[-1][1])) if stack else ("", "")
-    path = ".".join(part.partition("@")[0] for part in path.split("."))
-    if path and caller.rpartition(".")[2].rstrip("'>") in (kind, "ReLU", "ReLU6", "SiLU", "GELU"):
+    path, called = caller(node)
+    if path and called.rpartition(".")[2].rstrip("'>") in (kind, "ReLU", "ReLU6", "SiLU", "GELU"):
         return path
     return f"{path}.{kind.lower()}" if path else kind.lower()
 
@@ -226,10 +225,6 @@ def _trains(node: fx.Node) -> bool:
     if _name(node) == "batch_norm":
         return node.args[3] is not None and bool(node.args[5])
     return _name(node).removesuffix("_").endswith("dropout") and bool(node.args[2])
-
-
-def _writes(node: fx.Node) -> bool:
-    return isinstance(node.target, OpOverload) and node.target._schema.is_mutable  # pyright: ignore[reportPrivateUsage]
 
 
 def _functional(node: fx.Node) -> tuple[Any, fx.Node | None]:
@@ -258,25 +253,6 @@ def _flatten(value: Any) -> list[Any]:
     if isinstance(value, tuple | list):
         return [leaf for item in value for leaf in _flatten(item)]
     return [value]
-
-
-def _attribute(module: nn.Module, path: str) -> Any:
-    value: Any = module
-    for part in path.split("."):
-        value = getattr(value, part)
-    return value
-
-
-def _attach(root: nn.Module, path: str, value: Any) -> None:
-    *parents, name = path.split(".")
-    for part in parents:
-        if not hasattr(root, part):
-            root.add_module(part, nn.Module())
-        root = getattr(root, part)
-    if isinstance(value, Tensor) and not isinstance(value, nn.Parameter):
-        root.register_buffer(name, value)
-    else:
-        setattr(root, name, value)
 
 
 def _convolution(kind: type[Any], dimensions: int) -> Callable[[_Call], nn.Module | None]:

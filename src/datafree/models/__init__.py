@@ -29,7 +29,8 @@ from datafree.config import InputSpec, ModelConfig, build
 from datafree.errors import ModelError, UnknownNameError
 from datafree.models.archive import load_archive
 from datafree.models.hubs import HUBS, Found, fetch
-from datafree.models.weights import check_finite, load_weights, named_tensors, state_digest
+from datafree.models.weights import check_finite, load_weights, named_tensors
+from datafree.tensors import state_digest
 from datafree.zoo import ZOO
 
 __all__ = ["Teacher", "from_module", "load_teacher", "sources"]

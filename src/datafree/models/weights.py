@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import hashlib
 import pickle
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from itertools import chain
 from pathlib import Path
 from typing import Any, cast
@@ -105,16 +104,6 @@ def named_tensors(model: nn.Module | ExportedProgram) -> Iterable[tuple[str, Ten
     if isinstance(model, ExportedProgram):
         return ((key, value) for key, value in model.state_dict.items())
     return chain(model.named_parameters(), model.named_buffers())
-
-
-def state_digest(state: Mapping[str, Tensor]) -> str:
-    """SHA-256 over names, types, shapes and bytes of a state dict, in the order of the names."""
-    digest = hashlib.sha256()
-    for key in sorted(state):
-        tensor = state[key].detach().cpu().contiguous()
-        digest.update(f"{key} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
-        digest.update(tensor.reshape(-1).view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()
 
 
 def _by_name(content: Any, path: Path) -> dict[str, Tensor]:

@@ -18,6 +18,7 @@ from datafree.graph.blocks import Block, output_name, subgraph
 from datafree.quant.modules import ActivationQuantizer
 from datafree.reconstruction._learn import Stage, Task
 from datafree.rows import Rows, passed, stored
+from datafree.tensors import device_of
 
 
 @dataclass(frozen=True)
@@ -56,7 +57,7 @@ def walk(  # noqa: PLR0913 - one walk, seven independent things to know
             continue
         with _activations(student, on=stage.activations):
             seen: set[str] = set()
-            rows = stored(images, _device(student), limit)
+            rows = stored(images, device_of(student), limit)
             border = _Border(rows, rows)
             for block, units in blocks:
                 ahead = passed(subgraph(folded, block.start, block.end), border.exact, limit)
@@ -145,7 +146,3 @@ def _activations(student: nn.Module, *, on: bool) -> Generator[None]:
 
 def _quantizers(part: fx.GraphModule) -> list[str]:
     return [n for n, module in part.named_modules() if isinstance(module, ActivationQuantizer)]
-
-
-def _device(module: nn.Module) -> torch.device:
-    return next(module.parameters()).device

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from abc import abstractmethod
 from contextlib import closing
@@ -23,8 +22,9 @@ from datafree.graph.blocks import find_blocks, layer_blocks
 from datafree.progress import Progress, silent
 from datafree.reconstruction._learn import Outcome, Penalty, Stage, learn
 from datafree.reconstruction._walk import walk
+from datafree.rows import share
+from datafree.tensors import state_digest
 
-_GIGABYTE = 2**30
 # Student and float network where a block begins and where it ends, and where a layer inside it
 # begins; the layer's targets and their importance.
 _TENSORS_HELD = 8
@@ -100,11 +100,10 @@ class Reconstructor(Frozen):
             for block in find_blocks(folded)
         ]
         steps = [stage.iterations for stage in self.stages() for _, units in blocks for _ in units]
-        saved = _Saved(
-            checkpoint, {**self.describe(), "seed": seed, "start": _digest(student, images)}
-        )
+        start = {**student.state_dict(), "images": images}
+        saved = _Saved(checkpoint, {**self.describe(), "seed": seed, "start": state_digest(start)})
         outcomes = saved.load(student)
-        limit = int(self.memory_gb * _GIGABYTE / _TENSORS_HELD)
+        limit = share(self.memory_gb, _TENSORS_HELD)
         tasks = walk(folded, student, images, blocks, self.stages(), len(outcomes), limit)
         with progress(f"{self.name} reconstruction", sum(steps)) as step, closing(tasks):
             step(sum(steps[: len(outcomes)]))
@@ -130,13 +129,6 @@ class Reconstructor(Frozen):
 
     def _penalty(self) -> Penalty:
         return Penalty(self.rounding_weight, self.warmup, self.beta_start, self.beta_end)
-
-
-def _digest(student: nn.Module, images: Tensor) -> str:
-    digest = hashlib.sha256()
-    for tensor in (*student.state_dict().values(), images):
-        digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
-    return digest.hexdigest()
 
 
 class _Saved:

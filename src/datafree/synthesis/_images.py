@@ -23,6 +23,7 @@ from datafree.losses import (
     total_variation,
 )
 from datafree.synthesis.base import Batch, Synthesizer
+from datafree.tensors import device_of
 
 _CHUNK_POSITIONS = 2**18
 """Positions (height x width x images) passed through the network at once on a CPU."""
@@ -95,7 +96,7 @@ class ImageOptimizer(Synthesizer):
     def _optimize(
         self, network: nn.Module, images: Tensor, targets: Tensor | None, batch: Batch, state: Any
     ) -> None:
-        device = next(network.parameters()).device
+        device = device_of(network)
         pixels = images.to(device, memory_format=_layout(images)).requires_grad_()
         size = _chunk(pixels)
         labels = None if targets is None else targets.to(device)

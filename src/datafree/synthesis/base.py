@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from abc import abstractmethod
 from dataclasses import dataclass
@@ -17,6 +16,7 @@ from datafree.errors import DataError, ModelError
 from datafree.graph.taps import batch_norms
 from datafree.images import SyntheticSet
 from datafree.progress import Progress, Step, silent
+from datafree.tensors import state_digest
 
 
 @dataclass(frozen=True)
@@ -76,7 +76,7 @@ class Synthesizer(Frozen):
         size = self.batch_images(teacher, count)
         request = {
             "spec": spec.model_dump(mode="json"),
-            "teacher": _digest(teacher) if checkpoint else "",
+            "teacher": state_digest(teacher.state_dict()) if checkpoint else "",
         }
         # One generator seeds a generator per batch: a batch does not depend on those before it.
         seeder = torch.Generator().manual_seed(seed)
@@ -185,14 +185,6 @@ class _Stored:
                 path.unlink()
             if not any(folder.iterdir()):
                 folder.rmdir()
-
-
-def _digest(teacher: nn.Module) -> str:
-    digest = hashlib.sha256()
-    for name, tensor in teacher.state_dict().items():
-        digest.update(name.encode())
-        digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
-    return digest.hexdigest()
 
 
 def _join(parts: list[SyntheticSet], spec: InputSpec, metadata: dict[str, Any]) -> SyntheticSet:

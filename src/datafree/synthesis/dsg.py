@@ -14,6 +14,7 @@ from datafree.graph.taps import BatchNorm, batch_norms, tap_batch_norms
 from datafree.losses import STATISTICS_EPS, enhancement_weights, sample_statistics, slack_margin
 from datafree.synthesis._images import Alignment, ImageOptimizer, fast_copy, stored_statistics
 from datafree.synthesis.base import Batch
+from datafree.tensors import device_of
 
 _CHUNK = 64
 
@@ -87,7 +88,7 @@ def margins(
     Returns:
         Margins of the means and of the standard deviations, each (N,).
     """
-    device = next(network.parameters()).device
+    device = device_of(network)
     collected: dict[int, _Gathered] = {}
     with torch.no_grad(), tap_batch_norms(network) as taps:
         for chunk in noise.split(_CHUNK):

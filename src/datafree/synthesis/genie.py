@@ -17,6 +17,7 @@ from datafree.losses import batch_distance, input_distance
 from datafree.synthesis._generator import ImageGenerator
 from datafree.synthesis._images import balanced_targets, fast_copy, stored_statistics
 from datafree.synthesis.base import Batch, Synthesizer
+from datafree.tensors import device_of
 
 
 class Genie(Synthesizer):
@@ -85,7 +86,7 @@ class Genie(Synthesizer):
         network: fx.GraphModule = state
         # The generator's own batch norms need two values per channel, whatever the image size.
         made = replace(batch, size=max(batch.size, 2))
-        device = next(network.parameters()).device
+        device = device_of(network)
         latents = torch.randn(made.size, self.latent_dim, generator=batch.generator)
         generator = ImageGenerator(spec.shape, self.latent_dim, batch.generator)
         targets = balanced_targets(made, spec.classes) if self.label_weight else None
