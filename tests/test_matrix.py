@@ -16,7 +16,13 @@ from datafree.pipeline import run, synthesize_images
 from datafree.registry import available, load
 
 MODEL = ModelConfig(source="digits_resnet8")
-QUICK = {"iterations": 2, "activation_iterations": 2, "margin_images": 4}
+QUICK = {
+    "iterations": 2,
+    "activation_iterations": 2,
+    "margin_images": 4,
+    "matching_iterations": 1,
+    "student_iterations": 1,
+}
 
 
 def quick(package: str, name: str) -> Method:

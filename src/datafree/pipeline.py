@@ -134,7 +134,7 @@ def synthesize_images(
 ) -> SyntheticSet:
     """The calibration images `config` asks for; arguments as in `Synthesizer.generate`."""
     synthesizer: Synthesizer = make_method(config.synthesis, "synthesis", Synthesizer)
-    return synthesizer.generate(
+    return synthesizer.for_scheme(config.scheme).generate(
         graph, spec, config.images, seed=config.seed, progress=progress, checkpoint=checkpoint
     )
 

@@ -3,10 +3,16 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Mapping
+from pathlib import Path
 
 import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
 from torch import Tensor, nn
+
+from datafree.files import atomic_path
 
 
 def state_digest(state: Mapping[str, Tensor]) -> str:
@@ -22,3 +28,39 @@ def state_digest(state: Mapping[str, Tensor]) -> str:
 def device_of(module: nn.Module) -> torch.device:
     """Where the parameters of `module` are."""
     return next(module.parameters()).device
+
+
+def save_tensors(
+    path: Path, tensors: Mapping[str, Tensor], request: Mapping[str, object], **extra: str
+) -> None:
+    """Write `tensors` to `path`, atomically, with all that they depend on.
+
+    Args:
+        path: a `.safetensors` file.
+        tensors: by name, on any device.
+        request: JSON values; only an equal request gets the tensors back.
+        **extra: texts to keep beside them.
+    """
+    content = {name: value.detach().contiguous().cpu() for name, value in tensors.items()}
+    with atomic_path(path) as temporary:
+        save_file(content, temporary, {"request": json.dumps(request, sort_keys=True), **extra})
+
+
+def load_tensors(
+    path: Path, request: Mapping[str, object]
+) -> tuple[dict[str, Tensor], dict[str, str]] | None:
+    """The tensors, on the CPU, and texts that `save_tensors` wrote for an equal `request`.
+
+    None where there is no such file, or one that cannot be read or belongs to another request.
+    """
+    if not path.exists():
+        return None
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata: dict[str, str] = file.metadata() or {}
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except (OSError, SafetensorError):
+        return None
+    if metadata.get("request") != json.dumps(request, sort_keys=True):
+        return None
+    return tensors, metadata

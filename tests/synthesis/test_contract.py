@@ -22,7 +22,13 @@ from datafree.synthesis.base import Synthesizer
 from networks import SPEC, build, captured, fingerprint
 
 PACKAGE = "datafree.synthesis"
-QUICK: dict[str, Any] = {"iterations": 3, "batch_size": 2, "margin_images": 8}
+QUICK: dict[str, Any] = {
+    "iterations": 3,
+    "batch_size": 2,
+    "margin_images": 8,
+    "matching_iterations": 2,
+    "student_iterations": 2,
+}
 PRIORS: dict[str, Any] = {"label_weight": 1.0, "tv_weight": 0.01, "l2_weight": 0.01, "jitter": 2}
 
 
@@ -53,7 +59,7 @@ class Counter:
 
     @contextmanager
     def __call__(self, description: str, total: int) -> Generator[Step]:
-        self.total = total
+        self.total += total
 
         def step(done: int) -> None:
             self.done += done
@@ -203,6 +209,8 @@ def test_an_interrupted_call_goes_on(
 def test_finished_batches_are_not_made_again(
     cls: type[Synthesizer], method: Synthesizer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    if cls.generate is not Synthesizer.generate:
+        pytest.skip("this method has stages of its own; see its tests")
     whole = Counter()
     method.generate(captured("Tiny"), SPEC, 5, progress=whole)
     interrupted(method, captured("Tiny"), tmp_path, whole.total)

@@ -16,7 +16,7 @@ from datafree.errors import ConfigError
 from datafree.graph.capture import capture
 from datafree.graph.taps import tap_batch_norms
 from datafree.losses import batch_distance
-from datafree.synthesis import genie
+from datafree.synthesis import _genie
 from datafree.synthesis._generator import ImageGenerator
 from datafree.synthesis.base import Batch
 from datafree.synthesis.genie import Genie
@@ -202,7 +202,7 @@ def test_the_schedule_of_the_latents(monkeypatch: pytest.MonkeyPatch) -> None:
     def never_falling(features: Tensor, *_: Tensor) -> Tensor:
         return features.sum() * 0 + 1e9
 
-    monkeypatch.setattr(genie, "batch_distance", never_falling)
+    monkeypatch.setattr(_genie, "batch_distance", never_falling)
     Genie(iterations=12, patience=2, min_lr=0.005).generate(captured("Tiny"), SPEC, 2)
     assert embedding == pytest.approx([0.1] * 4 + [0.01] * 3 + [0.005] * 5)
     assert weights == pytest.approx([0.01] * 12)

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Generator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 from torch.nn.modules.batchnorm import _BatchNorm as BatchNorm  # pyright: ignore[reportPrivateUsage]
 
 
@@ -44,19 +44,38 @@ def tap_batch_norms(module: nn.Module) -> Generator[list[tuple[BatchNorm, Tensor
         seen.clear()
 
 
-@contextmanager
+def last_linear(graph: fx.GraphModule) -> str | None:
+    """Path of the linear layer that runs last: the classifier; None if there is none."""
+    paths = [str(node.target) for node in graph.graph.nodes if node.op == "call_module"]
+    linear = [path for path in paths if isinstance(graph.get_submodule(path), nn.Linear)]
+    return linear[-1] if linear else None
+
+
 def tap_outputs(
     modules: dict[str, nn.Module], use: Callable[[str, Tensor], None]
-) -> Generator[None]:
+) -> AbstractContextManager[None]:
     """Call ``use(name, output)`` after every forward pass of each of `modules`.
 
     Args:
         modules: layers by the name to report.
         use: receives every output tensor, not detached.
     """
+    return tap_calls(modules, lambda name, _input, output: use(name, output))
 
-    def hook(name: str) -> Callable[[nn.Module, Any, Tensor], None]:
-        return lambda _module, _inputs, output: use(name, output)
+
+@contextmanager
+def tap_calls(
+    modules: dict[str, nn.Module], use: Callable[[str, Tensor, Tensor], None]
+) -> Generator[None]:
+    """Call ``use(name, input, output)`` after every forward pass of each of `modules`.
+
+    Args:
+        modules: layers by the name to report.
+        use: receives first input and output, neither detached.
+    """
+
+    def hook(name: str) -> Callable[[nn.Module, tuple[Tensor, ...], Tensor], None]:
+        return lambda _module, inputs, output: use(name, inputs[0], output)
 
     handles = [layer.register_forward_hook(hook(name)) for name, layer in modules.items()]
     try:

@@ -11,19 +11,16 @@ from typing import Literal
 
 import torch
 from pydantic import Field
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor, fx, nn
 
 from datafree.config import Frozen
 from datafree.errors import ConfigError
-from datafree.files import atomic_path
 from datafree.graph.blocks import find_blocks, layer_blocks
 from datafree.progress import Progress, silent
 from datafree.reconstruction._learn import Outcome, Penalty, Stage, learn
 from datafree.reconstruction._walk import walk
 from datafree.rows import share
-from datafree.tensors import state_digest
+from datafree.tensors import load_tensors, save_tensors, state_digest
 
 # Student and float network where a block begins and where it ends, and where a layer inside it
 # begins; the layer's targets and their importance.
@@ -136,31 +133,21 @@ class _Saved:
 
     def __init__(self, path: Path | None, request: dict[str, object]) -> None:
         self.path = path
-        self.request = json.dumps(request, sort_keys=True)
+        self.request = request
 
     def load(self, student: nn.Module) -> list[Outcome]:
         """What was learned before; puts it into `student`."""
-        if self.path is None or not self.path.exists():
+        found = None if self.path is None else load_tensors(self.path, self.request)
+        if found is None:
             return []
-        try:
-            with safe_open(self.path, framework="pt") as file:
-                metadata = file.metadata()
-                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-        except (OSError, SafetensorError):
-            return []
-        if metadata.get("request") != self.request:
-            return []
-        student.load_state_dict(tensors)
-        return [Outcome(**values) for values in json.loads(metadata["outcomes"])]
+        student.load_state_dict(found[0])
+        return [Outcome(**values) for values in json.loads(found[1]["outcomes"])]
 
     def save(self, student: nn.Module, outcomes: list[Outcome]) -> None:
         """Keep `student` as it is now."""
-        if self.path is None:
-            return
-        tensors = {name: value.contiguous().cpu() for name, value in student.state_dict().items()}
-        described = json.dumps([asdict(outcome) for outcome in outcomes])
-        with atomic_path(self.path) as temporary:
-            save_file(tensors, temporary, {"request": self.request, "outcomes": described})
+        if self.path is not None:
+            described = json.dumps([asdict(outcome) for outcome in outcomes])
+            save_tensors(self.path, student.state_dict(), self.request, outcomes=described)
 
     def clear(self) -> None:
         """The reconstruction is complete."""

@@ -11,7 +11,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from datafree.config import Frozen, InputSpec
+from datafree.config import Frozen, InputSpec, Scheme
 from datafree.errors import DataError, ModelError
 from datafree.graph.taps import batch_norms
 from datafree.images import SyntheticSet
@@ -73,35 +73,50 @@ class Synthesizer(Frozen):
             DataError: the images diverged.
         """
         self.check(teacher)
-        size = self.batch_images(teacher, count)
-        request = {
-            "spec": spec.model_dump(mode="json"),
-            "teacher": state_digest(teacher.state_dict()) if checkpoint else "",
-        }
-        # One generator seeds a generator per batch: a batch does not depend on those before it.
-        seeder = torch.Generator().manual_seed(seed)
-        starts = range(0, count, size)
-        seeds = torch.randint(2**62, (len(starts),), generator=seeder).tolist()
-        metadata = {**self.describe(), "seed": seed, "count": count}
+        request = self.request(teacher, spec, count, seed, stored=checkpoint is not None)
         state = self.prepare(teacher, spec, torch.Generator().manual_seed(seed))
         parts: list[SyntheticSet] = []
-        with progress(f"{self.name} images", len(starts) * self.batch_iterations) as step:
-            for start, batch_seed in zip(starts, seeds, strict=True):
-                stored = _Stored(
-                    checkpoint, start, {**metadata, **request, "batch_seed": batch_seed}
-                )
+        total = -(-count // self.batch_images(teacher, count)) * self.batch_iterations
+        with progress(f"{self.name} images", total) as step:
+            for batch in self.batches(teacher, count, seed, step):
+                drawn = batch.generator.initial_seed()
+                stored = Stored(checkpoint, batch.start, {**request, "batch_seed": drawn})
                 part = stored.load()
                 if part is None:
-                    generator = torch.Generator().manual_seed(batch_seed)
-                    batch = Batch(min(size, count - start), start, generator, step)
                     images, targets = self.make_batch(teacher, spec, batch, state)
                     part = SyntheticSet(images.cpu(), spec, targets, stored.metadata)
                     stored.save(part)
                 else:
                     step(self.batch_iterations)
                 parts.append(part)
-        _Stored.clear(checkpoint)
-        return _join(parts, spec, metadata)
+        Stored.clear(checkpoint)
+        return join(parts, spec, {**self.describe(), "seed": seed, "count": count})
+
+    def batches(self, teacher: nn.Module, count: int, seed: int, step: Step) -> list[Batch]:
+        """The batches that make a set, each with random numbers of its own."""
+        size = self.batch_images(teacher, count)
+        starts = range(0, count, size)
+        seeder = torch.Generator().manual_seed(seed)
+        seeds = torch.randint(2**62, (len(starts),), generator=seeder).tolist()
+        return [
+            Batch(min(size, count - start), start, torch.Generator().manual_seed(number), step)
+            for start, number in zip(starts, seeds, strict=True)
+        ]
+
+    def request(
+        self, teacher: nn.Module, spec: InputSpec, count: int, seed: int, *, stored: bool
+    ) -> dict[str, Any]:
+        """All that the images depend on, as JSON values; the teacher's weights if they are stored.
+
+        Only images stored under an equal request are taken up again.
+        """
+        return {
+            **self.describe(),
+            "seed": seed,
+            "count": count,
+            "spec": spec.model_dump(mode="json"),
+            "teacher": state_digest(teacher.state_dict()) if stored else "",
+        }
 
     @property
     def name(self) -> str:
@@ -117,6 +132,11 @@ class Synthesizer(Frozen):
         """Images made together when `count` are asked for."""
         del teacher
         return count
+
+    def for_scheme(self, scheme: Scheme) -> Synthesizer:
+        """The method as it is used in a run that quantizes to `scheme`."""
+        del scheme
+        return self
 
     def check(self, teacher: nn.Module) -> None:
         """Refuse a network the method cannot work on.
@@ -153,7 +173,7 @@ class Synthesizer(Frozen):
 
 
 @dataclass(frozen=True)
-class _Stored:
+class Stored:
     """A finished batch on disk, valid only for exactly the same request."""
 
     folder: Path | None
@@ -162,9 +182,11 @@ class _Stored:
 
     @property
     def path(self) -> Path | None:
+        """Its file; None where nothing is kept."""
         return self.folder / f"batch_{self.start:06d}.safetensors" if self.folder else None
 
     def load(self) -> SyntheticSet | None:
+        """What an earlier call with the same request left; None if there is nothing."""
         if self.path is None or not self.path.exists():
             return None
         try:
@@ -175,11 +197,13 @@ class _Stored:
         return stored if json.dumps(dict(stored.metadata), sort_keys=True) == wanted else None
 
     def save(self, part: SyntheticSet) -> None:
+        """Keep `part` until the set is complete."""
         if self.path is not None:
             part.save(self.path)
 
     @staticmethod
     def clear(folder: Path | None) -> None:
+        """The set is complete: nothing has to be kept."""
         if folder is not None and folder.is_dir():
             for path in folder.glob("batch_*.safetensors"):
                 path.unlink()
@@ -187,7 +211,8 @@ class _Stored:
                 folder.rmdir()
 
 
-def _join(parts: list[SyntheticSet], spec: InputSpec, metadata: dict[str, Any]) -> SyntheticSet:
+def join(parts: list[SyntheticSet], spec: InputSpec, metadata: dict[str, Any]) -> SyntheticSet:
+    """One set of the images and targets of `parts`, in order."""
     targets = [part.targets for part in parts if part.targets is not None]
     return SyntheticSet(
         images=torch.cat([part.images for part in parts]),

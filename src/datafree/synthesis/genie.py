@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any, ClassVar
 
 import torch
-import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, fx, nn
 
 from datafree.config import InputSpec
 from datafree.graph.swing import swing_convolutions
-from datafree.graph.taps import BatchNorm, batch_norms, tap_batch_norms
-from datafree.losses import batch_distance, input_distance
+from datafree.graph.taps import tap_batch_norms
 from datafree.synthesis._generator import ImageGenerator
-from datafree.synthesis._images import balanced_targets, fast_copy, stored_statistics
+from datafree.synthesis._genie import Generated, Objective, Steps
+from datafree.synthesis._images import balanced_targets, fast_copy
 from datafree.synthesis.base import Batch, Synthesizer
 from datafree.tensors import device_of
 
@@ -83,37 +82,39 @@ class Genie(Synthesizer):
         self, teacher: nn.Module, spec: InputSpec, batch: Batch, state: Any
     ) -> tuple[Tensor, Tensor | None]:
         """Train a new generator and new latent vectors; see the base class."""
-        network: fx.GraphModule = state
+        made = self.train_generator(spec, batch, state)
+        targets = None if made.targets is None else made.targets[: batch.size]
+        return made.images[: batch.size].contiguous(), targets
+
+    def train_generator(self, spec: InputSpec, batch: Batch, network: fx.GraphModule) -> Generated:
+        """A new generator and new latent vectors, trained for `iterations` steps.
+
+        Args:
+            spec: input of the network.
+            batch: size, random numbers, progress.
+            network: what `prepare` returned.
+        """
         # The generator's own batch norms need two values per channel, whatever the image size.
-        made = replace(batch, size=max(batch.size, 2))
+        enlarged = replace(batch, size=max(batch.size, 2))
         device = device_of(network)
-        latents = torch.randn(made.size, self.latent_dim, generator=batch.generator)
+        latents = torch.randn(enlarged.size, self.latent_dim, generator=batch.generator)
         generator = ImageGenerator(spec.shape, self.latent_dim, batch.generator)
-        targets = balanced_targets(made, spec.classes) if self.label_weight else None
+        targets = balanced_targets(enlarged, spec.classes) if self.label_weight else None
         if self.swing:
             network = swing_convolutions(network, batch.generator)
         labels = None if targets is None else targets.to(device)
-        objective = _Objective(network, labels, self.label_weight)
-        images = self._train(generator.to(device), latents.to(device), objective, batch)
-        kept = images[: batch.size].contiguous()
-        return kept, None if targets is None else targets[: batch.size]
-
-    def _train(
-        self, generator: ImageGenerator, latents: Tensor, objective: _Objective, batch: Batch
-    ) -> Tensor:
-        """The images of the last forward pass, before its update."""
-        latents = latents.requires_grad_()
+        objective = Objective(network, labels, self.label_weight)
+        generator, latents = generator.to(device), latents.to(device).requires_grad_()
         steps = self._steps(generator, latents)
         images = latents
-        with tap_batch_norms(objective.network) as taps:
+        with tap_batch_norms(network) as taps:
             for _ in range(self.iterations):
                 images = generator(latents)
-                loss = objective.loss(images, taps)
-                steps.take(loss)
+                steps.take(objective.loss(images, taps))
                 batch.step(1)
-        return images.detach()
+        return Generated(generator, latents.detach(), images.detach(), targets)
 
-    def _steps(self, generator: ImageGenerator, latents: Tensor) -> _Steps:
+    def _steps(self, generator: ImageGenerator, latents: Tensor) -> Steps:
         embedding = torch.optim.Adam([latents], lr=self.embedding_lr)
         weights = torch.optim.Adam(generator.parameters(), lr=self.generator_lr)
         plateau = torch.optim.lr_scheduler.ReduceLROnPlateau(
@@ -122,44 +123,4 @@ class Genie(Synthesizer):
         decay = torch.optim.lr_scheduler.StepLR(
             weights, self.generator_decay_every, gamma=self.generator_gamma
         )
-        return _Steps(embedding, weights, plateau, decay)
-
-
-@dataclass(frozen=True)
-class _Steps:
-    """The two optimizers and their schedules."""
-
-    embedding: torch.optim.Optimizer
-    weights: torch.optim.Optimizer
-    plateau: torch.optim.lr_scheduler.ReduceLROnPlateau
-    decay: torch.optim.lr_scheduler.LRScheduler
-
-    def take(self, loss: Tensor) -> None:
-        """One step down the gradient of `loss`."""
-        for optimizer in (self.embedding, self.weights):
-            optimizer.zero_grad()
-        loss.backward()  # pyright: ignore[reportUnknownMemberType]
-        for optimizer in (self.embedding, self.weights):
-            optimizer.step()
-        self.plateau.step(loss.item())
-        self.decay.step()
-
-
-class _Objective:
-    """What the images are judged by: their own statistics, the network's, and their classes."""
-
-    def __init__(self, network: nn.Module, labels: Tensor | None, label_weight: float) -> None:
-        self.network = network
-        self.labels = labels
-        self.label_weight = label_weight
-        self.stored = {layer: stored_statistics(layer) for layer in batch_norms(network).values()}
-
-    def loss(self, images: Tensor, taps: list[tuple[BatchNorm, Tensor]]) -> Tensor:
-        """Scalar loss of `images` (B, C, H, W); `taps` fills up while they pass the network."""
-        logits = self.network(images)
-        total = input_distance(images).mean()
-        for layer, features in taps:
-            total = total + batch_distance(features, *self.stored[layer])
-        if self.labels is not None:
-            total = total + self.label_weight * F.cross_entropy(logits, self.labels)
-        return total
+        return Steps(embedding, weights, plateau, decay)

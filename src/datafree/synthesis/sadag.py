@@ -1,0 +1,309 @@
+"""SADAG: images on which the quantized network's gradients agree with their neighbours' (A.7)."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+import torch.nn.functional as F
+from pydantic import Field
+from torch import Tensor, fx, nn
+
+from datafree.calibrators.base import calibrate
+from datafree.calibrators.mse import MSE
+from datafree.config import InputSpec, Scheme
+from datafree.errors import DataError, ModelError
+from datafree.graph.fold import fold_batch_norms
+from datafree.graph.insert import insert_quantizers
+from datafree.graph.taps import last_linear, tap_batch_norms
+from datafree.images import SyntheticSet
+from datafree.losses import gradient_diversity, gradient_matching
+from datafree.progress import Progress, silent
+from datafree.quant.modules import QUANTIZED
+from datafree.reconstruction.genie_m import GenieM
+from datafree.synthesis._generator import ImageGenerator
+from datafree.synthesis._genie import Generated, Objective
+from datafree.synthesis._images import fast_copy
+from datafree.synthesis._matching import Features, Matcher, matching
+from datafree.synthesis.base import Batch, Stored, join
+from datafree.synthesis.genie import Genie
+from datafree.tensors import device_of, load_tensors, save_tensors
+
+_LATER = 2**32  # added to the seed after the warm-up
+_PROBE = 0.1  # length of the random step that starts the power iteration
+_SAME = 1e-9  # what the released code adds to the samples it compares with themselves
+
+
+class SADAG(Genie):
+    """Genie's images, trained on until the student's gradients on them match their neighbours'.
+
+    First every batch is made as `genie` makes it. On these images a student of the network is
+    quantized by `genie_m` and frozen. Then generator and latent vectors of each batch learn
+
+        L_BN + matching_weight * L_GM + diversity_weight * L_div
+
+    where the gradient of a sample is that of the reconstruction loss for the weights of the last
+    linear layer. ``L_GM`` (Eq. 18) compares it with that of a neighbour ``G(z + eps)``, the one
+    within `rho` that differs most; ``L_div`` (Eq. 19) keeps samples apart, in the batch and from
+    all batches before. Swinging is for the warm-up only (Dung et al., ICML 2024).
+
+    The gradient that should point to the neighbour is 0 at ``eps = 0``. `perturb` chooses the way
+    out: one power iteration from a random step of 0.1 (`power`), rounding noise as in the released
+    code (`official`), or the random step itself (`random`).
+
+    Attributes:
+        iterations: steps of the warm-up per batch.
+        matching_iterations: steps after it per batch.
+        student_iterations: steps per block with which the student learns its rounding.
+        scheme: the student's numbers; None takes those of the run, W4A4 with policy `brecq` and
+            weight ranges of least error outside a run.
+        matching_weight: of ``L_GM``; the paper's two weights are 1.
+        diversity_weight: of ``L_div``.
+        rho: distance of the neighbours in latent space; the paper has 2, the released script 1.
+        tau: likeness of gradients that costs nothing, 0 or 0.1 in the paper.
+        perturb: how neighbours are found.
+        matching_embedding_lr: rate of the latent vectors after the warm-up.
+        matching_generator_lr: rate of the generator after the warm-up …
+        matching_gamma: … and the factor on it after every step.
+    """
+
+    matching_iterations: int = Field(default=500, ge=1)
+    student_iterations: int = Field(default=4000, ge=1)
+    scheme: Scheme | None = None
+    matching_weight: float = Field(default=1.0, ge=0)
+    diversity_weight: float = Field(default=1.0, ge=0)
+    rho: float = Field(default=2.0, ge=0)
+    tau: float = Field(default=0.0, ge=0, le=1)
+    perturb: Literal["power", "official", "random"] = "power"
+    matching_embedding_lr: float = Field(default=1e-5, gt=0)
+    matching_generator_lr: float = Field(default=1e-4, gt=0)
+    matching_gamma: float = Field(default=0.95, gt=0, le=1)
+
+    def for_scheme(self, scheme: Scheme) -> SADAG:
+        """The method with the student of a run, unless it has one of its own."""
+        return self.model_copy(update={"scheme": self.scheme or scheme})
+
+    def check(self, teacher: nn.Module) -> None:
+        """Refuse a network without batch norms or without a linear layer to match gradients of.
+
+        Raises:
+            ModelError: what is missing, and methods that do without.
+        """
+        super().check(teacher)
+        if not isinstance(teacher, fx.GraphModule) or last_linear(teacher) is None:
+            raise ModelError(
+                "sadag matches gradients of the last linear layer, and this network has none; use"
+                " the method genie"
+            )
+
+    def generate(
+        self,
+        teacher: nn.Module,
+        spec: InputSpec,
+        count: int,
+        *,
+        seed: int = 0,
+        progress: Progress = silent,
+        checkpoint: Path | None = None,
+    ) -> SyntheticSet:
+        """Warm up, quantize, match; arguments as in the base class."""
+        self.check(teacher)
+        network = self.prepare(teacher, spec, torch.Generator())
+        request = self.request(teacher, spec, count, seed, stored=checkpoint is not None)
+        with ExitStack() as stack:
+            folder = checkpoint or Path(stack.enter_context(tempfile.TemporaryDirectory()))
+            with progress("sadag warm-up", self._steps_of(teacher, count, self.iterations)) as step:
+                # What came after the warm-up does not matter to it.
+                warm = {k: v for k, v in request.items() if k not in _OWN_FIELDS}
+                drafts = [
+                    self._draft(_Draft(folder, batch, warm, self.latent_dim), spec, network)
+                    for batch in self.batches(teacher, count, seed, step)
+                ]
+            images = torch.cat([d.load(spec, network).images[: d.batch.size] for d in drafts])
+            student = self._student(network, images, seed, progress, folder, request)
+            parts: list[SyntheticSet] = []
+            total = self._steps_of(teacher, count, self.matching_iterations)
+            with progress("sadag images", total) as step, matching(network, student) as matcher:
+                # Random numbers of their own: those of the warm-up are spent.
+                later = self.batches(teacher, count, seed + _LATER, step)
+                for draft, batch in zip(drafts, later, strict=True):
+                    part = self._finished(draft, batch, request, spec, matcher)
+                    matcher.remember(part.images.to(device_of(network)))
+                    parts.append(part)
+            Stored.clear(checkpoint)
+        return join(parts, spec, {**self.describe(), "seed": seed, "count": count})
+
+    def _steps_of(self, teacher: nn.Module, count: int, iterations: int) -> int:
+        return -(-count // self.batch_images(teacher, count)) * iterations
+
+    def _draft(self, draft: _Draft, spec: InputSpec, network: fx.GraphModule) -> _Draft:
+        """Warm one batch up, unless that was done before."""
+        if draft.exists():
+            draft.batch.step(self.iterations)
+        else:
+            draft.save(self.train_generator(spec, draft.batch, network))
+        return draft
+
+    def _student(
+        self,
+        network: fx.GraphModule,
+        images: Tensor,
+        seed: int,
+        progress: Progress,
+        folder: Path,
+        request: Mapping[str, object],
+    ) -> fx.GraphModule:
+        """The network quantized by Genie-M on `images`; frozen, its weights on their grids."""
+        scheme = self.scheme or Scheme(weights=4, activations=4, policy="brecq", weight_range="mse")
+        folded = fold_batch_norms(network)
+        student = insert_quantizers(folded, scheme)
+        calibrate(
+            student, (part.to(device_of(network)) for part in images.split(64)), MSE(power=2.4)
+        )
+        path = folder / "batch_student.safetensors"
+        found = load_tensors(path, request)
+        if found is None:
+            GenieM(iterations=self.student_iterations).reconstruct(
+                folded, student, images, seed=seed, progress=progress,
+                checkpoint=folder / "batch_student_unfinished.safetensors",
+            )  # fmt: skip
+            save_tensors(path, student.state_dict(), request)
+        else:
+            student.load_state_dict(found[0])
+        for layer in student.modules():
+            if isinstance(layer, QUANTIZED):
+                # The weights lie on their grids: rounding them in every pass changes nothing.
+                layer.weight_quantizer.enabled = False
+        return fast_copy(student).requires_grad_(False)  # pyright: ignore
+
+    def _finished(
+        self,
+        draft: _Draft,
+        batch: Batch,
+        request: dict[str, Any],
+        spec: InputSpec,
+        matcher: Matcher,
+    ) -> SyntheticSet:
+        """One batch with its gradients matched: trained now, or read from an earlier call."""
+        drawn = batch.generator.initial_seed()
+        stored = Stored(draft.folder, batch.start, {**request, "batch_seed": drawn})
+        found = stored.load()
+        if found is not None:
+            batch.step(self.matching_iterations)
+            return found
+        made = self._match(draft.load(spec, matcher.network), batch, matcher)
+        targets = None if made.targets is None else made.targets[: batch.size]
+        images = made.images[: batch.size].contiguous().cpu()
+        part = SyntheticSet(images, spec, targets, stored.metadata)
+        stored.save(part)
+        return part
+
+    def _match(self, made: Generated, batch: Batch, matcher: Matcher) -> Generated:
+        """Train generator and latent vectors on; the images are those before the last update."""
+        network = matcher.network
+        labels = None if made.targets is None else made.targets.to(device_of(network))
+        objective = Objective(network, labels, self.label_weight)
+        latents = made.latents.requires_grad_()
+        steps = self._later()._steps(made.generator, latents)
+        images = made.images
+        with tap_batch_norms(network) as taps:
+            for _ in range(self.matching_iterations):
+                images = made.generator(latents)
+                loss = objective.loss(images, taps)
+                own = matcher.features(images, passed=True)
+                shift = self._shift(made.generator, latents, own, matcher, batch.generator)
+                near = matcher.features(made.generator(latents + shift))
+                loss = loss + self.matching_weight * gradient_matching(own, near)
+                others = matcher.with_memory(own)
+                loss = loss + self.diversity_weight * gradient_diversity(own, others, self.tau)
+                steps.take(loss)
+                batch.step(1)
+        return replace(made, images=images.detach())
+
+    def _shift(
+        self,
+        generator: ImageGenerator,
+        latents: Tensor,
+        own: Features,
+        matcher: Matcher,
+        random: torch.Generator,
+    ) -> Tensor:
+        """Steps (B, latent) of length `rho` towards the neighbours that differ most, Eq. (17)."""
+        fixed = own[0].detach(), own[1].detach()
+        if self.perturb == "official":
+            moved = fixed[0] + _SAME, fixed[1] + _SAME
+            unlikeness = gradient_matching(own, moved)
+            (direction,) = torch.autograd.grad(unlikeness, [latents], retain_graph=True)
+            return self.rho * F.normalize(direction)
+        drawn = torch.randn(latents.shape, generator=random).to(latents.device)
+        start = (_PROBE * F.normalize(drawn)).requires_grad_()
+        if self.perturb == "random":
+            return self.rho * F.normalize(start.detach())
+        near = matcher.features(generator(latents.detach() + start))
+        (direction,) = torch.autograd.grad(gradient_matching(near, fixed), [start])
+        return self.rho * F.normalize(direction)
+
+    def _later(self) -> SADAG:
+        """The rates after the warm-up."""
+        return self.model_copy(
+            update={
+                "embedding_lr": self.matching_embedding_lr,
+                "generator_lr": self.matching_generator_lr,
+                "generator_gamma": self.matching_gamma,
+                "generator_decay_every": 1,
+                "min_lr": min(self.min_lr, self.matching_embedding_lr),
+            }
+        )
+
+
+_OWN_FIELDS = frozenset(SADAG.model_fields) - frozenset(Genie.model_fields)
+
+
+@dataclass(frozen=True)
+class _Draft:
+    """One batch after the warm-up, on disk."""
+
+    folder: Path
+    batch: Batch
+    base: Mapping[str, object]
+    latent_dim: int
+
+    @property
+    def path(self) -> Path:
+        return self.folder / f"batch_{self.batch.start:06d}_draft.safetensors"
+
+    @property
+    def request(self) -> dict[str, Any]:
+        """All that it depends on."""
+        return {**self.base, "batch_seed": self.batch.generator.initial_seed()}
+
+    def exists(self) -> bool:
+        return load_tensors(self.path, self.request) is not None
+
+    def save(self, made: Generated) -> None:
+        tensors = {f"generator.{k}": v for k, v in made.generator.state_dict().items()}
+        tensors |= {"latents": made.latents, "images": made.images}
+        if made.targets is not None:
+            tensors["targets"] = made.targets
+        save_tensors(self.path, tensors, self.request)
+
+    def load(self, spec: InputSpec, network: nn.Module) -> Generated:
+        found = load_tensors(self.path, self.request)
+        if found is None:
+            raise DataError(f"{self.path} has disappeared: run the same command again")
+        tensors, device = found[0], device_of(network)
+        generator = ImageGenerator(spec.shape, self.latent_dim, torch.Generator())
+        generator.load_state_dict(
+            {k.removeprefix("generator."): v for k, v in tensors.items() if k.startswith("gen")}
+        )
+        return Generated(
+            generator.to(device),
+            tensors["latents"].to(device),
+            tensors["images"],
+            tensors.get("targets"),
+        )
