@@ -10,6 +10,7 @@ import pytest
 import torch
 
 import datafree.pipeline as pipeline
+from datafree import expected
 from datafree.config import Method, ModelConfig, RunConfig, Scheme, load_config
 from datafree.errors import ConfigError, DatafreeError, ModelError, OutputExistsError
 from datafree.files import sha256
@@ -262,6 +263,18 @@ def test_unknown_devices_are_refused(name: str) -> None:
 def test_devices() -> None:
     assert resolve_device("cpu") == torch.device("cpu")
     assert resolve_device("auto").type == ("cuda" if torch.cuda.is_available() else "cpu")
+
+
+@pytest.mark.parametrize(("each", "told"), [(1.0, True), (1e-6, False)])
+def test_long_runs_say_how_long(monkeypatch: pytest.MonkeyPatch, each: float, told: bool) -> None:
+    def measured(*_: object) -> float:
+        return each
+
+    monkeypatch.setattr(expected, "seconds_per_image", measured)
+    lines: list[str] = []
+    chosen = config(images=3, synthesis=Method(name="zeroq", options={"iterations": 50}))
+    run(chosen, tell=lines.append)
+    assert lines == told * ["expected to take about 2 min here (synthesis 2 min)"]
 
 
 def test_the_scheme_reaches_the_student() -> None:

@@ -173,7 +173,9 @@ def quantize(
     resolved = build(RunConfig, merge(base, changes), "options")
     from datafree.pipeline import run
 
-    result = run(resolved, folder=output, force=force, progress=console.progress)
+    result = run(
+        resolved, folder=output, force=force, progress=console.progress, tell=console.out.print
+    )
     console.show_result(resolved, result.metrics, result.seconds)
     names = sorted(path.name for path in output.iterdir())
     console.out.print(f"written to [bold]{escape(str(output))}[/bold]: {', '.join(names)}")

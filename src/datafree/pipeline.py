@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ from datafree.corrections.equalize import equalize
 from datafree.data import open_labelled
 from datafree.errors import ConfigError, DataError
 from datafree.evaluate import Predictor, compare, layer_sqnr, top1
+from datafree.expected import expected_seconds, in_words
 from datafree.export.base import Exporter, ExportReport
 from datafree.folder import IMAGES, STUDENT, UNFINISHED, claim, refuse, save_images, save_student
 from datafree.graph.capture import capture, to_device
@@ -32,6 +33,7 @@ from datafree.report.record import Stopwatch, write_metrics
 from datafree.synthesis.base import Synthesizer
 
 _HOLDOUT_SEED = 1_000_003  # added to the seed of held-out images; neighbouring seeds share nothing
+_WORTH_TELLING = 2.0  # seconds
 _BATCH_VALUES = 40 * 3 * 224 * 224  # input values per forward pass: 40 ImageNet images
 
 
@@ -60,7 +62,11 @@ class Result:
     folder: Path | None = None
 
 
-def run(
+def _ignore(message: str) -> None:
+    del message
+
+
+def run(  # noqa: PLR0913 - one door, what a caller may bring
     config: RunConfig,
     *,
     teacher: Teacher | None = None,
@@ -68,6 +74,7 @@ def run(
     folder: Path | None = None,
     force: bool = False,
     progress: Progress = silent,
+    tell: Callable[[str], None] = _ignore,
 ) -> Result:
     """Quantize a teacher as `config` says: the whole way from network to integer model.
 
@@ -79,6 +86,7 @@ def run(
             that was interrupted goes on in its folder.
         force: replace a finished run in `folder`.
         progress: shown during long stages.
+        tell: called with the time the run is expected to take, before the long stages.
 
     Raises:
         OutputExistsError: `folder` holds something else and `force` was not given.
@@ -92,6 +100,7 @@ def run(
         spec, device = teacher.spec, resolve_device(config.device)
         graph = to_device(capture(teacher.model, spec), device)
         calibrator, reconstructor = _check(config, graph, spec, synthesize=images is None)
+        _foretell(config, graph, spec, reconstructor, tell, synthesize=images is None)
     if folder is not None:
         claim(folder, config)
     with watch.stage("synthesis"):
@@ -277,6 +286,26 @@ def _check(
     if config.reconstruction is None:
         return calibrator, None
     return calibrator, make_method(config.reconstruction, "reconstruction", Reconstructor)
+
+
+def _foretell(
+    config: RunConfig,
+    graph: fx.GraphModule,
+    spec: InputSpec,
+    reconstructor: Reconstructor | None,
+    tell: Callable[[str], None],
+    *,
+    synthesize: bool,
+) -> None:
+    if tell is _ignore:
+        return
+    synthesizer: Synthesizer | None = None
+    if synthesize:
+        synthesizer = make_method(config.synthesis, "synthesis", Synthesizer)
+    found = expected_seconds(graph, spec, synthesizer, reconstructor, config.images)
+    if (total := sum(found.values())) >= _WORTH_TELLING:
+        parts = ", ".join(f"{stage} {in_words(seconds)}" for stage, seconds in found.items())
+        tell(f"expected to take about {in_words(total)} here ({parts})")
 
 
 def _batch_size(spec: InputSpec) -> int:

@@ -117,6 +117,15 @@ class Reconstructor(Frozen):
         """Images per step when there are `images`."""
         return min(self.batch_size, images)
 
+    def passes(self, images: int) -> float:
+        """Images sent through the network and back, about, to foretell the time.
+
+        A step of each unit sends one batch through that unit: through the whole network in all.
+        Quantizers take about as long as what they quantize.
+        """
+        steps = sum(stage.iterations for stage in self.stages())
+        return 2 * steps * self.batch(images)
+
     def describe(self) -> dict[str, object]:
         """Method name and all hyper-parameters, as JSON values."""
         return {"method": self.name, **self.model_dump(mode="json")}

@@ -128,6 +128,10 @@ class Synthesizer(Frozen):
         """Progress units one batch takes."""
         return 1
 
+    def passes(self, count: int) -> float:
+        """Images sent through the network and back to make `count`, about, to foretell the time."""
+        return self.batch_iterations * count
+
     def batch_images(self, teacher: nn.Module, count: int) -> int:
         """Images made together when `count` are asked for."""
         del teacher

@@ -67,6 +67,10 @@ class Genie(Synthesizer):
         """Steps of Adam."""
         return self.iterations
 
+    def passes(self, count: int) -> float:
+        """The generator costs about as much as a small network."""
+        return 1.5 * self.iterations * count
+
     def batch_images(self, teacher: nn.Module, count: int) -> int:
         """Size of the fewest batches of at most `batch_size` images that are about equal."""
         del teacher

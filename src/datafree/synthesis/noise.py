@@ -14,6 +14,11 @@ from datafree.synthesis.base import Batch, Synthesizer
 class Noise(Synthesizer):
     """Images of independent standard normal pixels in normalised space; works on any network."""
 
+    def passes(self, count: int) -> float:
+        """The network is not asked."""
+        del count
+        return 0.0
+
     def make_batch(
         self, teacher: nn.Module, spec: InputSpec, batch: Batch, state: Any
     ) -> tuple[Tensor, Tensor | None]:

@@ -88,6 +88,11 @@ class SADAG(Genie):
         """The method with the student of a run, unless it has one of its own."""
         return self.model_copy(update={"scheme": self.scheme or scheme})
 
+    def passes(self, count: int) -> float:
+        """Each step of the matching takes three passes through teacher, student and generator."""
+        student = GenieM(iterations=self.student_iterations).passes(count)
+        return super().passes(count) + 6 * self.matching_iterations * count + student
+
     def check(self, teacher: nn.Module) -> None:
         """Refuse a network without batch norms or without a linear layer to match gradients of.
 
