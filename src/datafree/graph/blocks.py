@@ -16,7 +16,7 @@ from datafree.errors import ModelError
 from datafree.graph.taps import BatchNorm
 from datafree.quant.modules import QUANTIZABLE
 
-_ELEMENTWISE = (
+ELEMENTWISE = (
     nn.ReLU, nn.ReLU6, nn.Hardtanh, nn.LeakyReLU, nn.ELU, nn.PReLU, nn.SiLU, nn.GELU, nn.Mish,
     nn.Hardswish, nn.Sigmoid, nn.Hardsigmoid, nn.Tanh,
 )  # fmt: skip
@@ -173,5 +173,5 @@ def _is_layer(graph_module: fx.GraphModule, node: fx.Node) -> bool:
 
 def _is_elementwise(graph_module: fx.GraphModule, node: fx.Node) -> bool:
     return node.op == "call_module" and isinstance(
-        graph_module.get_submodule(str(node.target)), (*_ELEMENTWISE, BatchNorm)
+        graph_module.get_submodule(str(node.target)), (*ELEMENTWISE, BatchNorm)
     )

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import copy
+from collections import Counter
 from typing import cast
 
 import torch
 from torch import Tensor, fx, nn
 
+from datafree.graph.moments import response
 from datafree.graph.taps import BatchNorm
 from datafree.quant.modules import QUANTIZABLE, QuantizableLayer
 
@@ -27,16 +29,13 @@ def fold_batch_norms(graph_module: fx.GraphModule) -> fx.GraphModule:
         A graph module with the same outputs up to rounding.
     """
     folded = copy.deepcopy(graph_module)
-    calls = [node for node in folded.graph.nodes if node.op == "call_module"]
-    times_called = {str(node.target): 0 for node in calls}
-    for node in calls:
-        times_called[str(node.target)] += 1
-    for node in calls:
-        norm = folded.get_submodule(str(node.target))
-        if not isinstance(norm, BatchNorm) or times_called[str(node.target)] > 1:
+    times_called = count_calls(folded)
+    for node in list(folded.graph.nodes):
+        norm = norm_called_once(folded, node, times_called)
+        if norm is None:
             continue
-        before = _layer_before(folded, node, norm, times_called)
-        after = _layers_after(folded, node, norm, times_called)
+        before = layer_before(folded, node, norm, times_called)
+        after = layers_after(folded, node, norm, times_called)
         if before is not None:
             _fold_back(before, norm)
         elif after:
@@ -52,8 +51,23 @@ def fold_batch_norms(graph_module: fx.GraphModule) -> fx.GraphModule:
     return folded
 
 
+def count_calls(graph_module: fx.GraphModule) -> Counter[str]:
+    """How many nodes call each module, by path."""
+    return Counter(str(n.target) for n in graph_module.graph.nodes if n.op == "call_module")
+
+
+def norm_called_once(
+    graph_module: fx.GraphModule, node: fx.Node, times_called: Counter[str]
+) -> BatchNorm | None:
+    """The batch norm `node` calls, if nothing else calls it."""
+    if node.op != "call_module" or times_called[str(node.target)] > 1:
+        return None
+    module = graph_module.get_submodule(str(node.target))
+    return module if isinstance(module, BatchNorm) else None
+
+
 def _layer(
-    graph_module: fx.GraphModule, node: fx.Node, times_called: dict[str, int]
+    graph_module: fx.GraphModule, node: fx.Node, times_called: Counter[str]
 ) -> QuantizableLayer | None:
     """The convolution or linear layer `node` calls, if nothing else calls it."""
     if node.op != "call_module" or times_called[str(node.target)] > 1:
@@ -62,10 +76,10 @@ def _layer(
     return module if isinstance(module, QUANTIZABLE) else None
 
 
-def _layer_before(
-    graph_module: fx.GraphModule, node: fx.Node, norm: BatchNorm, times_called: dict[str, int]
+def layer_before(
+    graph_module: fx.GraphModule, node: fx.Node, norm: BatchNorm, times_called: Counter[str]
 ) -> QuantizableLayer | None:
-    """The layer `norm` folds back into, if it is the only reader of that layer."""
+    """The layer that `norm`, called by `node` alone, folds back into; None if there is none."""
     before = node.all_input_nodes[0]
     layer = _layer(graph_module, before, times_called)
     if layer is None or len(before.users) > 1 or layer.weight.shape[0] != norm.num_features:
@@ -73,8 +87,8 @@ def _layer_before(
     return None if isinstance(layer, nn.Linear) and not _is_flat(norm) else layer
 
 
-def _layers_after(
-    graph_module: fx.GraphModule, node: fx.Node, norm: BatchNorm, times_called: dict[str, int]
+def layers_after(
+    graph_module: fx.GraphModule, node: fx.Node, norm: BatchNorm, times_called: Counter[str]
 ) -> list[QuantizableLayer]:
     """The layers `norm` folds forward into: all its readers, or none."""
     layers: list[QuantizableLayer] = []
@@ -134,5 +148,5 @@ def _fold_forward(layer: QuantizableLayer, norm: BatchNorm) -> None:
     # Row block g of the weight reads input channels g*c .. (g+1)*c.
     grouped = weight.view(groups, weight.shape[0] // groups, weight.shape[1], -1)
     per_group = slope.view(groups, 1, weight.shape[1], 1)
-    shift = (grouped * offset.view(groups, 1, weight.shape[1], 1)).sum((2, 3)).flatten()
+    shift = response(weight, groups, offset)
     _set(layer, (grouped * per_group).view_as(weight), shift + _bias(layer))

@@ -10,15 +10,22 @@ float on quantized inputs.
 from __future__ import annotations
 
 import copy
+from collections.abc import Sequence
 
-from torch import fx, nn
+from torch import Tensor, fx, nn
 from torch._ops import OpOverload  # pyright: ignore[reportPrivateUsage]
 
 from datafree.config import Scheme
 from datafree.errors import ModelError
 from datafree.graph.taps import BatchNorm
 from datafree.quant.grid import Grid
-from datafree.quant.modules import QUANTIZABLE, ActivationQuantizer, Quantizer, quantize_layer
+from datafree.quant.modules import (
+    QUANTIZABLE,
+    ActivationQuantizer,
+    ChannelCopies,
+    Quantizer,
+    quantize_layer,
+)
 from datafree.quant.ranges import mse_range
 
 ACTIVATIONS = (
@@ -73,30 +80,48 @@ def insert_quantizers(folded: fx.GraphModule, scheme: Scheme) -> fx.GraphModule:
     return student.eval()
 
 
+def first_calls(graph_module: fx.GraphModule) -> dict[str, fx.Node]:
+    """The first call of every convolution and linear layer by path, in execution order."""
+    calls: dict[str, fx.Node] = {}
+    for node in graph_module.graph.nodes:
+        if node.op == "call_module" and isinstance(
+            graph_module.get_submodule(str(node.target)), QUANTIZABLE
+        ):
+            calls.setdefault(str(node.target), node)
+    return calls
+
+
 def quantizable_layers(graph_module: fx.GraphModule) -> list[str]:
     """Paths of convolution and linear layers in execution order, each once."""
-    names = [str(node.target) for node in graph_module.graph.nodes if node.op == "call_module"]
-    return [
-        name
-        for name in dict.fromkeys(names)
-        if isinstance(graph_module.get_submodule(name), QUANTIZABLE)
-    ]
+    return list(first_calls(graph_module))
+
+
+def weight_bits(names: Sequence[str], name: str, scheme: Scheme) -> int:
+    """Bits of the weight of layer `name`, one of all `names` in execution order."""
+    return 8 if scheme.policy != "all" and name in (names[0], names[-1]) else scheme.weights
+
+
+def weight_quantizer(weight: Tensor, bits: int, scheme: Scheme) -> Quantizer:
+    """The quantizer `scheme` gives a weight (O, …) at so many bits, its range fitted to it."""
+    grid = Grid(bits, symmetric=scheme.weight_symmetric)
+    axis = 0 if scheme.weight_granularity == "channel" else None
+    quantizer = Quantizer(grid, axis=axis, ste=scheme.ste)
+    if scheme.weight_range == "mse":
+        quantizer.set_range(*mse_range(weight, grid, axis))
+    else:
+        quantizer.fit(weight)
+    return quantizer
 
 
 def _quantize_weights(student: fx.GraphModule, scheme: Scheme) -> None:
     names = quantizable_layers(student)
     if not names:
         raise ModelError("the network has no convolution or linear layer that could be quantized")
-    ends = {names[0], names[-1]}
     for name in names:
-        bits = 8 if scheme.policy != "all" and name in ends else scheme.weights
-        grid = Grid(bits, symmetric=scheme.weight_symmetric)
-        axis = 0 if scheme.weight_granularity == "channel" else None
-        quantizer = Quantizer(grid, axis=axis, ste=scheme.ste)
         layer = student.get_submodule(name)
-        if scheme.weight_range == "mse":
-            assert isinstance(layer, QUANTIZABLE)  # noqa: S101 - only these are listed
-            quantizer.set_range(*mse_range(layer.weight.detach(), grid, axis))
+        assert isinstance(layer, QUANTIZABLE)  # noqa: S101 - only these are listed
+        bits = weight_bits(names, name, scheme)
+        quantizer = weight_quantizer(layer.weight.detach(), bits, scheme)
         student.set_submodule(name, quantize_layer(layer, quantizer))
 
 
@@ -190,7 +215,7 @@ def _never_negative(student: fx.GraphModule, node: fx.Node) -> bool:
         module = student.get_submodule(str(node.target))
         if isinstance(module, nn.Hardtanh) and module.min_val >= 0:
             return True
-        if isinstance(module, ActivationQuantizer):
+        if isinstance(module, ActivationQuantizer | ChannelCopies):
             return _never_negative(student, node.all_input_nodes[0])
         return isinstance(module, _NEVER_NEGATIVE)
     name = _name(node)

@@ -83,6 +83,25 @@ class ActivationQuantizer(Quantizer):
     """
 
 
+class ChannelCopies(nn.Module):
+    """The channels of a tensor, some of them several times: what a split layer reads.
+
+    Attributes:
+        origin: buffer (C',), the index of the channel that each channel of the output repeats.
+    """
+
+    origin: Tensor
+
+    def __init__(self, origin: Tensor) -> None:
+        """Create it; see the class for the argument."""
+        super().__init__()
+        self.register_buffer("origin", origin)
+
+    def forward(self, values: Tensor) -> Tensor:
+        """(N, C', …) from (N, C, …)."""
+        return values.index_select(1, self.origin)
+
+
 class QuantConv1d(nn.Conv1d):
     """A 1-d convolution whose weight passes through `weight_quantizer`."""
 
@@ -121,6 +140,13 @@ class QuantLinear(nn.Linear):
     def forward(self, input: Tensor) -> Tensor:
         """Multiply (…, in) with the quantized weight."""
         return F.linear(input, self.weight_quantizer(self.weight), self.bias)
+
+
+def add_to_bias(layer: QuantizableLayer, change: Tensor) -> None:
+    """Add `change` (C,) to the bias of `layer`, which gets one if it has none."""
+    bias = change if layer.bias is None else layer.bias.detach().double() + change
+    # A parameter of its own: another layer may share the old one.
+    layer.bias = nn.Parameter(bias.to(layer.weight.dtype), requires_grad=False)
 
 
 QuantizedLayer = QuantConv1d | QuantConv2d | QuantConv3d | QuantLinear

@@ -1,0 +1,80 @@
+"""What batch norms remember of the layers before them, kept through folding (algorithms B.4.1)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import cast
+
+from torch import Tensor, fx
+
+from datafree.graph.fold import count_calls, layer_before, layers_after, norm_called_once
+from datafree.graph.taps import BatchNorm
+
+
+@dataclass(frozen=True)
+class Normal:
+    """Mean and deviation by channel of what a layer returns, over the data it was trained on.
+
+    Attributes:
+        mean: (C,) float64.
+        std: (C,) float64, not negative.
+    """
+
+    mean: Tensor
+    std: Tensor
+
+
+Statistics = Mapping[str, Normal]
+"""By path of the layer in the folded graph; layers without a batch norm are missing."""
+
+
+def layer_statistics(graph_module: fx.GraphModule) -> dict[str, Normal]:
+    """What the layers of the *folded* graph return, read from the batch norms of this one.
+
+    A batch norm of slope g, offset beta, and running variance v returns the mean beta and the
+    deviation ``|g| sqrt(v / (v + eps))``: the paper's |g|, but right for a channel that is constant
+    too. It stands under the path of the layer it folds back into, or its own where it stays.
+    Batch norms called several times, or folded into the layers after them, give nothing.
+
+    Args:
+        graph_module: the canonical graph before `fold_batch_norms`; not changed.
+    """
+    times_called = count_calls(graph_module)
+    found: dict[str, Normal] = {}
+    for node in graph_module.graph.nodes:
+        norm = norm_called_once(graph_module, node, times_called)
+        if norm is None:
+            continue
+        if layer_before(graph_module, node, norm, times_called) is not None:
+            found[str(node.all_input_nodes[0].target)] = _output(norm)
+        elif not layers_after(graph_module, node, norm, times_called):
+            found[str(node.target)] = _output(norm)
+    return found
+
+
+def rescaled(statistics: Statistics, factors: Mapping[str, Tensor]) -> dict[str, Normal]:
+    """`statistics` of a network whose layers return 1 / `factors` of what they did.
+
+    Args:
+        statistics: before.
+        factors: (C,) by path, as `equalize_with_factors` returns them; other layers stay.
+    """
+    return {
+        path: Normal(normal.mean / factors[path], normal.std / factors[path])
+        if path in factors
+        else normal
+        for path, normal in statistics.items()
+    }
+
+
+def _output(norm: BatchNorm) -> Normal:
+    variance = norm.running_var
+    assert variance is not None  # noqa: S101 - lifting builds no other kind
+    std = (variance.double() / (variance.double() + norm.eps)).sqrt()
+    weight = cast("Tensor | None", norm.weight)
+    bias = cast("Tensor | None", norm.bias)
+    if weight is not None:
+        std = std * weight.detach().double().abs()
+    mean = std.new_zeros(len(std)) if bias is None else bias.detach().double()
+    return Normal(mean, std)

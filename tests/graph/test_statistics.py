@@ -1,0 +1,62 @@
+from __future__ import annotations
+
+import pytest
+import torch
+
+from datafree.graph.fold import fold_batch_norms
+from datafree.graph.statistics import Normal, layer_statistics, rescaled
+from networks import captured
+
+
+@pytest.mark.parametrize(
+    ("name", "paths"),
+    [
+        ("Tiny", {"conv1", "conv2"}),
+        ("InPlaceResidual", {"conv1", "bn2"}),  # conv2 is called twice
+        ("Grouped", {"stem", "depthwise", "pointwise", "grouped"}),
+        ("NormAfterActivation", {"bn1", "bn3"}),  # bn2 and bn4 fold forward
+        ("SharedNorm", set[str]()),
+        ("NoNorm", set[str]()),
+    ],
+)
+def test_paths_are_those_of_the_folded_graph(name: str, paths: set[str]) -> None:
+    graph = captured(name)
+    found = layer_statistics(graph)
+    called = {str(node.target) for node in fold_batch_norms(graph).graph.nodes}
+    assert set(found) <= called
+    assert set(found) == paths
+
+
+def test_mean_and_deviation_are_those_of_the_batch_norm() -> None:
+    graph = captured("Tiny")
+    norm = graph.get_submodule("bn1")
+    assert isinstance(norm, torch.nn.BatchNorm2d)
+    assert norm.running_mean is not None
+    assert norm.running_var is not None
+    with torch.no_grad():
+        norm.weight.copy_(torch.tensor([2.0, -3, 1, 1]))
+        norm.bias.copy_(torch.tensor([0.5, -1, 0, 4]))
+        norm.running_var.copy_(torch.tensor([4.0, 1, 0, norm.eps]))
+    found = layer_statistics(graph)["conv1"]
+    torch.testing.assert_close(found.mean, torch.tensor([0.5, -1, 0, 4], dtype=torch.float64))
+    expected = torch.tensor([2.0, 3, 0, 0.5**0.5], dtype=torch.float64)
+    torch.testing.assert_close(found.std, expected, rtol=1e-4, atol=1e-9)
+
+
+def test_affine_free_norms_are_standard() -> None:
+    found = layer_statistics(captured("SamePadding"))
+    assert set(found) == {"conv1", "conv2"}
+    for normal in found.values():
+        torch.testing.assert_close(normal.mean, torch.zeros(4, dtype=torch.float64))
+        torch.testing.assert_close(
+            normal.std, torch.ones(4, dtype=torch.float64), atol=1e-3, rtol=0
+        )
+
+
+def test_rescaling_touches_only_what_has_factors() -> None:
+    one = Normal(torch.tensor([2.0, -4]), torch.tensor([1.0, 8]))
+    scaled = rescaled({"a": one, "b": one}, {"a": torch.tensor([0.5, 4]), "z": torch.ones(9)})
+    assert scaled["b"] is one
+    assert scaled["a"].mean.tolist() == [4, -1]
+    assert scaled["a"].std.tolist() == [2, 2]
+    assert set(scaled) == {"a", "b"}
