@@ -8,7 +8,7 @@ from torch import Tensor, fx, nn
 
 from datafree.config import InputSpec, Scheme
 from datafree.corrections._pairs import find_pairs
-from datafree.corrections.equalize import equalize
+from datafree.corrections.equalize import equalize, equalize_with_factors
 from datafree.errors import ModelError
 from datafree.graph.capture import capture
 from datafree.graph.fold import fold_batch_norms
@@ -103,6 +103,16 @@ def test_by_hand() -> None:
     for name, values in expected.items():
         torch.testing.assert_close(equalized.get_parameter(name), torch.tensor(values))
     assert equalized.get_submodule("two").bias is None
+
+
+def test_factors_are_what_outputs_were_divided_by() -> None:
+    graph = folded_graph("Grouped")
+    equalized, factors = equalize_with_factors(graph, replace_relu6=True)
+    assert set(factors) == {"stem", "depthwise", "pointwise", "grouped"}
+    for path, factor in factors.items():
+        before, after = graph.get_parameter(f"{path}.bias"), equalized.get_parameter(f"{path}.bias")
+        torch.testing.assert_close(after.double() * factor, before.double())
+        assert float((factor - 1).abs().max()) > 0.1
 
 
 def test_grouped_and_depthwise_chain() -> None:

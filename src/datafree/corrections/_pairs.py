@@ -23,11 +23,13 @@ class Pair:
         first: path of the layer whose output channels are scaled.
         second: path of the layer that reads them.
         clipped: paths of the ReLU6 activations in between, each called nowhere else.
+        activations: paths of all activation functions in between.
     """
 
     first: str
     second: str
     clipped: tuple[str, ...] = ()
+    activations: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -60,23 +62,38 @@ def find_pairs(graph_module: fx.GraphModule, *, through_relu6: bool = False) -> 
         if first is None:
             continue
         rank = 0 if isinstance(first, nn.Linear) else first.weight.ndim
-        values, clipped = _Values(node, rank), list[str]()
+        values, between = _Values(node, rank), list[str]()
         while len(values.node.users) == 1:
             (reader,) = values.node.users
             second = _layer(graph_module, reader, calls)
             if second is not None:
                 if _fits(values, first, second):
-                    pairs.append(Pair(str(node.target), str(reader.target), tuple(clipped)))
+                    pairs.append(_pair(graph_module, node, reader, between))
                 break
-            if through_relu6 and _is_relu6(graph_module, reader, calls):
-                clipped.append(str(reader.target))
-                values = replace(values, node=reader)
-                continue
-            following = _after(graph_module, values, reader)
+            clips = through_relu6 and _is_relu6(graph_module, reader, calls)
+            following = (
+                replace(values, node=reader) if clips else _after(graph_module, values, reader)
+            )
             if following is None:
                 break
+            if reader.op == "call_module":
+                between.append(str(reader.target))
             values = following
     return pairs
+
+
+def quantizable(graph_module: fx.GraphModule, path: str) -> QuantizableLayer:
+    """The layer at `path`, one of a pair."""
+    layer = graph_module.get_submodule(path)
+    assert isinstance(layer, QuantizableLayer)  # noqa: S101 - pairs consist of these only
+    return layer
+
+
+def _pair(
+    graph_module: fx.GraphModule, first: fx.Node, second: fx.Node, between: list[str]
+) -> Pair:
+    clipped = [p for p in between if isinstance(graph_module.get_submodule(p), nn.Hardtanh)]
+    return Pair(str(first.target), str(second.target), tuple(clipped), tuple(between))
 
 
 def _layer(

@@ -9,9 +9,10 @@ from torch import Tensor, fx, nn
 
 from datafree.errors import ConfigError, ModelError
 from datafree.graph.blocks import find_blocks, subgraph
+from datafree.graph.insert import first_calls
 from datafree.graph.taps import tap_outputs
 from datafree.progress import Progress, silent
-from datafree.quant.modules import QUANTIZABLE, ActivationQuantizer, QuantizableLayer
+from datafree.quant.modules import ActivationQuantizer, QuantizableLayer, add_to_bias
 from datafree.rows import Rows, passed, share, stored
 from datafree.tensors import device_of
 
@@ -60,7 +61,7 @@ def correct_biases(
     _check_ranges(student)
     limit = share(memory_gb, _TENSORS_HELD)
     blocks = find_blocks(folded)
-    calls = _first_calls(folded)
+    calls = {path: node.name for path, node in first_calls(folded).items()}
     wanted = _float_means(folded, images, calls, limit)
     shifts: dict[str, Tensor] = {}
     border = stored(images, device_of(student), limit)
@@ -74,17 +75,6 @@ def correct_biases(
                 step(1)
             border = passed(subgraph(student, block.start, block.end), border, limit)
     return shifts
-
-
-def _first_calls(folded: fx.GraphModule) -> dict[str, str]:
-    """Name of the node that calls each convolution or linear layer first, by path."""
-    calls: dict[str, str] = {}
-    for node in folded.graph.nodes:
-        if node.op == "call_module" and isinstance(
-            folded.get_submodule(str(node.target)), QUANTIZABLE
-        ):
-            calls.setdefault(str(node.target), node.name)
-    return calls
 
 
 def _float_means(
@@ -136,9 +126,7 @@ def _channel_sums(output: Tensor, layer: nn.Module) -> tuple[Tensor, int]:
 def _correct(student: fx.GraphModule, path: str, shift: Tensor) -> Tensor:
     layer = student.get_submodule(path)
     assert isinstance(layer, QuantizableLayer)  # noqa: S101 - quantizing keeps the kinds
-    bias = -shift if layer.bias is None else layer.bias.detach().double() - shift
-    # A parameter of its own: another layer may share the old one.
-    layer.bias = nn.Parameter(bias.to(layer.weight.dtype), requires_grad=False)
+    add_to_bias(layer, -shift)
     return shift.to(layer.weight.dtype)
 
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, fx, nn
 
-from datafree.corrections._pairs import Pair, find_pairs
+from datafree.corrections._pairs import Pair, find_pairs, quantizable
 from datafree.errors import ModelError
 from datafree.quant.modules import QuantizableLayer
 
@@ -42,10 +42,24 @@ def equalize(folded: fx.GraphModule, *, replace_relu6: bool = False) -> fx.Graph
     Raises:
         ModelError: a weight is not finite; the message names the layer.
     """
+    return equalize_with_factors(folded, replace_relu6=replace_relu6)[0]
+
+
+def equalize_with_factors(
+    folded: fx.GraphModule, *, replace_relu6: bool = False
+) -> tuple[fx.GraphModule, dict[str, Tensor]]:
+    """`equalize`, and by what the outputs of which layers were divided.
+
+    Arguments and errors as in `equalize`.
+
+    Returns:
+        The equalized graph, and the factors (C,) float64 by path of the layer, with which
+        `datafree.graph.statistics.rescaled` carries what is known of the outputs along.
+    """
     equalized = copy.deepcopy(folded)
     pairs = find_pairs(equalized, through_relu6=replace_relu6)
     names = dict.fromkeys(name for pair in pairs for name in (pair.first, pair.second))
-    layers = {name: _Layer.of(name, _quantizable(equalized, name)) for name in names}
+    layers = {name: _Layer.of(name, quantizable(equalized, name)) for name in names}
     factors = {pair: torch.ones_like(layers[pair.first].bias) for pair in pairs}
     for _ in range(_MOST_SWEEPS if pairs else 0):
         before = {name: layer.weight for name, layer in layers.items()}
@@ -54,10 +68,10 @@ def equalize(folded: fx.GraphModule, *, replace_relu6: bool = False) -> fx.Graph
         if _mean_change(before, layers) < _CONVERGED:
             break
     for name, layer in layers.items():
-        layer.store(_quantizable(equalized, name))
+        layer.store(quantizable(equalized, name))
     _replace_clipped(equalized, pairs)
     equalized.recompile()
-    return equalized
+    return equalized, {pair.first: factor for pair, factor in factors.items()}
 
 
 @dataclass
@@ -122,9 +136,3 @@ def _replace_clipped(equalized: fx.GraphModule, pairs: list[Pair]) -> None:
     for pair in pairs:
         for name in pair.clipped:
             equalized.set_submodule(name, nn.ReLU())
-
-
-def _quantizable(graph_module: fx.GraphModule, name: str) -> QuantizableLayer:
-    layer = graph_module.get_submodule(name)
-    assert isinstance(layer, QuantizableLayer)  # noqa: S101 - pairs consist of these only
-    return layer

@@ -20,6 +20,7 @@ from datafree.graph.blocks import ELEMENTWISE
 from datafree.graph.moments import Moments
 from datafree.graph.statistics import Statistics
 from datafree.quant.modules import QUANTIZABLE, ChannelCopies
+from datafree.tensors import device_of
 
 _AVERAGES = frozenset(("avg_pool2d", "adaptive_avg_pool2d"))
 _SHAPES = frozenset(("flatten", "view", "reshape", "contiguous", "clone"))
@@ -56,7 +57,7 @@ def propagate(
     walk = _Walk(folded, statistics, spec, deviations)
     # One empty picture tells the shapes, whatever the operators.
     with torch.no_grad():
-        walk.run(torch.zeros(1, *spec.shape, device=next(folded.parameters()).device))
+        walk.run(torch.zeros(1, *spec.shape, device=device_of(folded)))
     return {node.name: moments for node, moments in walk.found.items()}
 
 
