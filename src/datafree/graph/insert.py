@@ -133,9 +133,9 @@ def _place_quantizers(student: fx.GraphModule, scheme: Scheme) -> None:
     )
     inputs_of_ends = _inputs_of_ends(student) if scheme.policy == "brecq" else set[fx.Node]()
     for node, readers in wanted.items():
-        if scheme.policy == "brecq" and _is_network_input(node):
+        if scheme.policy == "brecq" and is_network_input(node):
             continue
-        eight = _is_network_input(node) or node in inputs_of_ends
+        eight = is_network_input(node) or node in inputs_of_ends
         bits = 8 if eight else scheme.activations
         signed = not _never_negative(student, node)
         grid = Grid(bits, symmetric=scheme.activation_symmetric, signed=signed)
@@ -159,7 +159,7 @@ def _inputs_of_ends(student: fx.GraphModule) -> set[fx.Node]:
     for layer in (*layers[1:2], *layers[-1:]):
         node = layer.all_input_nodes[0]
         found.add(node)
-        while _name(node) in _POOLS_OR_MOVES:
+        while _name(node) in _POOLS_OR_MOVES or _copies_channels(student, node):
             node = node.all_input_nodes[0]
             found.add(node)
     return found
@@ -190,7 +190,7 @@ def _activation_outputs(student: fx.GraphModule) -> dict[fx.Node, list[fx.Node]]
     return wanted
 
 
-def _is_network_input(node: fx.Node) -> bool:
+def is_network_input(node: fx.Node) -> bool:
     """Whether `node` is the network's input, zero-padded or reshaped at most."""
     while node.op == "call_function" and _name(node) in _ONLY_MOVES:
         node = node.all_input_nodes[0]
@@ -201,6 +201,12 @@ def _name(node: fx.Node) -> str:
     if node.op != "call_function" or not isinstance(node.target, OpOverload):
         return ""
     return node.target.overloadpacket.__name__
+
+
+def _copies_channels(student: fx.GraphModule, node: fx.Node) -> bool:
+    return node.op == "call_module" and isinstance(
+        student.get_submodule(str(node.target)), ChannelCopies
+    )
 
 
 def _is_batch_norm(student: fx.GraphModule, node: fx.Node) -> bool:
