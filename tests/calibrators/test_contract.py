@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from datafree.calibrators.base import Calibrator, calibrate
+from datafree.calibrators.base import Calibrator, ImagelessRule, RangeRule, calibrate
 from datafree.calibrators.minmax import MinMax
 from datafree.config import Scheme, build
 from datafree.errors import ConfigError, ModelError
@@ -24,7 +24,18 @@ from networks import SPEC, captured, fingerprint, images
 PACKAGE = "datafree.calibrators"
 
 
-@pytest.fixture(params=available(PACKAGE))
+WITHOUT_IMAGES = {"bn_statistics"}
+
+
+def test_every_file_is_a_rule_of_one_of_two_kinds() -> None:
+    imageless = {
+        n for n in available(PACKAGE) if issubclass(load(PACKAGE, n, RangeRule), ImagelessRule)
+    }
+    assert imageless == WITHOUT_IMAGES
+    assert all(load(PACKAGE, name, RangeRule)().name == name for name in available(PACKAGE))
+
+
+@pytest.fixture(params=sorted(set(available(PACKAGE)) - WITHOUT_IMAGES))
 def calibrator(request: pytest.FixtureRequest) -> Calibrator:
     return load(PACKAGE, request.param, Calibrator)()
 

@@ -7,25 +7,54 @@ from collections.abc import Callable, Iterable
 from typing import Any, Literal
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 
-from datafree.config import Frozen
+from datafree.config import Frozen, InputSpec
 from datafree.errors import ModelError
+from datafree.graph.statistics import Statistics
 from datafree.progress import Step
 from datafree.quant.grid import Grid
 from datafree.quant.modules import ActivationQuantizer
 
 
-class Calibrator(Frozen):
+class RangeRule(Frozen):
+    """Base of all that choose activation ranges: from images (`Calibrator`), or without any."""
+
+    @property
+    def name(self) -> str:
+        """The rule's name: the stem of its file."""
+        return type(self).__module__.rpartition(".")[2]
+
+
+class ImagelessRule(RangeRule):
+    """Base of rules that need no images: the network alone tells the ranges."""
+
+    @abstractmethod
+    def set_ranges(
+        self,
+        student: fx.GraphModule,
+        folded: fx.GraphModule,
+        statistics: Statistics,
+        spec: InputSpec,
+    ) -> None:
+        """Set the range of every `ActivationQuantizer` of `student`.
+
+        Args:
+            student: made from `folded`, with node names kept; changed in place.
+            folded: the float graph; not changed.
+            statistics: of its layers, see `datafree.graph.statistics`.
+            spec: input of both.
+
+        Raises:
+            ModelError: a range cannot be known without images; the message names the tensor.
+        """  # fmt: skip
+
+
+class Calibrator(RangeRule):
     """Base of all calibrators: watches the values of one tensor and names a range.
 
     A calibrator keeps no state of its own: `update` takes the state so far and returns the next.
     """
-
-    @property
-    def name(self) -> str:
-        """The calibrator's name: the stem of its file."""
-        return type(self).__module__.rpartition(".")[2]
 
     @abstractmethod
     def update(self, state: Any, values: Tensor) -> Any:
