@@ -367,15 +367,43 @@ def test_corrections_survive_the_disk(datafree_command: Command) -> None:
     Path("net.py").write_text(FACTORY.replace("4 * 36, 5)", "4 * 36, 5, bias=False)"))
     done = datafree_command(
         "quantize", "net.py:net", *INPUT, "--method", "noise", "--images", "8", "--holdout", "2",
-        "--bits", "W3A8", "--per-tensor", "--equalize", "--bias-correction", "--output", "low",
+        "--bits", "W3A8", "--per-tensor", "--equalize", "--bias-correction",
+        "empirical", "--output", "low",
     )  # fmt: skip
     assert done.code == 0, done.err
-    assert "equalization, bias correction" in done.out
+    assert "equalization, empirical bias correction" in done.out
     assert "per tensor" in done.out
     config = load_config(Path("low/config.yaml"))
-    assert config.equalize and config.bias_correction
+    assert config.equalize and config.bias_correction == "empirical"
     loaded = load_run(Path("low"))
     x = torch.randn(4, 3, 8, 8)
     program = torch.export.load("low/student.pt2").module()
     torch.testing.assert_close(loaded.student(x), program(x), rtol=1e-4, atol=1e-5)
     assert loaded.student.get_submodule("3").bias is not None
+
+
+def test_from_network_to_integer_model_without_any_image(datafree_command: Command) -> None:
+    """What DFQ does: equalization, absorption, analytic correction, ranges from batch norms."""
+    done = datafree_command(
+        "quantize", "digits_resnet8", "--per-tensor", "--equalize", "--absorb-biases",
+        "--split-outliers", "0.02", "--bias-correction", "analytic", "--calibrator",
+        "bn_statistics", "--output", "dfq",
+    )  # fmt: skip
+    assert done.code == 0, done.err
+    assert "outlier splitting (0.02), analytic bias correction" in done.out
+    assert not Path("dfq/images.safetensors").exists()
+    assert not Path("dfq/grid.png").exists()
+    metrics = json.loads(Path("dfq/metrics.json").read_text())
+    assert metrics["results"]["onnx"]["parity"]["mismatches"] == 0
+    assert metrics["results"]["bias_not_corrected"] == ["stem.0"]
+    assert "held_out" not in metrics["results"]
+    digits, labels = load_digits_test()
+    teacher = load_run(Path("dfq"))
+    scaled = torch.from_numpy(digits).permute(0, 3, 1, 2) / 255
+    x = (scaled - teacher.spec.mean[0]) / teacher.spec.std[0]
+    program = torch.export.load("dfq/student.pt2").module()
+    torch.testing.assert_close(teacher.student(x[:9]), program(x[:9]), rtol=1e-4, atol=1e-5)
+    right = teacher.student(x).argmax(1) == torch.from_numpy(labels)
+    assert float(right.float().mean()) > 0.98
+    again = datafree_command("export", "dfq", "--output", "again.onnx")
+    assert again.code == 0, again.err

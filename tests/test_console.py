@@ -17,7 +17,7 @@ CONFIG = RunConfig(
 
 
 def test_the_table_states_what_was_chosen(capsys: pytest.CaptureFixture[str]) -> None:
-    console.show_result(CONFIG, {}, {"capture": 1.25})
+    console.show_result(CONFIG, {}, {"capture": 1.25}, images=32)
     shown = capsys.readouterr().out
     for part in ("nets/[/old]/net.pt2", "4 bits, affine", "float", "first_last_8", "ema", "7"):
         assert part in shown

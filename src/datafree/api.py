@@ -46,7 +46,9 @@ def quantize(
     calibrator: str = "mse",
     calibrator_options: Mapping[str, Any] | None = None,
     equalize: bool = False,
-    bias_correction: bool = False,
+    absorb_biases: bool = False,
+    split_outliers: float = 0.0,
+    bias_correction: Literal["empirical", "analytic"] | None = None,
     reconstruction: str | None = None,
     reconstruction_options: Mapping[str, Any] | None = None,
     weight_range: Literal["minmax", "mse"] | None = None,
@@ -81,11 +83,14 @@ def quantize(
         images: how many to synthesise, or calibration images of your own: a set, or a tensor (N, C,
             H, W) in normalised space.
         calibrator: rule of the activation ranges: `mse`, `minmax`, `percentile`, `ema`, `kl`,
-            `aciq`, `bounded_mse`.
+            `aciq`, `bounded_mse`; or `bn_statistics`, which needs no images.
         calibrator_options: its parameters, e.g. ``{"percentile": 99.9}``.
         equalize: cross-layer equalization of the float network before it is quantized; for one
             weight grid per tensor.
-        bias_correction: take the mean shift of every layer's output on the images off its bias.
+        absorb_biases: let the next layer absorb biases that keep a ReLU from ever cutting off.
+        split_outliers: share of input channels to split, those of largest weight; 0 splits none.
+        bias_correction: take the mean shift of every layer's output off its bias, as the images
+            show it (`empirical`) or as batch norms tell it without images (`analytic`).
         reconstruction: how weights learn their rounding on the images: `adaround`, `brecq`,
             `qdrop`, `genie_m`; None rounds to the nearest.
         reconstruction_options: its hyper-parameters, e.g. ``{"iterations": 2000}``.
@@ -132,6 +137,8 @@ def quantize(
             "images": images if isinstance(images, int) else len(images),
             "calibration": Method(name=calibrator, options=dict(calibrator_options or {})),
             "equalize": equalize,
+            "absorb_biases": absorb_biases,
+            "split_outliers": split_outliers,
             "bias_correction": bias_correction,
             "reconstruction": _optional(reconstruction, reconstruction_options),
             "data": None if data is None else Path(data),

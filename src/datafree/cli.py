@@ -92,11 +92,21 @@ def quantize(
             help="Equalize weight ranges across layers first; with --per-tensor. [no]",
         ),
     ] = None,
-    bias_correction: Annotated[
+    absorb_biases: Annotated[
         bool | None,
         typer.Option(
-            "--bias-correction/--no-bias-correction",
-            help="Take the mean shift of every layer's output off its bias. [no]",
+            "--absorb-biases/--no-absorb-biases",
+            help="Let the next layer absorb high biases; after --equalize. [no]",
+        ),
+    ] = None,
+    split_outliers: Annotated[
+        float | None,
+        typer.Option(help="Split this share of input channels, those of largest weight. [0]"),
+    ] = None,
+    bias_correction: Annotated[
+        str | None,
+        typer.Option(
+            help="Take mean shifts off biases: empirical (on images) or analytic (without). [none]"
         ),
     ] = None,
     per_tensor: Annotated[
@@ -165,6 +175,7 @@ def quantize(
         "synthesis": method_fields(method, option),
         "calibration": method_fields(calibrator, calibrator_option),
         "equalize": equalize,
+        "absorb_biases": absorb_biases, "split_outliers": split_outliers,
         "bias_correction": bias_correction,
         "reconstruction": method_fields(reconstruction, reconstruction_option),
         "images": images, "holdout": holdout, "data": data, "limit": limit,
@@ -176,7 +187,7 @@ def quantize(
     result = run(
         resolved, folder=output, force=force, progress=console.progress, tell=console.out.print
     )
-    console.show_result(resolved, result.metrics, result.seconds)
+    console.show_result(resolved, result.metrics, result.seconds, images=len(result.images))
     names = sorted(path.name for path in output.iterdir())
     console.out.print(f"written to [bold]{escape(str(output))}[/bold]: {', '.join(names)}")
 
@@ -292,7 +303,8 @@ def demo(
     found = run_demo(output, force=force, progress=console.progress)
     console.show_table(found.title, COLUMNS, found.rows)
     console.out.print(found.explanation)
-    console.show_result(found.run.config, found.run.metrics, found.run.seconds)
+    run = found.run
+    console.show_result(run.config, run.metrics, run.seconds, images=len(run.images))
 
 
 def main() -> None:

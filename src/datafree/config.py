@@ -152,9 +152,14 @@ class RunConfig(Frozen):
         calibration: calibrator of the activation ranges.
         equalize: cross-layer equalization of the float network before it is quantized; for weights
             with one grid per tensor.
-        bias_correction: take the mean shift of every layer's output on the images off its bias.
+        absorb_biases: let the next layer absorb biases that keep a ReLU from ever cutting off.
+        split_outliers: share of every convolution's input channels that are added by splitting
+            those with the largest weights; 0 splits none.
+        bias_correction: take the mean shift of every layer's output off its bias, as the images
+            show it (`empirical`) or as batch norms tell it without images (`analytic`).
         reconstruction: how weights learn their rounding on the images; None rounds to the nearest.
-        holdout: synthetic images of another seed for the label-free comparison; 0 leaves it out.
+        holdout: synthetic images of another seed for the label-free comparison; 0 leaves it out,
+            and so does a run that needs no images.
         data: labelled test data (`.npz`, folder with `labels.csv`, CIFAR batches); None compares
             without labels.
         limit: use at most this many test images; None uses all.
@@ -171,7 +176,9 @@ class RunConfig(Frozen):
     images: int = Field(default=32, ge=1)
     calibration: Method = Method(name="mse")
     equalize: bool = False
-    bias_correction: bool = False
+    absorb_biases: bool = False
+    split_outliers: float = Field(default=0.0, ge=0, le=1)
+    bias_correction: Literal["empirical", "analytic"] | None = None
     reconstruction: Method | None = None
     holdout: int = Field(default=16, ge=0)
     data: Path | None = None

@@ -45,16 +45,28 @@ def progress(description: str, total: int) -> Generator[Step]:
 
 
 def show_result(
-    config: RunConfig, metrics: Mapping[str, Any], seconds: Mapping[str, float]
+    config: RunConfig,
+    metrics: Mapping[str, Any],
+    seconds: Mapping[str, float],
+    *,
+    images: int,
 ) -> None:
-    """The table at the end of a run: what was chosen, what was measured, where the time went."""
+    """The table at the end of a run: what was chosen, what was measured, where the time went.
+
+    `images` is the number of images the run had.
+    """
     table = Table(title=escape(f"{config.model.source} {config.scheme.label}"), show_header=False)
     table.add_column(style="bold")
     table.add_column()
     scheme = config.scheme
     weights = "symmetric" if scheme.weight_symmetric else "affine"
     activations = "float" if scheme.activations == 32 else f"{scheme.activations} bits"
-    chosen = {"equalization": config.equalize, "bias correction": config.bias_correction}
+    chosen = {
+        "equalization": config.equalize,
+        "bias absorption": config.absorb_biases,
+        f"outlier splitting ({config.split_outliers:g})": config.split_outliers,
+        f"{config.bias_correction} bias correction": config.bias_correction,
+    }
     corrections = [name for name, wanted in chosen.items() if wanted]
     rows = [
         (
@@ -64,7 +76,7 @@ def show_result(
         ),
         ("activations", f"{activations}, {scheme.placement.replace('_', ' ')}"),
         ("layer policy", scheme.policy),
-        ("images", f"{config.images} by {_method(config.synthesis)}"),
+        ("images", f"{config.images} by {_method(config.synthesis)}" if images else "none"),
         ("calibrator", _method(config.calibration)),
         ("corrections", ", ".join(corrections) or "none"),
         ("rounding", _method(config.reconstruction) if config.reconstruction else "nearest"),
@@ -90,6 +102,8 @@ def measured_rows(metrics: Mapping[str, Any]) -> list[tuple[str, str]]:
     if metrics.get("sqnr_db"):
         name, value = min(metrics["sqnr_db"].items(), key=lambda item: item[1])
         rows.append(("noisiest layer", f"{name}, {value:.1f} dB"))
+    if metrics.get("bias_not_corrected"):
+        rows.append(("input mean not known", ", ".join(metrics["bias_not_corrected"])))
     for target in ("onnx", "pt2"):
         if target in metrics:
             rows.append((target, metrics[target]["line"]))

@@ -52,6 +52,11 @@ class SyntheticSet(Dataset[tuple[Tensor, ...]]):
         if self.targets is not None and self.targets.shape != self.images.shape[:1]:
             raise DataError(f"{len(self.targets)} targets for {len(self.images)} images")
 
+    @classmethod
+    def none(cls, spec: InputSpec) -> SyntheticSet:
+        """No images: what a run that needs none has."""
+        return cls(torch.zeros(0, *spec.shape), spec, metadata={"method": "none"})
+
     def __len__(self) -> int:
         """Number of images."""
         return len(self.images)

@@ -11,10 +11,11 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
-from datafree.calibrators.base import Calibrator, calibrate
+from datafree.calibrators.base import Calibrator, ImagelessRule, RangeRule, calibrate
 from datafree.config import InputSpec, Method, RunConfig, build
+from datafree.corrections.analytic_bias import correct_biases_analytically
 from datafree.corrections.bias_correction import correct_biases
-from datafree.corrections.equalize import equalize
+from datafree.corrections.prepare import prepare
 from datafree.data import open_labelled
 from datafree.errors import ConfigError, DataError
 from datafree.evaluate import Predictor, compare, layer_sqnr, top1
@@ -22,8 +23,8 @@ from datafree.expected import expected_seconds, in_words
 from datafree.export.base import Exporter, ExportReport
 from datafree.folder import IMAGES, STUDENT, UNFINISHED, claim, refuse, save_images, save_student
 from datafree.graph.capture import capture, to_device
-from datafree.graph.fold import fold_batch_norms
 from datafree.graph.insert import insert_quantizers
+from datafree.graph.statistics import Statistics
 from datafree.images import SyntheticSet
 from datafree.models import Teacher, load_teacher
 from datafree.progress import Progress, silent
@@ -45,7 +46,7 @@ class Result:
         student: the quantized network, an ordinary graph module on normalised images.
         teacher: the canonical float graph it was made from.
         spec: input of both.
-        images: the images it was calibrated with.
+        images: the images it was calibrated with; none where no stage needed any.
         config: everything that was chosen, defaults included.
         metrics: accuracy or agreement, noise per layer, export parity; JSON values.
         seconds: by stage.
@@ -81,7 +82,7 @@ def run(  # noqa: PLR0913 - one door, what a caller may bring
     Args:
         config: the run.
         teacher: a loaded teacher; None loads ``config.model``.
-        images: calibration images; None synthesises them.
+        images: calibration images; None synthesises them where a stage needs any.
         folder: where configuration, images, pictures, student, ONNX and metrics are written. A run
             that was interrupted goes on in its folder.
         force: replace a finished run in `folder`.
@@ -99,20 +100,22 @@ def run(  # noqa: PLR0913 - one door, what a caller may bring
         teacher = teacher or load_teacher(config.model)
         spec, device = teacher.spec, resolve_device(config.device)
         graph = to_device(capture(teacher.model, spec), device)
-        calibrator, reconstructor = _check(config, graph, spec, synthesize=images is None)
+        rule, reconstructor = _check(config, graph, spec, given=images is not None)
+        if images is None and not _needs_images(config, rule):
+            images = SyntheticSet.none(spec)
         _foretell(config, graph, spec, reconstructor, tell, synthesize=images is None)
     if folder is not None:
         claim(folder, config)
     with watch.stage("synthesis"):
-        if images is None:
-            images = _images(graph, spec, config, folder, progress)
-        elif folder is not None:
-            save_images(images, folder)
+        images = _images(graph, spec, config, images, folder, progress)
     with watch.stage("calibration"):
-        folded = fold_batch_norms(graph)
-        folded = _fast(equalize(folded) if config.equalize else folded)
+        folded, statistics = prepare(graph, config)
+        folded = _fast(folded)
         student = _fast(insert_quantizers(folded, config.scheme))
-        calibrate(student, _batches(images, device), calibrator)
+        if isinstance(rule, ImagelessRule):
+            rule.set_ranges(student, folded, statistics, spec)
+        else:
+            calibrate(student, _batches(images, device), rule)
     metrics: dict[str, Any] = {"teacher": teacher.digest, "images": images.digest()}
     if reconstructor is not None:
         with watch.stage("reconstruction"):
@@ -121,9 +124,9 @@ def run(  # noqa: PLR0913 - one door, what a caller may bring
                 checkpoint=None if folder is None else folder / UNFINISHED / STUDENT,
             )  # fmt: skip
         metrics["reconstruction"] = [asdict(outcome) for outcome in outcomes]
-    if config.bias_correction:
+    if config.bias_correction is not None:
         with watch.stage("bias correction"):
-            correct_biases(folded, student, images.images, progress=progress)
+            metrics |= _correct_biases(folded, student, statistics, config, images, progress)
     with watch.stage("evaluation"):
         metrics |= _evaluate(graph, folded, student, config, images, progress)
     if folder is not None:
@@ -182,10 +185,15 @@ def _images(
     graph: fx.GraphModule,
     spec: InputSpec,
     config: RunConfig,
+    given: SyntheticSet | None,
     folder: Path | None,
     progress: Progress,
 ) -> SyntheticSet:
-    """The images of this run: those an interrupted run left in `folder`, or new ones."""
+    """The images of this run: given, or those an interrupted run left in `folder`, or new ones."""
+    if given is not None:
+        if folder is not None and len(given):
+            save_images(given, folder)
+        return given
     if folder is None:
         return synthesize_images(graph, spec, config, progress)
     if (folder / IMAGES).exists():
@@ -193,6 +201,22 @@ def _images(
     images = synthesize_images(graph, spec, config, progress, folder / UNFINISHED)
     save_images(images, folder)
     return images
+
+
+def _correct_biases(
+    folded: fx.GraphModule,
+    student: fx.GraphModule,
+    statistics: Statistics,
+    config: RunConfig,
+    images: SyntheticSet,
+    progress: Progress,
+) -> dict[str, Any]:
+    """Correct the student's biases; what is to be told of it as metrics."""
+    if config.bias_correction == "empirical":
+        correct_biases(folded, student, images.images, progress=progress)
+        return {}
+    corrected = correct_biases_analytically(folded, student, statistics, images.spec)
+    return {"bias_not_corrected": list(corrected.skipped)}
 
 
 def _evaluate(
@@ -204,10 +228,12 @@ def _evaluate(
     progress: Progress,
 ) -> dict[str, Any]:
     spec, device = images.spec, resolve_device(config.device)
-    measured: dict[str, Any] = {"sqnr_db": layer_sqnr(folded, student, _batches(images, device))}
+    measured: dict[str, Any] = {}
+    if len(images):
+        measured["sqnr_db"] = layer_sqnr(folded, student, _batches(images, device))
     if config.data is not None:
         measured |= accuracy({"teacher": folded, "student": student}, spec, config, progress)
-    elif config.holdout:
+    elif config.holdout and len(images):
         changes = {"images": config.holdout, "seed": config.seed + _HOLDOUT_SEED}
         held_out = synthesize_images(graph, spec, config.model_copy(update=changes), progress)
         measured["held_out"] = asdict(compare(folded, student, _batches(held_out, device)))
@@ -250,7 +276,7 @@ def _write(
             to_device(student, torch.device("cpu")),
             spec,
             folder / f"student.{target}",
-            check=images.images,
+            check=images.images if len(images) else None,
             label=config.scheme.label,
             force=True,
         )
@@ -274,18 +300,24 @@ def summarize(report: ExportReport) -> dict[str, Any]:
 
 
 def _check(
-    config: RunConfig, graph: fx.GraphModule, spec: InputSpec, *, synthesize: bool
-) -> tuple[Calibrator, Reconstructor | None]:
+    config: RunConfig, graph: fx.GraphModule, spec: InputSpec, *, given: bool
+) -> tuple[Calibrator | ImagelessRule, Reconstructor | None]:
     """What adapts the student; all that `config` has wrong is said before the long stages begin."""
-    if synthesize or (config.holdout and config.data is None):
+    rule: Calibrator | ImagelessRule = make_method(config.calibration, "calibrators", RangeRule)
+    held_out = config.holdout > 0 and config.data is None
+    if held_out if given else _needs_images(config, rule):
         synthesizer: Synthesizer = make_method(config.synthesis, "synthesis", Synthesizer)
         synthesizer.check(graph)
     if config.data is not None:
         open_labelled(config.data, spec, config.limit)
-    calibrator = make_method(config.calibration, "calibrators", Calibrator)
     if config.reconstruction is None:
-        return calibrator, None
-    return calibrator, make_method(config.reconstruction, "reconstruction", Reconstructor)
+        return rule, None
+    return rule, make_method(config.reconstruction, "reconstruction", Reconstructor)
+
+
+def _needs_images(config: RunConfig, rule: RangeRule) -> bool:
+    empirical = config.bias_correction == "empirical"
+    return isinstance(rule, Calibrator) or config.reconstruction is not None or empirical
 
 
 def _foretell(

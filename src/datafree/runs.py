@@ -12,13 +12,13 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import nn
 
-from datafree.calibrators.base import Calibrator
+from datafree.calibrators.base import RangeRule
 from datafree.config import Frozen, Method, RunConfig, build, load_config
+from datafree.corrections.prepare import prepare
 from datafree.errors import ConfigError, OutputExistsError
 from datafree.export.base import Exporter
 from datafree.folder import IMAGES, STUDENT
 from datafree.graph.capture import capture, to_device
-from datafree.graph.fold import fold_batch_norms
 from datafree.graph.insert import insert_quantizers
 from datafree.images import SyntheticSet
 from datafree.models import load_teacher
@@ -38,7 +38,7 @@ from datafree.synthesis.base import Synthesizer
 
 _BASES: dict[str, type[Frozen]] = {
     "synthesis": Synthesizer,
-    "calibrators": Calibrator,
+    "calibrators": RangeRule,
     "reconstruction": Reconstructor,
 }
 
@@ -64,7 +64,7 @@ def load_run(folder: Path) -> Result:
             f"{config.model.source} has changed since {folder} was written: quantize it again"
         )
     graph = capture(teacher.model, teacher.spec)
-    student = insert_quantizers(fold_batch_norms(graph), config.scheme)
+    student = insert_quantizers(prepare(graph, config)[0], config.scheme)
     try:
         state = load_file(folder / STUDENT)
     except (OSError, SafetensorError) as error:
@@ -81,7 +81,8 @@ def load_run(folder: Path) -> Result:
         if leaf in ("scale", "zero_point"):
             setattr(student.get_submodule(owner), leaf, value)
     student.load_state_dict(state)
-    images = SyntheticSet.load(folder / IMAGES)
+    made = (folder / IMAGES).exists()
+    images = SyntheticSet.load(folder / IMAGES) if made else SyntheticSet.none(teacher.spec)
     return Result(student, graph, teacher.spec, images, config, metrics={}, folder=folder)
 
 
@@ -136,7 +137,7 @@ def export_run(
         result.student,
         result.spec,
         path,
-        check=result.images.images,
+        check=result.images.images if len(result.images) else None,
         label=result.config.scheme.label,
         force=force,
     )

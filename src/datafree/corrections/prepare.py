@@ -1,0 +1,33 @@
+"""From the captured network to the float network that is quantized: folded, then corrected."""
+
+from __future__ import annotations
+
+from torch import fx
+
+from datafree.config import RunConfig
+from datafree.corrections.absorb import absorb_biases
+from datafree.corrections.equalize import equalize_with_factors
+from datafree.corrections.split_outliers import split_outliers
+from datafree.graph.fold import fold_batch_norms
+from datafree.graph.statistics import Statistics, layer_statistics, rescaled
+
+
+def prepare(graph: fx.GraphModule, config: RunConfig) -> tuple[fx.GraphModule, Statistics]:
+    """The float network `config` quantizes, with what batch norms told of its layers.
+
+    Batch norms are folded; then, as `config` says, weights equalized, high biases absorbed and
+    outliers split, in this order: each needs what those before leave.
+
+    Args:
+        graph: the canonical graph; not changed.
+        config: of the run; its scheme tells the steps that outliers are split by.
+    """
+    folded, statistics = fold_batch_norms(graph), layer_statistics(graph)
+    if config.equalize:
+        folded, factors = equalize_with_factors(folded)
+        statistics = rescaled(statistics, factors)
+    if config.absorb_biases:
+        folded, statistics = absorb_biases(folded, statistics)
+    if config.split_outliers:
+        folded = split_outliers(folded, config.split_outliers, config.scheme)
+    return folded, statistics
