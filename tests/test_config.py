@@ -61,6 +61,23 @@ def test_activation_bits_out_of_range(bits: int) -> None:
 def test_labels() -> None:
     assert Scheme().label == "W8A8"
     assert Scheme(weights=4, activations=32).label == "W4A32"
+    assert Scheme(weights=4, layer_bits={"conv": 3}).label == "WmixedA8"
+
+
+@pytest.mark.parametrize("bits", [1, 9])
+def test_layer_bits_out_of_range(bits: int) -> None:
+    with pytest.raises(ConfigError, match=r"layer_bits\.conv"):
+        build(Scheme, {"layer_bits": {"conv": bits}}, "scheme")
+
+
+def test_layer_bits_are_a_copy_and_survive_a_file(tmp_path: Path) -> None:
+    given = {"layers.0.conv": 3, "fc": 8}
+    scheme = Scheme(layer_bits=given)
+    given["fc"] = 2
+    assert scheme.layer_bits == {"layers.0.conv": 3, "fc": 8}
+    config = RunConfig(model=ModelConfig(source="x"), scheme=scheme)
+    save_config(config, tmp_path / "c.yaml")
+    assert load_config(tmp_path / "c.yaml") == config
 
 
 def test_configurations_are_frozen() -> None:

@@ -88,6 +88,8 @@ class Scheme(Frozen):
             functions, as in the ZeroQ and DSG papers. Adds, concatenations and pooling stay in
             float between the two.
         ste: gradient of rounding passes `clipped` values (zero gradient) or not (`full`).
+        layer_bits: bits of the weights of single layers, by layer path, instead of `weights`: mixed
+            precision. Layers that `policy` keeps at 8 bits cannot be given others.
     """
 
     weights: Bits = 8
@@ -99,6 +101,7 @@ class Scheme(Frozen):
     policy: Policy = "all"
     placement: Placement = "every_input"
     ste: Literal["clipped", "full"] = "clipped"
+    layer_bits: Mapping[str, Bits] = Field(default_factory=dict)
 
     @field_validator("activations")
     @classmethod
@@ -109,8 +112,8 @@ class Scheme(Frozen):
 
     @property
     def label(self) -> str:
-        """Short name as in the papers' tables, e.g. ``W4A4``."""
-        return f"W{self.weights}A{self.activations}"
+        """Short name as in the papers' tables, e.g. ``W4A4``; ``WmixedA8`` with `layer_bits`."""
+        return f"W{'mixed' if self.layer_bits else self.weights}A{self.activations}"
 
 
 class Method(Frozen):

@@ -11,7 +11,8 @@ from torch import Tensor, fx, nn
 from datafree.calibrators.base import calibrate
 from datafree.calibrators.minmax import MinMax
 from datafree.config import Placement, Scheme
-from datafree.errors import ModelError
+from datafree.errors import ConfigError, ModelError
+from datafree.graph import insert
 from datafree.graph.capture import capture
 from datafree.graph.fold import fold_batch_norms
 from datafree.graph.insert import insert_quantizers, quantizable_layers
@@ -130,6 +131,38 @@ def test_float_activations_mean_no_quantizers(placement: Placement) -> None:
 )
 def test_weight_bits_follow_the_policy(name: str, policy: str, expected: list[int]) -> None:
     assert weight_bits(student(name, weights=3, activations=3, policy=policy)) == expected
+
+
+@pytest.mark.parametrize(
+    ("policy", "layer_bits", "expected"),
+    [
+        ("all", {"depthwise": 2}, [4, 2, 4, 4, 4]),
+        ("all", {"stem": 5, "linear": 6}, [5, 4, 4, 4, 6]),
+        ("first_last_8", {"grouped": 3}, [8, 4, 4, 3, 8]),
+        ("brecq", {"stem": 8, "pointwise": 8}, [8, 4, 8, 4, 8]),
+    ],
+)
+def test_single_layers_get_their_own_bits(
+    policy: str, layer_bits: dict[str, int], expected: list[int]
+) -> None:
+    graph = student("Grouped", weights=4, policy=policy, layer_bits=layer_bits)
+    assert weight_bits(graph) == expected
+    scheme = Scheme(weights=4, policy=policy, layer_bits=layer_bits)  # pyright: ignore
+    assert list(insert.weight_bits(captured("Grouped"), scheme).values()) == expected
+
+
+@pytest.mark.parametrize(
+    ("policy", "layer_bits", "message"),
+    [
+        ("all", {"depthwyse": 2}, "unknown layer in layer_bits 'depthwyse': did you mean depth"),
+        ("all", {"x9": 2}, "choose from depthwise, grouped, linear, pointwise, stem"),
+        ("first_last_8", {"stem": 4}, "first_last_8 keeps stem at 8 bits and layer_bits asks .* 4"),
+        ("brecq", {"linear": 2}, "brecq keeps linear at 8 bits"),
+    ],
+)
+def test_layer_bits_that_cannot_be(policy: str, layer_bits: dict[str, int], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        student("Grouped", policy=policy, layer_bits=layer_bits)
 
 
 def test_the_policy_leaves_activations_alone() -> None:

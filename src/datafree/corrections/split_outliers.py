@@ -52,7 +52,7 @@ def split_outliers(
         raise ConfigError(f"the share of channels to split must be above 0, at most 1: got {ratio}")
     split = copy.deepcopy(folded)
     calls = first_calls(split)
-    times_called, names = count_calls(split), list(calls)
+    times_called, bits = count_calls(split), weight_bits(split, scheme)
     for path, node in calls.items():
         layer = split.get_submodule(path)
         if not isinstance(layer, _CONVOLUTIONS) or layer.groups > 1 or times_called[path] > 1:
@@ -66,7 +66,7 @@ def split_outliers(
                 " come from"
             )
         order = split_order(weight, math.ceil(ratio * layer.in_channels))
-        step = _step(weight, order, weight_bits(names, path, scheme), scheme)
+        step = _step(weight, order, bits[path], scheme)
         wide = split_weight(weight, order, step if quantization_aware else None)
         layer.weight = nn.Parameter(wide.to(weight.dtype), requires_grad=False)
         layer.in_channels = wide.shape[1]

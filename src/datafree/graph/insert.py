@@ -10,19 +10,19 @@ float on quantized inputs.
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
 
 from torch import Tensor, fx, nn
 from torch._ops import OpOverload  # pyright: ignore[reportPrivateUsage]
 
 from datafree.config import Scheme
-from datafree.errors import ModelError
+from datafree.errors import ConfigError, ModelError, UnknownNameError
 from datafree.graph.taps import BatchNorm
 from datafree.quant.grid import Grid
 from datafree.quant.modules import (
     QUANTIZABLE,
     ActivationQuantizer,
     ChannelCopies,
+    QuantizedLayer,
     Quantizer,
     quantize_layer,
 )
@@ -70,6 +70,8 @@ def insert_quantizers(folded: fx.GraphModule, scheme: Scheme) -> fx.GraphModule:
 
     Raises:
         ModelError: the graph has no convolution or linear layer.
+        ConfigError: ``scheme.layer_bits`` names a layer the graph does not have, or gives one that
+            the policy keeps at 8 bits others.
     """
     student = copy.deepcopy(folded)
     _quantize_weights(student, scheme)
@@ -96,16 +98,11 @@ def quantizable_layers(graph_module: fx.GraphModule) -> list[str]:
     return list(first_calls(graph_module))
 
 
-def weight_bits(names: Sequence[str], name: str, scheme: Scheme) -> int:
-    """Bits of the weight of layer `name`, one of all `names` in execution order."""
-    return 8 if scheme.policy != "all" and name in (names[0], names[-1]) else scheme.weights
-
-
 def weight_quantizer(weight: Tensor, bits: int, scheme: Scheme) -> Quantizer:
     """The quantizer `scheme` gives a weight (O, …) at so many bits, its range fitted to it."""
     grid = Grid(bits, symmetric=scheme.weight_symmetric)
     axis = 0 if scheme.weight_granularity == "channel" else None
-    quantizer = Quantizer(grid, axis=axis, ste=scheme.ste)
+    quantizer = Quantizer(grid, axis=axis, ste=scheme.ste).to(weight.device)
     if scheme.weight_range == "mse":
         quantizer.set_range(*mse_range(weight, grid, axis))
     else:
@@ -113,16 +110,52 @@ def weight_quantizer(weight: Tensor, bits: int, scheme: Scheme) -> Quantizer:
     return quantizer
 
 
-def _quantize_weights(student: fx.GraphModule, scheme: Scheme) -> None:
-    names = quantizable_layers(student)
+def weight_bits(graph_module: fx.GraphModule, scheme: Scheme) -> dict[str, int]:
+    """Bits of every layer's weight by path, in execution order: policy first, then `layer_bits`.
+
+    Raises:
+        ModelError: the graph has no convolution or linear layer.
+        ConfigError: as `insert_quantizers`.
+    """
+    names = quantizable_layers(graph_module)
     if not names:
         raise ModelError("the network has no convolution or linear layer that could be quantized")
-    for name in names:
+    fixed = policy_layers(graph_module, scheme)
+    for name, bits in scheme.layer_bits.items():
+        if name not in names:
+            raise UnknownNameError("layer in layer_bits", name, names)
+        if name in fixed and bits != 8:
+            raise ConfigError(
+                f"policy {scheme.policy} keeps {name} at 8 bits and layer_bits asks for {bits}:"
+                " leave the layer out or choose policy all"
+            )
+    return {
+        name: 8 if name in fixed else scheme.layer_bits.get(name, scheme.weights) for name in names
+    }
+
+
+def policy_layers(graph_module: fx.GraphModule, scheme: Scheme) -> frozenset[str]:
+    """Paths of the layers whose weights `scheme.policy` keeps at 8 bits: none, or both ends."""
+    names = quantizable_layers(graph_module)
+    return frozenset() if scheme.policy == "all" else frozenset((*names[:1], *names[-1:]))
+
+
+def quantized_layer(layer: nn.Module, scheme: Scheme, bits: int) -> QuantizedLayer:
+    """A convolution or linear layer with its weight on the grid of `scheme` with `bits` bits.
+
+    Args:
+        layer: one of `QUANTIZABLE`; not changed, its parameters are shared.
+        scheme: granularity, symmetry and range of the grid.
+        bits: of the weight.
+    """
+    assert isinstance(layer, QUANTIZABLE)  # noqa: S101 - only these are listed
+    return quantize_layer(layer, weight_quantizer(layer.weight.detach(), bits, scheme))
+
+
+def _quantize_weights(student: fx.GraphModule, scheme: Scheme) -> None:
+    for name, bits in weight_bits(student, scheme).items():
         layer = student.get_submodule(name)
-        assert isinstance(layer, QUANTIZABLE)  # noqa: S101 - only these are listed
-        bits = weight_bits(names, name, scheme)
-        quantizer = weight_quantizer(layer.weight.detach(), bits, scheme)
-        student.set_submodule(name, quantize_layer(layer, quantizer))
+        student.set_submodule(name, quantized_layer(layer, scheme, bits))
 
 
 def _place_quantizers(student: fx.GraphModule, scheme: Scheme) -> None:
