@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 from torch import Tensor, fx, nn
 
+from datafree.graph.widths import activation_widths
 from datafree.quant.modules import QUANTIZED, ActivationQuantizer, QuantizedLayer, Quantizer
 
 WeightType = Literal["auto", "int8", "uint8"]
@@ -119,36 +120,13 @@ def _narrow_layers(student: fx.GraphModule) -> frozenset[str]:
 def _widths(student: fx.GraphModule) -> dict[str, set[int]]:
     """By quantized layer, bits of its weight and of activations before it; none for float ones."""
     found: dict[str, set[int]] = {}
-    for node in student.graph.nodes:
-        layer = _module(student, node)
-        if isinstance(layer, QUANTIZED):
-            before = _widths_before(student, node)
-            weight = layer.weight_quantizer
-            own = {weight.grid.bits if weight.enabled else 32} if before else set()
-            found[str(node.target)] = found.get(str(node.target), set()) | before | own
+    for path, before in activation_widths(student).items():
+        layer = student.get_submodule(path)
+        assert isinstance(layer, QUANTIZED)  # noqa: S101 - only these are listed
+        weight = layer.weight_quantizer
+        own = {weight.grid.bits if weight.enabled else 32} if before else set[int]()
+        found[path] = before | own
     return found
-
-
-def _widths_before(student: fx.GraphModule, node: fx.Node) -> set[int]:
-    """Bits of the nearest quantizers on every way from the network's input to `node`."""
-    widths: set[int] = set()
-    seen: set[fx.Node] = set()
-    waiting = list(node.all_input_nodes)
-    while waiting:
-        before = waiting.pop()
-        if before in seen:
-            continue
-        seen.add(before)
-        module = _module(student, before)
-        if isinstance(module, ActivationQuantizer) and module.enabled:
-            widths.add(module.grid.bits)
-        else:
-            waiting.extend(before.all_input_nodes)
-    return widths
-
-
-def _module(student: fx.GraphModule, node: fx.Node) -> nn.Module | None:
-    return student.get_submodule(str(node.target)) if node.op == "call_module" else None
 
 
 @dataclass
