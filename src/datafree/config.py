@@ -116,6 +116,33 @@ class Scheme(Frozen):
         return f"W{'mixed' if self.layer_bits else self.weights}A{self.activations}"
 
 
+class AllocationConfig(Frozen):
+    """What mixed precision is to keep to: an average or a budget, one of the two.
+
+    Attributes:
+        average_bits: of the weights, over the layers whose bits the policy leaves free: the
+            network is as large as with that many bits everywhere.
+        budget: size of all quantized layers' weights, ideally packed, such as `0.5MB` or `300kB`
+            (1 kB is 1000 bytes), or bit operations of one image, such as `2.5GBOPs`.
+        bits: numbers of bits a layer can be given.
+    """
+
+    average_bits: float | None = Field(default=None, ge=2, le=8)
+    budget: str | None = None
+    bits: tuple[Bits, ...] = Field(default=(2, 3, 4, 5, 6, 8), min_length=1)
+
+    @field_validator("bits")
+    @classmethod
+    def _sorted(cls, bits: tuple[int, ...]) -> tuple[int, ...]:
+        return tuple(sorted(set(bits)))
+
+    @model_validator(mode="after")
+    def _one_of_two(self) -> Self:
+        if (self.average_bits is None) == (self.budget is None):
+            raise ValueError("give either average_bits or budget")
+        return self
+
+
 class Method(Frozen):
     """A method by name with the hyper-parameters that differ from its defaults."""
 
