@@ -18,6 +18,7 @@ from datafree.graph.insert import insert_quantizers, policy_layers, quantizable_
 from datafree.graph.taps import tap_outputs
 from datafree.graph.widths import activation_widths
 from datafree.quant.modules import QUANTIZABLE
+from datafree.tensors import device_of
 
 Unit = Literal["bits", "BOPs"]
 _PREFIXES = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12}
@@ -181,7 +182,6 @@ def _positions(folded: fx.GraphModule, shape: tuple[int, int, int]) -> dict[str,
         counts[path] = counts.get(path, 0) + output.numel() // layer.weight.shape[0]
 
     layers = {path: folded.get_submodule(path) for path in quantizable_layers(folded)}
-    device = next(folded.parameters()).device
     with torch.no_grad(), tap_outputs(layers, count):
-        folded(torch.zeros(1, *shape, device=device))
+        folded(torch.zeros(1, *shape, device=device_of(folded)))
     return counts
