@@ -110,6 +110,19 @@ MISTAKES: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
         ("digits_resnet8", "--reconstruction-option", "iterations=3"),
         ("reconstruction.name",),
     ),
+    "average and budget": (
+        ("digits_resnet8", "--average-bits", "4", "--budget", "1MB"),
+        ("allocation", "either average_bits or budget"),
+    ),
+    "no budget for the bits": (
+        ("digits_resnet8", "--candidate-bits", "2,4"),
+        ("either average_bits or budget",),
+    ),
+    "malformed candidate bits": (
+        ("digits_resnet8", "--average-bits", "4", "--candidate-bits", "2;4"),
+        ("--candidate-bits", "numbers"),
+    ),
+    "small budget": (("digits_resnet8", "--budget", "1kB"), ("1kB", "the least is", "2 bits")),
     "weight range": (("digits_resnet8", "--weight-range", "max"), ("weight_range", "minmax")),
     "malformed option": (("digits_resnet8", "-o", "iterations"), ("iterations", "name=value")),
     "unknown option": (
@@ -336,6 +349,31 @@ def test_quantize_evaluate_and_export_from_outside(tmp_path: Path) -> None:
     shown = call("evaluate", "run", "--onnx")
     assert "student.onnx" in shown
     assert "identical predictions" in call("export", "run", "--output", "copy.onnx")
+
+
+@pytest.mark.usefixtures("no_export")
+def test_mixed_precision_from_the_command_line(datafree_command: Command) -> None:
+    done = datafree_command(
+        "quantize", "digits_resnet8", *QUICK, "--average-bits", "4", "--candidate-bits", "2,4,8"
+    )
+    assert done.code == 0, done.err
+    assert "digits_resnet8 WmixedA8" in done.out
+    assert "bits on average" in done.out
+    assert "for 4 bits on average" in done.out
+    assert "share of weights" in done.out
+    saved = load_config(Path("run/config.yaml"))
+    assert saved.allocation is not None
+    assert saved.allocation.bits == (2, 4, 8)
+    assert saved.scheme.weight_range == "mse"
+    # A budget takes the place of the average; the bits to choose from stay.
+    again = datafree_command(
+        "quantize", "--config", "run/config.yaml", "--budget", "30kB", "--output", "again"
+    )
+    assert again.code == 0, again.err
+    assert "for 30kB" in again.out
+    changed = load_config(Path("again/config.yaml")).allocation
+    assert changed is not None
+    assert (changed.average_bits, changed.budget, changed.bits) == (None, "30kB", (2, 4, 8))
 
 
 @pytest.mark.usefixtures("no_export")

@@ -7,6 +7,7 @@ import pytest
 from pydantic import ValidationError
 
 from datafree.config import (
+    AllocationConfig,
     InputSpec,
     Method,
     ModelConfig,
@@ -68,6 +69,26 @@ def test_labels() -> None:
 def test_layer_bits_out_of_range(bits: int) -> None:
     with pytest.raises(ConfigError, match=r"layer_bits\.conv"):
         build(Scheme, {"layer_bits": {"conv": bits}}, "scheme")
+
+
+@pytest.mark.parametrize(
+    ("wanted", "message"),
+    [
+        ({}, "give either average_bits or budget"),
+        ({"average_bits": 4, "budget": "1MB"}, "give either average_bits or budget"),
+        ({"average_bits": 1.9}, "average_bits: .* greater than or equal to 2"),
+        ({"average_bits": float("nan")}, "average_bits"),
+        ({"average_bits": 4, "bits": ()}, "bits: .* at least 1 item"),
+        ({"average_bits": 4, "bits": (4, 16)}, r"bits\.1"),
+    ],
+)
+def test_allocations_that_cannot_be(wanted: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=f"^allocation: .*{message}"):
+        build(AllocationConfig, wanted, "allocation")
+
+
+def test_candidate_bits_are_sorted_and_each_once() -> None:
+    assert AllocationConfig(average_bits=4, bits=(8, 2, 4, 2)).bits == (2, 4, 8)
 
 
 def test_layer_bits_are_a_copy_and_survive_a_file(tmp_path: Path) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from datafree.config import (
+    AllocationConfig,
     InputSpec,
     Method,
     ModelConfig,
@@ -37,6 +38,9 @@ def quantize(
     weights_file: Path | str | None = None,
     weights: int = 8,
     activations: int = 8,
+    average_bits: float | None = None,
+    budget: str | None = None,
+    candidate_bits: Sequence[int] | None = None,
     policy: Policy = "all",
     placement: Placement = "every_input",
     weight_symmetric: bool = False,
@@ -72,6 +76,11 @@ def quantize(
         weights_file: safetensors file loaded into a source given by name.
         weights: bits of weights, 2 to 8.
         activations: bits of activations, 2 to 8, or 32 to leave them in float.
+        average_bits: mixed precision: bits of the weights chosen layer by layer on the images, so
+            many on average, instead of `weights`; the policy's 8-bit layers are not counted.
+        budget: the same within a size of all weights, ``"0.5MB"``, or bit operations of one image,
+            ``"2.5GBOPs"``.
+        candidate_bits: numbers of bits a layer can be given by these; None takes 2, 3, 4, 5, 6, 8.
         policy: `all` layers; first and last layer's weights at 8 bits (`first_last_8`); or `brecq`,
             with the inputs of the second and last layer at 8 bits too.
         placement: activation quantizers on `every_input` of a layer or `after_activation` functions
@@ -95,7 +104,7 @@ def quantize(
             `qdrop`, `genie_m`; None rounds to the nearest.
         reconstruction_options: its hyper-parameters, e.g. ``{"iterations": 2000}``.
         weight_range: range of the weights' grids, `minmax` or `mse`; None takes `mse` where they
-            are reconstructed.
+            are reconstructed or of mixed precision.
         weight_granularity: one weight grid per output `channel` or per `tensor`.
         data: labelled test images to measure top-1 on; without them teacher and student are
             compared on synthetic images of another seed.
@@ -112,6 +121,7 @@ def quantize(
     Raises:
         DatafreeError: one line that says what was wrong and what to do.
     """
+    allocation = _allocation(average_bits, budget, candidate_bits)
     scheme = build(
         Scheme,
         {
@@ -121,7 +131,7 @@ def quantize(
             "placement": placement,
             "weight_symmetric": weight_symmetric,
             "weight_granularity": weight_granularity,
-            "weight_range": weight_range or ("mse" if reconstruction else "minmax"),
+            "weight_range": weight_range or ("mse" if reconstruction or allocation else "minmax"),
         },
         "scheme",
     )
@@ -141,6 +151,7 @@ def quantize(
             "split_outliers": split_outliers,
             "bias_correction": bias_correction,
             "reconstruction": _optional(reconstruction, reconstruction_options),
+            "allocation": allocation,
             "data": None if data is None else Path(data),
             "holdout": holdout,
             "seed": seed,
@@ -273,6 +284,14 @@ def _optional(name: str | None, options: Mapping[str, Any] | None) -> Method | N
     if options:
         raise ConfigError("reconstruction_options were given without a reconstruction: name one")
     return None
+
+
+def _allocation(
+    average_bits: float | None, budget: str | None, candidate_bits: Sequence[int] | None
+) -> AllocationConfig | None:
+    given = {"average_bits": average_bits, "budget": budget, "bits": candidate_bits}
+    values = {key: value for key, value in given.items() if value is not None}
+    return build(AllocationConfig, values, "allocation") if values else None
 
 
 def _given(images: int | SyntheticSet | Tensor, spec: InputSpec) -> SyntheticSet | None:

@@ -25,6 +25,7 @@ from datafree.cli_options import (
     Shape,
     Std,
     Weights,
+    allocation_fields,
     merge,
     method_fields,
     model_fields,
@@ -58,6 +59,17 @@ def quantize(
     ] = None,
     bits: Annotated[
         str | None, typer.Option(help="Bits of weights and activations: W8A8 … W2A2, W4A32. [W8A8]")
+    ] = None,
+    average_bits: Annotated[
+        float | None,
+        typer.Option(help="Mixed precision: bits of weights layer by layer, so many on average."),
+    ] = None,
+    budget: Annotated[
+        str | None,
+        typer.Option(help="Mixed precision within a size of weights, 0.5MB, or 2.5GBOPs."),
+    ] = None,
+    candidate_bits: Annotated[
+        str | None, typer.Option(help="Bits a layer can be given by these. [2,3,4,5,6,8]")
     ] = None,
     policy: Annotated[
         str | None, typer.Option(help="all, first_last_8 (their weights at 8 bits) or brecq. [all]")
@@ -125,7 +137,9 @@ def quantize(
     ] = None,
     weight_range: Annotated[
         str | None,
-        typer.Option(help="minmax, or mse: shrunk to the least error. [mse if reconstructed]"),
+        typer.Option(
+            help="minmax, or mse: shrunk to the least error. [mse if reconstructed or mixed]"
+        ),
     ] = None,
     holdout: Annotated[
         int | None,
@@ -156,17 +170,20 @@ def quantize(
 
       datafree quantize digits_resnet8 --bits W3A3 --images 256 --reconstruction qdrop --output low
 
+      datafree quantize digits_resnet8 --average-bits 4 --output mixed
+
       datafree quantize --config run/config.yaml --output again
     """
     if (model is None) == (config is None):
         raise ConfigError("give either a MODEL or --config with the config.yaml of an earlier run")
     base = load_config(config).model_dump() if config else {"model": {"source": model}}
+    allocation = allocation_fields(average_bits, budget, candidate_bits)
     scheme = {
         "policy": policy,
         "placement": placement,
         "weight_symmetric": symmetric_weights,
         "weight_granularity": None if per_tensor is None else _GRANULARITY[per_tensor],
-        "weight_range": weight_range or ("mse" if reconstruction else None),
+        "weight_range": weight_range or ("mse" if reconstruction or allocation else None),
         **parse_bits(bits),
     }
     changes: dict[str, Any] = {
@@ -178,6 +195,7 @@ def quantize(
         "absorb_biases": absorb_biases, "split_outliers": split_outliers,
         "bias_correction": bias_correction,
         "reconstruction": method_fields(reconstruction, reconstruction_option),
+        "allocation": allocation,
         "images": images, "holdout": holdout, "data": data, "limit": limit,
         "weight_type": weight_type, "seed": seed, "device": device,
     }  # fmt: skip
@@ -187,7 +205,7 @@ def quantize(
     result = run(
         resolved, folder=output, force=force, progress=console.progress, tell=console.out.print
     )
-    console.show_result(resolved, result.metrics, result.seconds, images=len(result.images))
+    console.show_result(result.config, result.metrics, result.seconds, images=len(result.images))
     names = sorted(path.name for path in output.iterdir())
     console.out.print(f"written to [bold]{escape(str(output))}[/bold]: {', '.join(names)}")
 

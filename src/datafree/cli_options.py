@@ -119,6 +119,22 @@ def method_fields(name: str | None, options: list[str] | None) -> dict[str, Any]
     return changes
 
 
+def allocation_fields(
+    average_bits: float | None, budget: str | None, candidate_bits: str | None
+) -> dict[str, Any]:
+    """The fields of `AllocationConfig` that were given; an average replaces a budget, and back.
+
+    Raises:
+        ConfigError: `candidate_bits` is not a list of numbers.
+    """
+    changes: dict[str, Any] = {}
+    if average_bits is not None or budget is not None:
+        changes |= {"average_bits": average_bits, "budget": budget}
+    if candidate_bits is not None:
+        changes["bits"] = _numbers(candidate_bits, "--candidate-bits", int)
+    return changes
+
+
 def merge(base: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
     """`base` with the given options laid over it; None and empty groups change nothing."""
     defaults = RunConfig.model_fields

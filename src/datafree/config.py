@@ -188,6 +188,8 @@ class RunConfig(Frozen):
         bias_correction: take the mean shift of every layer's output off its bias, as the images
             show it (`empirical`) or as batch norms tell it without images (`analytic`).
         reconstruction: how weights learn their rounding on the images; None rounds to the nearest.
+        allocation: bits of the weights chosen layer by layer within a budget, instead of
+            ``scheme.weights``; None has the same everywhere.
         holdout: synthetic images of another seed for the label-free comparison; 0 leaves it out,
             and so does a run that needs no images.
         data: labelled test data (`.npz`, folder with `labels.csv`, CIFAR batches); None compares
@@ -210,6 +212,7 @@ class RunConfig(Frozen):
     split_outliers: float = Field(default=0.0, ge=0, le=1)
     bias_correction: Literal["empirical", "analytic"] | None = None
     reconstruction: Method | None = None
+    allocation: AllocationConfig | None = None
     holdout: int = Field(default=16, ge=0)
     data: Path | None = None
     limit: int | None = Field(default=None, ge=1)
@@ -217,6 +220,11 @@ class RunConfig(Frozen):
     export: bool = True
     seed: int = Field(default=0, ge=0)
     device: str = "auto"
+
+    def with_layer_bits(self, layer_bits: Mapping[str, int]) -> RunConfig:
+        """This run with the bits that were allocated to its layers in its scheme."""
+        scheme = self.scheme.model_copy(update={"layer_bits": dict(layer_bits)})
+        return self.model_copy(update={"scheme": scheme})
 
 
 def build(cls: type[T], values: Mapping[str, Any], what: str) -> T:

@@ -25,6 +25,7 @@ from datafree.progress import Step
 
 out = Console()
 err = Console(stderr=True)
+_NAMES = 6  # layers a row of the table of bits names
 
 
 @contextmanager
@@ -68,11 +69,13 @@ def show_result(
         f"{config.bias_correction} bias correction": config.bias_correction,
     }
     corrections = [name for name, wanted in chosen.items() if wanted]
+    bits = f"{scheme.weights} bits"
+    if "allocation" in metrics:
+        bits = f"mixed, {metrics['allocation']['average_bits']:.2f} bits on average"
     rows = [
         (
             "weights",
-            f"{scheme.weights} bits, {weights}, per {scheme.weight_granularity},"
-            f" {scheme.weight_range} ranges",
+            f"{bits}, {weights}, per {scheme.weight_granularity}, {scheme.weight_range} ranges",
         ),
         ("activations", f"{activations}, {scheme.placement.replace('_', ' ')}"),
         ("layer policy", scheme.policy),
@@ -87,6 +90,23 @@ def show_result(
     for name, value in rows:
         table.add_row(name, escape(value))
     out.print(table)
+    if "allocation" in metrics:
+        found = metrics["allocation"]
+        title = f"Weights of {found['weight_bytes'] / 1000:.1f} kB, for {found['budget']}"
+        show_table(title, ("bits", "share of weights", "layers"), bits_rows(found))
+
+
+def bits_rows(allocation: Mapping[str, Any]) -> list[tuple[str, str, str]]:
+    """Bits, share of all weights and names of the layers that have them, by increasing bits."""
+    layer_bits, elements = allocation["layer_bits"], allocation["elements"]
+    rows: list[tuple[str, str, str]] = []
+    for bits in sorted(set(layer_bits.values())):
+        layers = [path for path in layer_bits if layer_bits[path] == bits]
+        share = sum(elements[path] for path in layers) / sum(elements.values())
+        names = ", ".join(layers[:_NAMES])
+        more = f" and {len(layers) - _NAMES} more" if len(layers) > _NAMES else ""
+        rows.append((str(bits), f"{100 * share:.1f} %", names + more))
+    return rows
 
 
 def measured_rows(metrics: Mapping[str, Any]) -> list[tuple[str, str]]:

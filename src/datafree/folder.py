@@ -15,8 +15,11 @@ from datafree.images import SyntheticSet
 
 IMAGES = "images.safetensors"
 STUDENT = "student.safetensors"
+ALLOCATION = "allocation.json"
+FRONTIER = "frontier.png"
 UNFINISHED = "unfinished"  # what a synthesis or reconstruction under way has finished
-_WRITTEN = ("metrics.json", "student.onnx", "student.pt2", STUDENT, IMAGES, "grid.png")
+_EXPORTED = ("student.onnx", "student.pt2")
+_WRITTEN = ("metrics.json", *_EXPORTED, STUDENT, IMAGES, "grid.png", ALLOCATION, FRONTIER)
 
 
 def refuse(folder: Path, config: RunConfig, force: bool) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field
@@ -11,6 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
+from datafree.allocation.allocate import allocate
+from datafree.allocation.budget import describe_layers, resolve_budget
 from datafree.calibrators.base import Calibrator, ImagelessRule, RangeRule, calibrate
 from datafree.config import InputSpec, Method, RunConfig, build
 from datafree.corrections.analytic_bias import correct_biases_analytically
@@ -21,8 +24,19 @@ from datafree.errors import ConfigError, DataError
 from datafree.evaluate import Predictor, compare, layer_sqnr, top1
 from datafree.expected import expected_seconds, in_words
 from datafree.export.base import Exporter, ExportReport
-from datafree.folder import IMAGES, STUDENT, UNFINISHED, claim, refuse, save_images, save_student
+from datafree.folder import (
+    ALLOCATION,
+    FRONTIER,
+    IMAGES,
+    STUDENT,
+    UNFINISHED,
+    claim,
+    refuse,
+    save_images,
+    save_student,
+)
 from datafree.graph.capture import capture, to_device
+from datafree.graph.fold import fold_batch_norms
 from datafree.graph.insert import insert_quantizers
 from datafree.graph.statistics import Statistics
 from datafree.images import SyntheticSet
@@ -47,7 +61,8 @@ class Result:
         teacher: the canonical float graph it was made from.
         spec: input of both.
         images: the images it was calibrated with; none where no stage needed any.
-        config: everything that was chosen, defaults included.
+        config: everything that was chosen, defaults included; bits of layers that were allocated
+            stand in ``config.scheme.layer_bits``.
         metrics: accuracy or agreement, noise per layer, export parity; JSON values.
         seconds: by stage.
         folder: where the run was written, if it was.
@@ -111,12 +126,17 @@ def run(  # noqa: PLR0913 - one door, what a caller may bring
     with watch.stage("calibration"):
         folded, statistics = prepare(graph, config)
         folded = _fast(folded)
+    metrics: dict[str, Any] = {"teacher": teacher.digest, "images": images.digest()}
+    if config.allocation is not None:
+        with watch.stage("allocation"):
+            metrics["allocation"] = _allocate(folded, config, images, folder, progress)
+        config = config.with_layer_bits(metrics["allocation"]["layer_bits"])
+    with watch.stage("calibration"):
         student = _fast(insert_quantizers(folded, config.scheme))
         if isinstance(rule, ImagelessRule):
             rule.set_ranges(student, folded, statistics, spec)
         else:
             calibrate(student, _batches(images, device), rule)
-    metrics: dict[str, Any] = {"teacher": teacher.digest, "images": images.digest()}
     if reconstructor is not None:
         with watch.stage("reconstruction"):
             outcomes = reconstructor.reconstruct(
@@ -219,6 +239,24 @@ def _correct_biases(
     return {"bias_not_corrected": list(corrected.skipped)}
 
 
+def _allocate(
+    folded: fx.GraphModule,
+    config: RunConfig,
+    images: SyntheticSet,
+    folder: Path | None,
+    progress: Progress,
+) -> dict[str, Any]:
+    """The summary of this run's allocation: the one an interrupted run left, or a new one."""
+    if folder is not None and (folder / ALLOCATION).exists():
+        return json.loads((folder / ALLOCATION).read_text(encoding="utf-8"))["chosen"]
+    assert config.allocation is not None  # noqa: S101 - asked for by the caller
+    found = allocate(folded, config.scheme, images.images, config.allocation, progress=progress)
+    if folder is not None:
+        found.save_picture(folder / FRONTIER)
+        found.save(folder / ALLOCATION)
+    return found.summary()
+
+
 def _evaluate(
     graph: fx.GraphModule,
     folded: fx.GraphModule,
@@ -310,6 +348,13 @@ def _check(
         synthesizer.check(graph)
     if config.data is not None:
         open_labelled(config.data, spec, config.limit)
+    if config.allocation is not None:
+        if config.scheme.layer_bits:
+            raise ConfigError(
+                "scheme.layer_bits gives layers their bits and allocation chooses them: drop one"
+            )
+        layers = describe_layers(fold_batch_norms(graph), config.scheme, spec.shape)
+        resolve_budget(config.allocation, layers)
     if config.reconstruction is None:
         return rule, None
     return rule, make_method(config.reconstruction, "reconstruction", Reconstructor)
@@ -317,7 +362,8 @@ def _check(
 
 def _needs_images(config: RunConfig, rule: RangeRule) -> bool:
     empirical = config.bias_correction == "empirical"
-    return isinstance(rule, Calibrator) or config.reconstruction is not None or empirical
+    learned = config.reconstruction is not None or config.allocation is not None
+    return isinstance(rule, Calibrator) or learned or empirical
 
 
 def _foretell(

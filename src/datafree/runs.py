@@ -57,7 +57,9 @@ def load_run(folder: Path) -> Result:
         ModelError: its teacher can no longer be loaded from where it came.
     """
     config = load_config(folder / "config.yaml")
-    digest = _teacher_digest(folder)
+    digest, layer_bits = _measured(folder)
+    if config.allocation is not None:
+        config = config.with_layer_bits(layer_bits)
     teacher = load_teacher(config.model)
     if teacher.digest != digest:
         raise ConfigError(
@@ -178,11 +180,13 @@ def describe_method(package: str, name: str) -> tuple[str, str]:
     return (inspect.getdoc(cls) or "").partition("\n\n")[0].replace("\n", " "), " ".join(fields)
 
 
-def _teacher_digest(folder: Path) -> str:
+def _measured(folder: Path) -> tuple[str, dict[str, int]]:
+    """Digest of a finished run's teacher, and the bits that were allocated to its layers."""
     try:
         metrics = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
-        return str(metrics["results"]["teacher"])
-    except (OSError, ValueError, KeyError, TypeError):
+        allocation = metrics["results"].get("allocation", {"layer_bits": {}})
+        return str(metrics["results"]["teacher"]), dict(allocation["layer_bits"])
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
         raise ConfigError(
             f"{folder} holds no finished run: quantize with the same options goes on with it"
         ) from None

@@ -14,10 +14,9 @@ from datafree.graph.blocks import find_blocks, output_name, subgraph
 from datafree.graph.insert import quantizable_layers, quantized_layer
 from datafree.progress import Progress, silent
 from datafree.quant.modules import QUANTIZABLE
-from datafree.rows import Rows, passed, stored
+from datafree.rows import Rows, passed, share, stored
 from datafree.tensors import device_of
 
-_GIGABYTE = 2**30
 _TENSORS_HELD = 2  # the values at both borders of a block
 
 
@@ -63,7 +62,7 @@ def sensitivities(
         raise ConfigError("no numbers of bits to try: name at least one, such as 4")
     blocks = find_blocks(folded)
     _check_weights(folded)
-    limit = int(memory_gb * _GIGABYTE / _TENSORS_HELD)
+    limit = share(memory_gb, _TENSORS_HELD)
     border = stored(images, device_of(folded), limit)
     expected = _log_probabilities(folded, border, "the float network")
     end = output_name(folded)
