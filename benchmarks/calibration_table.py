@@ -11,75 +11,41 @@ measured; a second call goes on where the first stopped. The table is written be
 from __future__ import annotations
 
 import argparse
-import time
 
-import torch
-from common import RESULTS, Record, environment, load, real_images, test_data
-from torch import fx
+from common import RESULTS, ImageSet, Record, environment, fast_folded, load, test_batches
 
 from datafree.calibrators.base import Calibrator, calibrate
 from datafree.config import Scheme
-from datafree.data import open_labelled
 from datafree.evaluate import top1
 from datafree.files import write_text
-from datafree.graph.fold import fold_batch_norms
 from datafree.graph.insert import insert_quantizers
-from datafree.images import SyntheticSet
-from datafree.models import Teacher
 from datafree.registry import load as load_method
-from datafree.synthesis.base import Synthesizer
 
 CALIBRATORS = ("minmax", "percentile", "ema", "mse")
 KEYS = ("network", "source", "calibrator", "bits", "seed", "images", "iterations")
 
 
-def image_set(
-    source: str, teacher: Teacher, graph: fx.GraphModule, args: argparse.Namespace, seed: int
-) -> SyntheticSet:
-    """The calibration images of one row, from a file if they were made before."""
-    path = (
-        RESULTS
-        / "images"
-        / f"{args.network}_{source}_{args.images}x{args.iterations}_{seed}.safetensors"
-    )
-    if path.exists():
-        return SyntheticSet.load(path)
-    if source == "real":
-        images = real_images(teacher.spec, args.images, seed)
-    else:
-        options = (
-            {} if source == "noise" else {"iterations": args.iterations, "batch_size": args.batch}
-        )
-        method = load_method("datafree.synthesis", source, Synthesizer)(**options)
-        started = time.perf_counter()
-        images = method.generate(graph, teacher.spec, args.images, seed=seed)
-        print(f"{source} seed {seed}: {time.perf_counter() - started:.1f} s", flush=True)
-    images.save(path)
-    return images
-
-
 def measure(args: argparse.Namespace, record: Record) -> None:
     """Fill every missing cell of the record."""
     teacher, graph = load(args.network)
-    folded = fold_batch_norms(graph).to(memory_format=torch.channels_last)  # pyright: ignore
-    data = open_labelled(test_data(teacher.spec), teacher.spec)
-    batches = [
-        (x.contiguous(memory_format=torch.channels_last), y)
-        for x, y in data.batches(args.eval_batch)
-    ]
+    folded = fast_folded(graph)
+    batches = test_batches(teacher.spec, args.eval_batch)
     if not record.has(
         network=args.network, source="float", calibrator="", bits=32, seed=0, images=0, iterations=0
     ):
-        accuracy = top1({"float": folded}, batches).top1["float"]
+        found = top1({"float": folded}, batches)
+        accuracy = found.top1["float"]
         record.add(
             network=args.network, source="float", calibrator="", bits=32, seed=0, images=0,
             iterations=0,
-            top1=accuracy, test_images=len(data), environment=environment(),
+            top1=accuracy, test_images=found.images, environment=environment(),
         )  # fmt: skip
         print(f"float {accuracy:.2f}", flush=True)
     for seed in args.seeds:
         for source in args.sources:
-            images = image_set(source, teacher, graph, args, seed)
+            images = ImageSet(
+                args.network, source, args.images, args.iterations, seed, args.batch
+            ).get(teacher, graph)
             for bits in args.bits:
                 for name in args.calibrators:
                     cell = {

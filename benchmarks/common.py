@@ -11,6 +11,7 @@ import statistics
 import sys
 import time
 from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -21,12 +22,22 @@ from PIL import Image
 from torch import Tensor, fx
 
 from datafree.config import InputSpec
+from datafree.data import calibration_set, open_labelled
 from datafree.graph.capture import capture
+from datafree.graph.fold import fold_batch_norms
 from datafree.images import SyntheticSet
 from datafree.models import Teacher, from_module
+from datafree.registry import load as load_method
+from datafree.synthesis.base import Synthesizer
 
 SHARED = Path(os.environ.get("DATAFREE_SHARED", Path(__file__).parents[2] / "shared"))
 RESULTS = Path(__file__).parent / "results"
+BATCH = 128
+PRIORS: dict[str, dict[str, float]] = {
+    "label": {"label_weight": 1.0},
+    "prior": {"tv_weight": 0.01, "l2_weight": 0.01},
+}
+"""What ``+label`` and ``+prior`` behind an image method add to it (DSG, Table 7)."""
 
 
 def networks() -> ModuleType:
@@ -48,17 +59,90 @@ def load(name: str) -> tuple[Teacher, fx.GraphModule]:
     return teacher, capture(teacher.model, teacher.spec)
 
 
+def fast_folded(graph: fx.GraphModule) -> fx.GraphModule:
+    """`graph` with batch norms folded, in the memory layout in which convolutions are fastest."""
+    return fold_batch_norms(graph).to(memory_format=torch.channels_last)  # pyright: ignore
+
+
 def test_data(spec: InputSpec) -> Path:
     """The labelled test images that fit `spec`."""
     data = SHARED / "data"
     return data / "cifar10jpeg_test.npz" if spec.classes == 10 else data / "imagenet" / "val1300"
 
 
+def test_batches(
+    spec: InputSpec, size: int = 250, limit: int | None = None
+) -> list[tuple[Tensor, Tensor]]:
+    """The test images (the first `limit` of them) and their labels, `size` at a time."""
+    return [
+        (images.contiguous(memory_format=torch.channels_last), labels)
+        for images, labels in open_labelled(test_data(spec), spec, limit).batches(size)
+    ]
+
+
+@dataclass(frozen=True)
+class ImageSet:
+    """The images of one row of a table.
+
+    Attributes:
+        network: name of the network they are for.
+        source: `real`, or an image method and priors, such as ``dsg+label+prior``.
+        images: how many.
+        iterations: steps of a method that takes any.
+        seed: of the images.
+        batch: images made together.
+    """
+
+    network: str
+    source: str
+    images: int
+    iterations: int
+    seed: int
+    batch: int = BATCH
+
+    @property
+    def path(self) -> Path:
+        """Where they are kept; `batch` is in the name only where it decides the batches."""
+        unusual = (
+            f"_b{self.batch}" if min(self.batch, self.images) != min(BATCH, self.images) else ""
+        )
+        stem = f"{self.network}_{self.source}_{self.images}x{self.iterations}_{self.seed}{unusual}"
+        return RESULTS / "images" / f"{stem}.safetensors"
+
+    def get(self, teacher: Teacher, graph: fx.GraphModule) -> SyntheticSet:
+        """The images, from their file if they were made before."""
+        if self.path.exists():
+            return SyntheticSet.load(self.path)
+        if self.source == "real":
+            made = real_images(teacher.spec, self.images, self.seed)
+        else:
+            started = time.perf_counter()
+            method = _image_method(self.source, iterations=self.iterations, batch_size=self.batch)
+            made = method.generate(graph, teacher.spec, self.images, seed=self.seed)
+            print(
+                f"{self.source} seed {self.seed}: {time.perf_counter() - started:.1f} s", flush=True
+            )
+        made.save(self.path)
+        return made
+
+
+def steps_of(source: str, iterations: int) -> int:
+    """Synthesis steps of a source; noise and real images take none."""
+    return 0 if source in ("noise", "real") else iterations
+
+
+def _image_method(source: str, **wanted: int) -> Synthesizer:
+    name, *priors = source.split("+")
+    cls = load_method("datafree.synthesis", name, Synthesizer)
+    options: dict[str, Any] = {k: v for k, v in wanted.items() if k in cls.model_fields}
+    for prior in priors:
+        options |= PRIORS[prior]
+    return cls(**options)
+
+
 def real_images(spec: InputSpec, count: int, seed: int) -> SyntheticSet:
     """`count` random training images: the `real` row, never for a data-free method."""
     if spec.classes != 10:
-        from datafree.data import calibration_set
-
         return calibration_set(SHARED / "data" / "imagenet" / "train1000", spec, count, seed)
     archive = np.load(SHARED / "data" / "cifar10jpeg_train.npz")
     data, offsets = archive["jpeg"], archive["offsets"]

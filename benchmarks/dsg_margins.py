@@ -13,16 +13,14 @@ from __future__ import annotations
 import argparse
 
 import torch
-from common import RESULTS, Record, environment, load, real_images, test_data
+from common import RESULTS, Record, environment, fast_folded, load, real_images, test_batches
 from torch import Tensor, fx
 
 from datafree.calibrators.base import calibrate
 from datafree.calibrators.minmax import MinMax
 from datafree.config import Scheme
-from datafree.data import open_labelled
 from datafree.evaluate import top1
 from datafree.files import write_text
-from datafree.graph.fold import fold_batch_norms
 from datafree.graph.insert import insert_quantizers
 from datafree.graph.taps import tap_batch_norms
 from datafree.losses import sample_statistics
@@ -66,9 +64,8 @@ def loss(found: list[tuple[Tensor, Tensor]], delta: Tensor, gamma: Tensor) -> fl
 def measure(args: argparse.Namespace, record: Record) -> None:
     """Fill the record."""
     teacher, graph = load(args.network)
-    folded = fold_batch_norms(graph).to(memory_format=torch.channels_last)  # pyright: ignore
-    data = open_labelled(test_data(teacher.spec), teacher.spec)
-    batches = [(x.contiguous(memory_format=torch.channels_last), y) for x, y in data.batches(250)]
+    folded = fast_folded(graph)
+    batches = test_batches(teacher.spec)
     generator = torch.Generator().manual_seed(0)
     noise = torch.randn(1024, *teacher.spec.shape, generator=generator)
     from_noise = gaps(graph, noise[:128])

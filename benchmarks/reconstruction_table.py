@@ -14,52 +14,21 @@ import resource
 import time
 from typing import Any
 
-import torch
-from common import RESULTS, Record, environment, load, real_images, test_data
+from common import RESULTS, ImageSet, Record, environment, fast_folded, load, steps_of, test_batches
 from torch import fx
 
 from datafree.calibrators.base import calibrate
 from datafree.calibrators.mse import MSE
 from datafree.config import Scheme, build
-from datafree.data import open_labelled
 from datafree.evaluate import top1
 from datafree.files import write_text
-from datafree.graph.fold import fold_batch_norms
 from datafree.graph.insert import insert_quantizers
 from datafree.images import SyntheticSet
-from datafree.models import Teacher
 from datafree.reconstruction.base import Reconstructor
 from datafree.registry import load as load_method
-from datafree.synthesis.base import Synthesizer
 
 METHODS = ("nearest", "adaround", "qdrop", "genie_m")
 KEYS = ("source", "method", "bits", "seed", "images", "synthesis", "iterations")
-
-
-def image_set(
-    source: str, teacher: Teacher, graph: fx.GraphModule, args: argparse.Namespace, seed: int
-) -> SyntheticSet:
-    """The images of one row, from a file if they were made before."""
-    stem = f"{args.network}_{source}_{args.images}x{args.synthesis_iterations}_{seed}"
-    path = RESULTS / "images" / f"{stem}.safetensors"
-    if path.exists():
-        return SyntheticSet.load(path)
-    if source == "real":
-        images = real_images(teacher.spec, args.images, seed)
-    else:
-        cls = load_method("datafree.synthesis", source, Synthesizer)
-        options: dict[str, Any] = {"iterations": args.synthesis_iterations, "batch_size": 128}
-        method = cls(**{k: v for k, v in options.items() if k in cls.model_fields})
-        started = time.perf_counter()
-        images = method.generate(graph, teacher.spec, args.images, seed=seed)
-        print(f"{source} seed {seed}: {time.perf_counter() - started:.1f} s", flush=True)
-    images.save(path)
-    return images
-
-
-def steps_of(source: str, args: argparse.Namespace) -> int:
-    """Synthesis steps of a source; noise and real images take none."""
-    return 0 if source in ("noise", "real") else args.synthesis_iterations
 
 
 def scheme_of(bits: str) -> Scheme:
@@ -91,19 +60,17 @@ def reconstructed(
 def measure(args: argparse.Namespace, record: Record) -> None:
     """Fill every missing cell of the record."""
     teacher, graph = load(args.network)
-    folded = fold_batch_norms(graph).to(memory_format=torch.channels_last)  # pyright: ignore
-    data = open_labelled(test_data(teacher.spec), teacher.spec, args.limit)
-    batches = [
-        (x.contiguous(memory_format=torch.channels_last), y)
-        for x, y in data.batches(args.eval_batch)
-    ]
+    folded = fast_folded(graph)
+    batches = test_batches(teacher.spec, args.eval_batch, args.limit)
     for source in args.sources:
-        images = image_set(source, teacher, graph, args, args.seed)
+        images = ImageSet(
+            args.network, source, args.images, args.synthesis_iterations, args.seed
+        ).get(teacher, graph)
         for bits in args.bits:
             for name in args.methods:
                 cell = {
                     "source": source, "method": name, "bits": bits, "seed": args.seed,
-                    "images": args.images, "synthesis": steps_of(source, args),
+                    "images": args.images, "synthesis": steps_of(source, args.synthesis_iterations),
                     "iterations": args.iterations if name != "nearest" else 0,
                 }  # fmt: skip
                 if record.has(**cell):
@@ -143,7 +110,7 @@ def table(args: argparse.Namespace, record: Record) -> str:
             values = [
                 record.mean_spread(
                     "top1", source=source, method=name, bits=bits, seed=args.seed,
-                    images=args.images, synthesis=steps_of(source, args),
+                    images=args.images, synthesis=steps_of(source, args.synthesis_iterations),
                     iterations=args.iterations if name != "nearest" else 0,
                 )
                 for name in args.methods
