@@ -22,6 +22,7 @@ from datafree.losses import (
     slack_distance,
     slack_margin,
     total_variation,
+    variance_distance,
 )
 
 
@@ -329,3 +330,18 @@ def test_clipped_normal_mean_at_the_ends() -> None:
     for upper in (math.inf, 6.0):
         far = clipped_normal_mean(torch.tensor([-1e4, 1e4]), torch.full((2,), 1e-3), upper)
         assert torch.equal(far, torch.tensor([0.0, min(1e4, upper)]))
+
+
+def test_variance_distance_by_hand() -> None:
+    """Channel 0: values 1, 3, 5, 7 (mean 4, variance 5); channel 1: four times 2."""
+    features = torch.tensor([[[1.0, 3.0], [2.0, 2.0]], [[5.0, 7.0], [2.0, 2.0]]])
+    mean, variance = torch.tensor([1.0, 2.5]), torch.tensor([4.0, 0.5])
+    expected = (3.0**2 + 0.5**2 + 1.0**2 + 0.5**2) / 2
+    assert variance_distance(features, mean, variance).item() == pytest.approx(expected)
+
+
+def test_variance_distance_of_single_values_is_that_of_the_means() -> None:
+    mean, variance = torch.tensor([1.0, 2.0]), torch.tensor([9.0, 9.0])
+    for shape in ((1, 2), (1, 2, 1, 1)):
+        actual = variance_distance(torch.tensor([[3.0, 2.0]]).view(shape), mean, variance)
+        assert actual.item() == pytest.approx(4 / 2)

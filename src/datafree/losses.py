@@ -111,6 +111,29 @@ def batch_distance(features: Tensor, mean: Tensor, std: Tensor) -> Tensor:
     return distance / len(mean)
 
 
+def variance_distance(features: Tensor, mean: Tensor, variance: Tensor) -> Tensor:
+    """Distance of a batch's mean and *variance* from one layer's (GDFQ, IntraQ; A.4, A.8).
+
+    ``1/C (|mean(features) - mean|^2 + |var(features) - variance|^2)`` with the biased variance over
+    batch and positions. A batch with one value per channel is compared by its mean alone.
+
+    Args:
+        features: (B, C, …) input of the layer.
+        mean: (C,) running mean.
+        variance: (C,) running variance.
+
+    Returns:
+        Scalar.
+    """
+    channels = features.shape[1]
+    count = features.numel() // channels
+    if count == 1:
+        return F.mse_loss(features.reshape(channels), mean)
+    batch_mean, unbiased = _moments(features, (0, *range(2, features.ndim)))
+    biased = unbiased.view(channels) * ((count - 1) / count)
+    return F.mse_loss(batch_mean.view(channels), mean) + F.mse_loss(biased, variance)
+
+
 def slack_distance(statistic: Tensor, target: Tensor, margin: Tensor | float = 0.0) -> Tensor:
     """Squared distance to a band around `target`, summed over channels (DSG Eq. 5).
 

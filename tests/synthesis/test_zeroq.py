@@ -14,27 +14,11 @@ from datafree.synthesis.base import Batch
 from datafree.synthesis.zeroq import ZeroQ
 from networks import SPEC, build, captured, images
 from reference import input_loss, zeroq_loss
+from watching import Watched
 
 
 def batch(size: int, seed: int = 0) -> Batch:
     return Batch(size, 0, torch.Generator().manual_seed(seed), lambda _: None)
-
-
-class Watched:
-    """Adam that keeps the images and gradients it is given."""
-
-    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        self.images: list[Tensor] = []
-        self.gradients: list[Tensor] = []
-        watched, step = self, torch.optim.Adam.step
-
-        def spy(self: torch.optim.Adam, *arguments: Any) -> Any:
-            (pixels,) = self.param_groups[0]["params"]
-            watched.images.append(pixels.detach().clone().contiguous())
-            watched.gradients.append(pixels.grad.clone().contiguous())
-            return step(self, *arguments)
-
-        monkeypatch.setattr(torch.optim.Adam, "step", spy)
 
 
 @pytest.mark.parametrize("name", ["Tiny", "InPlaceResidual", "Grouped"])
@@ -78,14 +62,7 @@ def never_falling(features: list[Tensor], *_: Any) -> Tensor:
 
 
 def test_the_rate_falls_when_the_loss_does_not(monkeypatch: pytest.MonkeyPatch) -> None:
-    rates: list[float] = []
-    step = torch.optim.Adam.step
-
-    def spy(self: torch.optim.Adam, *arguments: Any) -> Any:
-        rates.append(self.param_groups[0]["lr"])
-        return step(self, *arguments)
-
-    monkeypatch.setattr(torch.optim.Adam, "step", spy)
+    rates = Watched(monkeypatch).rates
     # A loss that never falls: one bad step that counts, then a tenth of the rate.
     monkeypatch.setattr(_images, "alignment_loss", never_falling)
     method = ZeroQ(iterations=12, patience=2, learning_rate=0.5, min_learning_rate=0.01)

@@ -176,6 +176,15 @@ class Synthesizer(Frozen):
         """
 
 
+def even_batches(count: int, most: int) -> int:
+    """Images per batch when `count` are made in the fewest batches of at most `most`.
+
+    The batches are about equal, which batch statistics need: 130 images, at most 128 together, are
+    two batches of 65.
+    """
+    return -(-count // -(-count // most))
+
+
 @dataclass(frozen=True)
 class Stored:
     """A finished batch on disk, valid only for exactly the same request."""

@@ -15,7 +15,7 @@ from datafree.graph.taps import tap_batch_norms
 from datafree.synthesis._generator import ImageGenerator
 from datafree.synthesis._genie import Generated, Objective, Steps
 from datafree.synthesis._images import balanced_targets, fast_copy
-from datafree.synthesis.base import Batch, Synthesizer
+from datafree.synthesis.base import Batch, Synthesizer, even_batches
 from datafree.tensors import device_of
 
 
@@ -74,8 +74,7 @@ class Genie(Synthesizer):
     def batch_images(self, teacher: nn.Module, count: int) -> int:
         """Size of the fewest batches of at most `batch_size` images that are about equal."""
         del teacher
-        batches = -(-count // self.batch_size)
-        return -(-count // batches)
+        return even_batches(count, self.batch_size)
 
     def prepare(self, teacher: nn.Module, spec: InputSpec, generator: torch.Generator) -> Any:
         """A copy of the teacher in the memory layout in which convolutions are fastest."""
