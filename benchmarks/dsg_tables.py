@@ -26,9 +26,11 @@ from common import (
     environment,
     fast_folded,
     load,
+    real_images,
     steps_of,
     test_batches,
 )
+from image_facts import facts
 from torch import Tensor, fx
 
 from datafree.calibrators.base import Calibrator, calibrate
@@ -45,6 +47,9 @@ from datafree.registry import load as load_method
 
 SOURCES = ("noise", "zeroq", "dsg", "dsg+label", "dsg+label+prior", "real")
 CALIBRATORS = ("minmax", "percentile", "ema", "mse")
+FACTS = ("moments", "range", "confidence")
+REFERENCE = (512, 1_000)
+"""Number and seed of the real images that `FACTS` compare with."""
 KEYS = ("source", "quantizer", "bits", "seed", "images", "synthesis", "iterations")
 
 
@@ -91,10 +96,14 @@ def measure(args: argparse.Namespace, record: Record) -> None:
     folded = fast_folded(graph)
     batches = test_batches(teacher.spec, limit=args.limit)
     learned = AdaRound(iterations=args.iterations, rounding_lr=args.rounding_lr)
+    real = real_images(teacher.spec, *REFERENCE).images
     for seed in args.seeds:
         for source in args.sources:
             kept = ImageSet(args.network, source, args.images, args.synthesis_iterations, seed)
             images = kept.get(teacher, graph)
+            cell = where(args, source, "", "") | {"seed": seed}
+            if not record.has(**cell):
+                record.add(**cell, **facts(folded, images.images, real))
             for quantizer, bits in cells(args):
                 cell = where(args, source, quantizer, bits) | {"seed": seed}
                 if record.has(**cell):
@@ -127,11 +136,12 @@ def where(args: argparse.Namespace, source: str, quantizer: str, bits: str) -> d
 
 def table(args: argparse.Namespace, record: Record) -> str:
     """The record as Markdown: one table for each of the paper's."""
-    env = record.cells[-1]["environment"]
+    last = next(cell for cell in reversed(record.cells) if "environment" in cell)
+    env = last["environment"]
     lines = [
         f"# {args.network}: Tables 5, 6 and 7 of the DSG paper",
         "",
-        f"Top-1 on {record.cells[-1]['test_images']} images, mean ± standard deviation of seeds"
+        f"Top-1 on {last['test_images']} images, mean ± standard deviation of seeds"
         f" {args.seeds}. {args.images} images a set, {args.synthesis_iterations} synthesis steps,"
         f" AdaRound with {args.iterations} steps of {args.rounding_lr} per layer;"
         " policy `all`, activations after"
@@ -139,12 +149,26 @@ def table(args: argparse.Namespace, record: Record) -> str:
         " `prior`: total variation and image norm, 0.01 each.",
         "",
         f"{env['cpu']}, {env['cores']} cores, {env['threads']} thread(s), torch {env['torch']},"
-        f" {env['date']}. Command: `{record.cells[-1]['command']}`",
+        f" {env['date']}. Command: `{last['command']}`",
     ]
     for bits in args.table5:
         lines += _block(args, record, f"Table 5, {bits}", [(c, bits, c) for c in CALIBRATORS])
     lines += _block(args, record, "Table 6: DFQ", [("dfq", b, b) for b in args.table6])
     lines += _block(args, record, "Table 7: AdaRound", [("adaround", b, b) for b in args.table7])
+    lines += [
+        "",
+        "## The images",
+        "",
+        "Relative distance of the second moments of layer inputs from those of"
+        f" {REFERENCE[0]} other real images; largest activations over those of as many real ones;"
+        " the float network's confidence.",
+        "",
+        "| images | " + " | ".join(FACTS) + " |",
+        "|---" * (len(FACTS) + 1) + "|",
+    ]
+    for source in args.sources:
+        values = [record.mean_spread(fact, **where(args, source, "", "")) for fact in FACTS]
+        lines.append(f"| {source} | " + " | ".join(values) + " |")
     return "\n".join(lines) + "\n"
 
 

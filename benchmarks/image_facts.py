@@ -1,0 +1,67 @@
+"""What sets of images tell quantizers: second moments of layer inputs, ranges, confidence.
+
+A layer's output error is ``tr(D E[x x^T] D^T)`` for a change D of its weights, so images stand in
+for real ones in learned rounding as far as the second moments of every layer's input agree; and in
+calibration as far as ranges do.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, fx, nn
+
+from datafree.graph.insert import ACTIVATIONS, quantizable_layers
+from datafree.graph.taps import tap_calls, tap_outputs
+
+
+def second_moments(folded: fx.GraphModule, images: Tensor) -> list[Tensor]:
+    """``E[x x^T]`` of the patches every layer reads, in execution order; groups are ignored."""
+    layers = {name: folded.get_submodule(name) for name in quantizable_layers(folded)}
+    found: dict[str, Tensor] = {}
+
+    def see(name: str, values: Tensor, _output: Tensor) -> None:
+        found[name] = _moments(layers[name], values)
+
+    with torch.no_grad(), tap_calls(layers, see):
+        folded(images)
+    return [found[name] for name in layers]
+
+
+def _moments(layer: nn.Module, values: Tensor) -> Tensor:
+    if isinstance(layer, nn.Conv2d):
+        assert not isinstance(layer.padding, str)
+        patches = F.unfold(
+            values, layer.kernel_size, layer.dilation, layer.padding, layer.stride
+        )  # fmt: skip
+        values = patches.transpose(1, 2).flatten(0, 1)
+    return values.T.double() @ values.double() / len(values)
+
+
+def largest_values(folded: fx.GraphModule, images: Tensor) -> Tensor:
+    """Largest output of every activation function, by name."""
+    found: dict[str, float] = {}
+    modules = {n: m for n, m in folded.named_modules() if isinstance(m, ACTIVATIONS)}
+    with torch.no_grad(), tap_outputs(modules, lambda n, y: found.update({n: float(y.max())})):
+        folded(images)
+    return torch.tensor([found[name] for name in sorted(found)])
+
+
+def facts(folded: fx.GraphModule, images: Tensor, real: Tensor) -> dict[str, float]:
+    """How `images` differ from `real` ones, of which there should be several times as many.
+
+    Returns:
+        `moments`, the relative Frobenius distance of second moments, mean over layers; `range`, the
+        largest activation over that of as many real images, geometric mean over activations;
+        `confidence`, the mean largest softmax entry.
+    """
+    pairs = zip(second_moments(folded, images), second_moments(folded, real), strict=True)
+    distances = [float((ours - theirs).norm() / theirs.norm()) for ours, theirs in pairs]
+    ratios = largest_values(folded, images) / largest_values(folded, real[: len(images)])
+    with torch.no_grad():
+        confidence = folded(images).softmax(1).amax(1).mean()
+    return {
+        "moments": sum(distances) / len(distances),
+        "range": float(ratios.log().mean().exp()),
+        "confidence": float(confidence),
+    }
