@@ -86,7 +86,7 @@ def quantize(
         placement: activation quantizers on `every_input` of a layer or `after_activation` functions
             only.
         weight_symmetric: zero point 0 for weights (TensorRT, LiteRT).
-        method: image method: `dsg`, `zeroq`, `genie`, `sadag`, `noise`.
+        method: image method: `dsg`, `zeroq`, `genie`, `sadag`, `intraq`, `noise`.
         method_options: its hyper-parameters that differ from the defaults, e.g.
             ``{"iterations": 200}``.
         images: how many to synthesise, or calibration images of your own: a set, or a tensor (N, C,
