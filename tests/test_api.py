@@ -12,7 +12,7 @@ import torch
 
 import datafree
 from datafree.api import export_student
-from datafree.config import InputSpec
+from datafree.config import InputSpec, Method
 from datafree.errors import ConfigError, DataError, DatafreeError, ModelError, OutputExistsError
 from networks import SPEC, build, fingerprint, images
 
@@ -187,6 +187,20 @@ def test_export_refuses_unknown_suffixes(tmp_path: Path) -> None:
     result = datafree.quantize(build("Tiny"), **QUICK)
     with pytest.raises(ConfigError, match="onnx"):
         export_student(result.student, tmp_path / "student.tflite", spec=result.spec)
+
+
+def test_a_recipe_and_what_is_changed_of_it() -> None:
+    options = {"iterations": 1}
+    result = datafree.quantize(
+        build("Tiny"), input_shape=SPEC.shape, recipe="balanced", images=2, holdout=0,
+        method_options=options, reconstruction_options=options, weights=3,
+    )  # fmt: skip
+    config = result.config
+    assert (config.scheme.weights, config.scheme.weight_range) == (3, "mse")
+    assert config.synthesis == Method(name="dsg", options=options)
+    assert config.calibration == Method(name="mse", options={"power": 2.4})
+    assert config.reconstruction == Method(name="adaround", options=options)
+    assert config.images == len(result.images) == 2
 
 
 def test_reconstruction_takes_weight_ranges_of_least_error() -> None:

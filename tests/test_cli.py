@@ -218,6 +218,34 @@ def test_unknown_flags_are_usage_errors(datafree_command: Command) -> None:
     assert "--bit" in done.err
 
 
+def test_recipes_are_listed_with_the_options_they_stand_for(datafree_command: Command) -> None:
+    done = datafree_command("recipes")
+    assert done.code == 0
+    for text in ("dfq", "fast", "balanced", "best", "--calibrator bn_statistics", "--equalize"):
+        assert text in done.out
+
+
+@pytest.mark.usefixtures("no_export")
+def test_a_recipe_is_changed_by_other_options(datafree_command: Command) -> None:
+    done = datafree_command(
+        "quantize", "digits_resnet8", "--recipe", "balanced", "--bits", "W3A3", "--images", "2",
+        "-o", "iterations=2", "--reconstruction-option", "iterations=2", "--holdout", "0",
+    )  # fmt: skip
+    assert done.code == 0, done.err
+    saved = load_config(Path("run/config.yaml"))
+    assert saved.scheme.label == "W3A3"
+    assert saved.reconstruction is not None
+    assert (saved.reconstruction.name, saved.reconstruction.options) == (
+        "adaround", {"iterations": 2},
+    )  # fmt: skip
+    assert saved.synthesis.options == {"iterations": 2}
+    assert saved.images == 2
+
+
+def test_an_unknown_recipe_is_one_line(datafree_command: Command) -> None:
+    refused(datafree_command("quantize", "digits_resnet8", "--recipe", "bst"), "recipe", "best")
+
+
 def test_methods_lists_all(datafree_command: Command) -> None:
     done = datafree_command("methods")
     assert done.code == 0

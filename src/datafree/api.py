@@ -17,8 +17,8 @@ from datafree.config import (
     Placement,
     Policy,
     RunConfig,
-    Scheme,
     build,
+    merge,
 )
 from datafree.errors import ConfigError, ModelError
 from datafree.export.base import Exporter, ExportReport
@@ -27,6 +27,7 @@ from datafree.images import SyntheticSet
 from datafree.models import Teacher, from_module, load_teacher
 from datafree.pipeline import Result, make_method, resolve_device, run, synthesize_images
 from datafree.progress import Progress, silent
+from datafree.recipes import recipe_fields
 
 
 def quantize(
@@ -36,6 +37,7 @@ def quantize(
     mean: tuple[float, ...] | None = None,
     std: tuple[float, ...] | None = None,
     weights_file: Path | str | None = None,
+    recipe: str | None = None,
     weights: int = 8,
     activations: int = 8,
     average_bits: float | None = None,
@@ -44,14 +46,14 @@ def quantize(
     policy: Policy = "all",
     placement: Placement = "every_input",
     weight_symmetric: bool = False,
-    method: str = "dsg",
+    method: str | None = None,
     method_options: Mapping[str, Any] | None = None,
-    images: int | SyntheticSet | Tensor = 32,
-    calibrator: str = "mse",
+    images: int | SyntheticSet | Tensor | None = None,
+    calibrator: str | None = None,
     calibrator_options: Mapping[str, Any] | None = None,
-    equalize: bool = False,
-    absorb_biases: bool = False,
-    split_outliers: float = 0.0,
+    equalize: bool | None = None,
+    absorb_biases: bool | None = None,
+    split_outliers: float | None = None,
     bias_correction: Literal["empirical", "analytic"] | None = None,
     reconstruction: str | None = None,
     reconstruction_options: Mapping[str, Any] | None = None,
@@ -67,6 +69,8 @@ def quantize(
 ) -> Result:
     """Quantize a trained network without any of its data.
 
+    What is None is as the recipe has it, or else as the value in square brackets.
+
     Args:
         model: a module, or any source the command line takes (`digits_resnet8`, `timm:NAME`, a
             `.pt2` file …). A module is copied, never changed.
@@ -74,6 +78,8 @@ def quantize(
         mean: per channel; a module without it is taken to expect images scaled to 0..1.
         std: per channel.
         weights_file: safetensors file loaded into a source given by name.
+        recipe: all methods at once: `dfq`, `fast`, `balanced` or `best` (`datafree.recipes`); the
+            other arguments change it.
         weights: bits of weights, 2 to 8.
         activations: bits of activations, 2 to 8, or 32 to leave them in float.
         average_bits: mixed precision: bits of the weights chosen layer by layer on the images, so
@@ -86,25 +92,26 @@ def quantize(
         placement: activation quantizers on `every_input` of a layer or `after_activation` functions
             only.
         weight_symmetric: zero point 0 for weights (TensorRT, LiteRT).
-        method: image method: `dsg`, `zeroq`, `genie`, `sadag`, `intraq`, `noise`.
+        method: image method: `dsg`, `zeroq`, `genie`, `sadag`, `intraq`, `noise` [`dsg`].
         method_options: its hyper-parameters that differ from the defaults, e.g.
             ``{"iterations": 200}``.
-        images: how many to synthesise, or calibration images of your own: a set, or a tensor (N, C,
-            H, W) in normalised space.
+        images: how many to synthesise [32], or calibration images of your own: a set, or a tensor
+            (N, C, H, W) in normalised space.
         calibrator: rule of the activation ranges: `mse`, `minmax`, `percentile`, `ema`, `kl`,
-            `aciq`, `bounded_mse`; or `bn_statistics`, which needs no images.
+            `aciq`, `bounded_mse`; or `bn_statistics`, which needs no images [`mse`].
         calibrator_options: its parameters, e.g. ``{"percentile": 99.9}``.
         equalize: cross-layer equalization of the float network before it is quantized; for one
-            weight grid per tensor.
-        absorb_biases: let the next layer absorb biases that keep a ReLU from ever cutting off.
-        split_outliers: share of input channels to split, those of largest weight; 0 splits none.
+            weight grid per tensor [False].
+        absorb_biases: let the next layer absorb biases that keep a ReLU from ever cutting off
+            [False].
+        split_outliers: share of input channels to split, those of largest weight [0].
         bias_correction: take the mean shift of every layer's output off its bias, as the images
-            show it (`empirical`) or as batch norms tell it without images (`analytic`).
+            show it (`empirical`) or as batch norms tell it without images (`analytic`) [neither].
         reconstruction: how weights learn their rounding on the images: `adaround`, `brecq`,
-            `qdrop`, `genie_m`; None rounds to the nearest.
+            `qdrop`, `genie_m` [to the nearest].
         reconstruction_options: its hyper-parameters, e.g. ``{"iterations": 2000}``.
-        weight_range: range of the weights' grids, `minmax` or `mse`; None takes `mse` where they
-            are reconstructed or of mixed precision.
+        weight_range: range of the weights' grids, `minmax` or `mse` [`minmax`; `mse` where they
+            are reconstructed or of mixed precision].
         weight_granularity: one weight grid per output `channel` or per `tensor`.
         data: labelled test images to measure top-1 on; without them teacher and student are
             compared on synthetic images of another seed.
@@ -122,43 +129,39 @@ def quantize(
         DatafreeError: one line that says what was wrong and what to do.
     """
     allocation = _allocation(average_bits, budget, candidate_bits)
-    scheme = build(
-        Scheme,
-        {
-            "weights": weights,
-            "activations": activations,
-            "policy": policy,
-            "placement": placement,
-            "weight_symmetric": weight_symmetric,
-            "weight_granularity": weight_granularity,
-            "weight_range": weight_range or ("mse" if reconstruction or allocation else "minmax"),
-        },
-        "scheme",
-    )
+    learned = reconstruction is not None or allocation is not None
     described = _describe(model, input_shape, mean, std, weights_file)
     teacher = _teacher(model, described)
     given = _given(images, teacher.spec)
-    config = build(
-        RunConfig,
-        {
-            "model": described,
-            "scheme": scheme,
-            "synthesis": Method(name=method, options=dict(method_options or {})),
-            "images": images if isinstance(images, int) else len(images),
-            "calibration": Method(name=calibrator, options=dict(calibrator_options or {})),
-            "equalize": equalize,
-            "absorb_biases": absorb_biases,
-            "split_outliers": split_outliers,
-            "bias_correction": bias_correction,
-            "reconstruction": _optional(reconstruction, reconstruction_options),
-            "allocation": allocation,
-            "data": None if data is None else Path(data),
-            "holdout": holdout,
-            "seed": seed,
-            "device": device,
-        },
-        "run",
-    )
+    scheme = {
+        "weights": weights,
+        "activations": activations,
+        "policy": policy,
+        "placement": placement,
+        "weight_symmetric": weight_symmetric,
+        "weight_granularity": weight_granularity,
+        "weight_range": weight_range or ("mse" if learned else None),
+    }
+    changes = {
+        "scheme": {key: value for key, value in scheme.items() if value is not None},
+        "synthesis": _method(method, method_options),
+        "images": images if given is None else len(given),
+        "calibration": _method(calibrator, calibrator_options),
+        "equalize": equalize,
+        "absorb_biases": absorb_biases,
+        "split_outliers": split_outliers,
+        "bias_correction": bias_correction,
+        "reconstruction": _method(reconstruction, reconstruction_options),
+        "allocation": allocation,
+        "data": None if data is None else Path(data),
+        "holdout": holdout,
+        "seed": seed,
+        "device": device,
+    }
+    base = merge({"model": described}, recipe_fields(recipe))
+    if reconstruction_options and not (reconstruction or base.get("reconstruction")):
+        raise ConfigError("reconstruction_options were given without a reconstruction: name one")
+    config = build(RunConfig, merge(base, changes), "run")
     folder = None if output is None else Path(output)
     return run(config, teacher=teacher, images=given, folder=folder, force=force, progress=progress)
 
@@ -278,12 +281,10 @@ def _teacher(model: nn.Module | str, described: ModelConfig) -> Teacher:
     )
 
 
-def _optional(name: str | None, options: Mapping[str, Any] | None) -> Method | None:
-    if name is not None:
-        return Method(name=name, options=dict(options or {}))
-    if options:
-        raise ConfigError("reconstruction_options were given without a reconstruction: name one")
-    return None
+def _method(name: str | None, options: Mapping[str, Any] | None) -> dict[str, Any]:
+    """The fields of `Method` that were given."""
+    changes: dict[str, Any] = {} if name is None else {"name": name, "options": {}}
+    return changes | ({"options": dict(options)} if options else {})
 
 
 def _allocation(
@@ -294,8 +295,8 @@ def _allocation(
     return build(AllocationConfig, values, "allocation") if values else None
 
 
-def _given(images: int | SyntheticSet | Tensor, spec: InputSpec) -> SyntheticSet | None:
-    if isinstance(images, int):
+def _given(images: int | SyntheticSet | Tensor | None, spec: InputSpec) -> SyntheticSet | None:
+    if images is None or isinstance(images, int):
         return None
     if isinstance(images, Tensor):
         return SyntheticSet(images.float(), spec, metadata={"method": "given"})

@@ -26,13 +26,13 @@ from datafree.cli_options import (
     Std,
     Weights,
     allocation_fields,
-    merge,
     method_fields,
     model_fields,
     parse_bits,
 )
-from datafree.config import RunConfig, build, load_config
+from datafree.config import RunConfig, build, load_config, merge
 from datafree.errors import ConfigError, DatafreeError
+from datafree.recipes import RECIPES, recipe_fields
 from datafree.registry import available
 
 app = typer.Typer(
@@ -55,6 +55,13 @@ def quantize(
         Path | None,
         typer.Option(
             help="config.yaml of an earlier run, repeated exactly; other options change it."
+        ),
+    ] = None,
+    recipe: Annotated[
+        str | None,
+        typer.Option(
+            help="All methods at once: dfq (no images), fast (seconds), balanced (minutes) or best"
+            " (hours); other options change it."
         ),
     ] = None,
     bits: Annotated[
@@ -172,11 +179,14 @@ def quantize(
 
       datafree quantize digits_resnet8 --average-bits 4 --output mixed
 
+      datafree quantize digits_resnet8 --recipe balanced --bits W4A4 --output good
+
       datafree quantize --config run/config.yaml --output again
     """
     if (model is None) == (config is None):
         raise ConfigError("give either a MODEL or --config with the config.yaml of an earlier run")
     base = load_config(config).model_dump() if config else {"model": {"source": model}}
+    base = merge(base, recipe_fields(recipe))
     allocation = allocation_fields(average_bits, budget, candidate_bits)
     scheme = {
         "policy": policy,
@@ -298,6 +308,13 @@ def methods() -> None:
             (name, *describe_method(package, name)) for name in available(f"datafree.{package}")
         ]
         console.show_table(title, ("name", "what", "hyper-parameters"), rows)
+
+
+@app.command()
+def recipes() -> None:
+    """List the recipes of quantize and what they choose."""
+    rows = [(name, recipe.what, recipe.described()) for name, recipe in RECIPES.items()]
+    console.show_table("recipes", ("name", "what", "options"), rows)
 
 
 @app.command()

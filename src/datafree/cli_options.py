@@ -8,7 +8,6 @@ from typing import Annotated, Any
 import typer
 import yaml
 
-from datafree.config import Frozen, RunConfig
 from datafree.errors import ConfigError
 
 Model = Annotated[
@@ -133,20 +132,3 @@ def allocation_fields(
     if candidate_bits is not None:
         changes["bits"] = _numbers(candidate_bits, "--candidate-bits", int)
     return changes
-
-
-def merge(base: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
-    """`base` with the given options laid over it; None and empty groups change nothing."""
-    defaults = RunConfig.model_fields
-    merged = dict(base)
-    for key, value in changes.items():
-        if isinstance(value, dict):
-            if value:
-                start = merged.get(key)
-                default = defaults[key].default
-                if start is None and isinstance(default, Frozen):
-                    start = default.model_dump()
-                merged[key] = {**(start or {}), **value}
-        elif value is not None:
-            merged[key] = value
-    return merged

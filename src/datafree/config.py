@@ -244,6 +244,34 @@ def build(cls: type[T], values: Mapping[str, Any], what: str) -> T:
         raise ConfigError(f"{what}: {_one_line(error, cls)}") from None
 
 
+def merge(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+    """Fields of a `RunConfig`: `base` with `changes` laid over it.
+
+    None and empty groups change nothing. A group keeps the fields that are not changed; options of
+    a method do too, unless another method is named.
+    """
+    defaults = RunConfig.model_fields
+    merged = dict(base)
+    for key, value in changes.items():
+        if isinstance(value, dict):
+            if value:
+                start = merged.get(key)
+                default = defaults[key].default
+                if start is None and isinstance(default, Frozen):
+                    start = default.model_dump()
+                merged[key] = _laid_over(start or {}, value)
+        elif value is not None:
+            merged[key] = value
+    return merged
+
+
+def _laid_over(group: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
+    result = {**group, **changes}
+    if "options" in changes and changes.get("name", group.get("name")) == group.get("name"):
+        result["options"] = {**group.get("options", {}), **changes["options"]}
+    return result
+
+
 def load_config(path: Path) -> RunConfig:
     """Read a `RunConfig` from a YAML file.
 

@@ -1,0 +1,97 @@
+"""Named choices of all methods together: what to take when one does not want to choose."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from datafree.config import Frozen
+from datafree.errors import UnknownNameError
+
+_EQUALIZED: dict[str, Any] = {
+    "equalize": True,
+    "absorb_biases": True,
+    "bias_correction": "analytic",
+}
+
+# Names of the command line for a method and for its hyper-parameters.
+_OPTIONS = {
+    "synthesis": ("method", "option"),
+    "calibration": ("calibrator", "calibrator-option"),
+    "reconstruction": ("reconstruction", "reconstruction-option"),
+}
+
+
+class Recipe(Frozen):
+    """A run without its network and its bits.
+
+    Attributes:
+        what: one line for people.
+        fields: fields of `RunConfig` as plain values.
+    """
+
+    what: str
+    fields: dict[str, Any]
+
+    def described(self) -> str:
+        """The options of the command line that choose the same."""
+        parts: list[str] = []
+        for key, value in self.fields.items():
+            option, more = _OPTIONS.get(key, (key.replace("_", "-"), ""))
+            if key == "scheme":
+                parts += [f"--{name.replace('_', '-')} {chosen}" for name, chosen in value.items()]
+            elif isinstance(value, dict):
+                parts.append(f"--{option} {value['name']}")
+                parts += [f"--{more} {k}={v}" for k, v in value.get("options", {}).items()]
+            else:
+                parts.append(f"--{option}" if value is True else f"--{option} {value}")
+        return " ".join(parts)
+
+
+RECIPES: dict[str, Recipe] = {
+    "dfq": Recipe(
+        what="no images at all: equalization, biases and ranges from batch norms (Nagel, 2019)",
+        fields={**_EQUALIZED, "calibration": {"name": "bn_statistics"}},
+    ),
+    "fast": Recipe(
+        what="seconds: dfq, with ranges measured on a few images",
+        fields={
+            **_EQUALIZED,
+            "synthesis": {"name": "dsg", "options": {"iterations": 100}},
+            "images": 32,
+            "calibration": {"name": "mse"},
+        },
+    ),
+    "balanced": Recipe(
+        what="minutes: images of DSG, ranges of least error, rounding learned by AdaRound",
+        fields={
+            "scheme": {"weight_range": "mse"},
+            "synthesis": {"name": "dsg", "options": {"iterations": 200}},
+            "images": 128,
+            "calibration": {"name": "mse", "options": {"power": 2.4}},
+            "reconstruction": {"name": "adaround", "options": {"iterations": 500}},
+        },
+    ),
+    "best": Recipe(
+        what="hours on a processor: images of Genie, rounding and steps learned by Genie-M",
+        fields={
+            "scheme": {"weight_range": "mse"},
+            "synthesis": {"name": "genie", "options": {"iterations": 1000}},
+            "images": 512,
+            "calibration": {"name": "mse", "options": {"power": 2.4}},
+            "reconstruction": {"name": "genie_m", "options": {"iterations": 5000}},
+        },
+    ),
+}
+
+
+def recipe_fields(name: str | None) -> dict[str, Any]:
+    """The fields of recipe `name`; nothing for None.
+
+    Raises:
+        UnknownNameError: no such recipe; the message offers the nearest.
+    """
+    if name is None:
+        return {}
+    if name not in RECIPES:
+        raise UnknownNameError("recipe", name, RECIPES)
+    return RECIPES[name].fields

@@ -1,0 +1,51 @@
+"""Recipes: what they are made of, and how options are laid over them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from datafree.config import RunConfig, build, merge
+from datafree.errors import UnknownNameError
+from datafree.recipes import RECIPES, recipe_fields
+
+MODEL: dict[str, Any] = {"model": {"source": "digits_resnet8"}}
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_a_recipe_is_a_run_without_network_and_bits(name: str) -> None:
+    fields = recipe_fields(name)
+    config = build(RunConfig, merge(MODEL, fields), name)
+    assert "model" not in fields
+    assert not {"weights", "activations", "policy"} & set(fields.get("scheme", {}))
+    assert (config.scheme.weights, config.scheme.activations) == (8, 8)
+    if config.reconstruction is not None:
+        assert config.scheme.weight_range == "mse"
+
+
+def test_no_recipe_changes_nothing() -> None:
+    assert recipe_fields(None) == {}
+
+
+def test_an_unknown_recipe_names_the_nearest() -> None:
+    with pytest.raises(UnknownNameError, match="unknown recipe 'balance': did you mean balanced"):
+        recipe_fields("balance")
+
+
+def test_options_are_laid_over_a_recipe() -> None:
+    start = {"synthesis": {"name": "dsg", "options": {"iterations": 200, "epsilon": 0.5}}}
+    same = merge(start, {"synthesis": {"options": {"iterations": 9}}, "images": None})
+    assert same == {"synthesis": {"name": "dsg", "options": {"iterations": 9, "epsilon": 0.5}}}
+    named = {"name": "dsg", "options": {"iterations": 9}}
+    assert merge(start, {"synthesis": named}) == same
+    other = merge(start, {"synthesis": {"name": "zeroq", "options": {}}})
+    assert other == {"synthesis": {"name": "zeroq", "options": {}}}
+    assert merge(start, {"synthesis": {}}) == start
+    assert start["synthesis"]["options"] == {"iterations": 200, "epsilon": 0.5}
+
+
+def test_options_are_laid_over_defaults() -> None:
+    merged = merge({}, {"scheme": {"weights": 3}, "synthesis": {"options": {"iterations": 9}}})
+    assert merged["scheme"]["activations"] == 8
+    assert merged["synthesis"] == {"name": "dsg", "options": {"iterations": 9}}
