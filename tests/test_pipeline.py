@@ -8,11 +8,13 @@ from typing import Any
 
 import pytest
 import torch
+from torch import fx, nn
 
 import datafree.pipeline as pipeline
 from datafree import expected
 from datafree.config import Method, ModelConfig, RunConfig, Scheme, load_config
 from datafree.errors import ConfigError, DatafreeError, ModelError, OutputExistsError
+from datafree.evaluate import compare
 from datafree.files import sha256
 from datafree.images import SyntheticSet
 from datafree.models import from_module
@@ -263,6 +265,29 @@ def test_unknown_devices_are_refused(name: str) -> None:
 def test_devices() -> None:
     assert resolve_device("cpu") == torch.device("cpu")
     assert resolve_device("auto").type == ("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def test_a_replaced_relu6_counts_as_loss(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The student is compared with the network that came, not with the one made of it."""
+    model = nn.Sequential(
+        nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU6(),
+        nn.Conv2d(8, 8, 1), nn.BatchNorm2d(8), nn.ReLU(),
+        nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 5),
+    )  # fmt: skip
+    model[1].weight.data.fill_(9.0)
+    model.eval()
+    compared: list[fx.GraphModule] = []
+
+    def spy(teacher: fx.GraphModule, student: fx.GraphModule, batches: Any) -> Any:
+        compared.append(teacher)
+        return compare(teacher, student, batches)
+
+    monkeypatch.setattr(pipeline, "compare", spy)
+    teacher = from_module(model, input_shape=SPEC.shape, mean=SPEC.mean, std=SPEC.std)
+    result = run(config(equalize=True, replace_relu6=True), teacher=teacher)
+    batch = images(4)
+    torch.testing.assert_close(compared[0](batch), model(batch))
+    assert not any(isinstance(module, nn.ReLU6) for module in result.student.modules())
 
 
 @pytest.mark.parametrize(("each", "told"), [(1.0, True), (1e-6, False)])

@@ -52,6 +52,7 @@ def quantize(
     calibrator: str | None = None,
     calibrator_options: Mapping[str, Any] | None = None,
     equalize: bool | None = None,
+    replace_relu6: bool | None = None,
     absorb_biases: bool | None = None,
     split_outliers: float | None = None,
     bias_correction: Literal["empirical", "analytic"] | None = None,
@@ -102,6 +103,8 @@ def quantize(
         calibrator_options: its parameters, e.g. ``{"percentile": 99.9}``.
         equalize: cross-layer equalization of the float network before it is quantized; for one
             weight grid per tensor [False].
+        replace_relu6: take ReLU6 for ReLU where that lets layers be equalized; this changes the
+            float network where it clipped [False].
         absorb_biases: let the next layer absorb biases that keep a ReLU from ever cutting off
             [False].
         split_outliers: share of input channels to split, those of largest weight [0].
@@ -148,6 +151,7 @@ def quantize(
         "images": images if given is None else len(given),
         "calibration": _method(calibrator, calibrator_options),
         "equalize": equalize,
+        "replace_relu6": replace_relu6,
         "absorb_biases": absorb_biases,
         "split_outliers": split_outliers,
         "bias_correction": bias_correction,

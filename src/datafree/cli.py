@@ -111,6 +111,13 @@ def quantize(
             help="Equalize weight ranges across layers first; with --per-tensor. [no]",
         ),
     ] = None,
+    replace_relu6: Annotated[
+        bool | None,
+        typer.Option(
+            "--replace-relu6/--keep-relu6",
+            help="Take ReLU6 for ReLU where that lets layers be equalized. [no]",
+        ),
+    ] = None,
     absorb_biases: Annotated[
         bool | None,
         typer.Option(
@@ -201,7 +208,7 @@ def quantize(
         "scheme": {key: value for key, value in scheme.items() if value is not None},
         "synthesis": method_fields(method, option),
         "calibration": method_fields(calibrator, calibrator_option),
-        "equalize": equalize,
+        "equalize": equalize, "replace_relu6": replace_relu6,
         "absorb_biases": absorb_biases, "split_outliers": split_outliers,
         "bias_correction": bias_correction,
         "reconstruction": method_fields(reconstruction, reconstruction_option),

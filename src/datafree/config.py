@@ -182,6 +182,8 @@ class RunConfig(Frozen):
         calibration: calibrator of the activation ranges.
         equalize: cross-layer equalization of the float network before it is quantized; for weights
             with one grid per tensor.
+        replace_relu6: take ReLU6 for ReLU where that lets layers be equalized; the float network
+            then computes something else where it clipped.
         absorb_biases: let the next layer absorb biases that keep a ReLU from ever cutting off.
         split_outliers: share of every convolution's input channels that are added by splitting
             those with the largest weights; 0 splits none.
@@ -208,6 +210,7 @@ class RunConfig(Frozen):
     images: int = Field(default=32, ge=1)
     calibration: Method = Method(name="mse")
     equalize: bool = False
+    replace_relu6: bool = False
     absorb_biases: bool = False
     split_outliers: float = Field(default=0.0, ge=0, le=1)
     bias_correction: Literal["empirical", "analytic"] | None = None

@@ -64,6 +64,7 @@ def show_result(
     activations = "float" if scheme.activations == 32 else f"{scheme.activations} bits"
     chosen = {
         "equalization": config.equalize,
+        "ReLU6 replaced": config.replace_relu6,
         "bias absorption": config.absorb_biases,
         f"outlier splitting ({config.split_outliers:g})": config.split_outliers,
         f"{config.bias_correction} bias correction": config.bias_correction,

@@ -9,6 +9,7 @@ from datafree.errors import UnknownNameError
 
 _EQUALIZED: dict[str, Any] = {
     "equalize": True,
+    "replace_relu6": True,
     "absorb_biases": True,
     "bias_correction": "analytic",
 }

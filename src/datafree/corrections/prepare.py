@@ -24,7 +24,7 @@ def prepare(graph: fx.GraphModule, config: RunConfig) -> tuple[fx.GraphModule, S
     """
     folded, statistics = fold_batch_norms(graph), layer_statistics(graph)
     if config.equalize:
-        folded, factors = equalize_with_factors(folded)
+        folded, factors = equalize_with_factors(folded, replace_relu6=config.replace_relu6)
         statistics = rescaled(statistics, factors)
     if config.absorb_biases:
         folded, statistics = absorb_biases(folded, statistics)
