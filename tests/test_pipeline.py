@@ -274,7 +274,7 @@ def test_a_replaced_relu6_counts_as_loss(monkeypatch: pytest.MonkeyPatch) -> Non
         nn.Conv2d(8, 8, 1), nn.BatchNorm2d(8), nn.ReLU(),
         nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 5),
     )  # fmt: skip
-    model[1].weight.data.fill_(9.0)
+    torch.nn.init.constant_(model.get_submodule("1").get_parameter("weight"), 9.0)
     model.eval()
     compared: list[fx.GraphModule] = []
 
