@@ -18,7 +18,8 @@ from datafree.evaluate import compare
 from datafree.files import sha256
 from datafree.images import SyntheticSet
 from datafree.models import from_module
-from datafree.pipeline import Result, resolve_device, run
+from datafree.pipeline import Result, run
+from datafree.plan import resolve_device
 from datafree.synthesis.zeroq import ZeroQ
 from networks import SPEC, build, images
 

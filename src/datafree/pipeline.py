@@ -13,14 +13,13 @@ import torch
 from torch import Tensor, fx
 
 from datafree.allocation.allocate import allocate
-from datafree.allocation.budget import describe_layers, resolve_budget
-from datafree.calibrators.base import Calibrator, ImagelessRule, RangeRule, calibrate
-from datafree.config import InputSpec, Method, RunConfig, build
+from datafree.calibrators.base import ImagelessRule, calibrate
+from datafree.config import InputSpec, Method, RunConfig
 from datafree.corrections.analytic_bias import correct_biases_analytically
 from datafree.corrections.bias_correction import correct_biases
 from datafree.corrections.prepare import prepare
 from datafree.data import open_labelled
-from datafree.errors import ConfigError, DataError
+from datafree.errors import DataError
 from datafree.evaluate import Predictor, compare, layer_sqnr, top1
 from datafree.expected import expected_seconds, in_words
 from datafree.export.base import Exporter, ExportReport
@@ -36,14 +35,12 @@ from datafree.folder import (
     save_student,
 )
 from datafree.graph.capture import capture, to_device
-from datafree.graph.fold import fold_batch_norms
 from datafree.graph.insert import insert_quantizers
 from datafree.graph.statistics import Statistics
 from datafree.images import SyntheticSet
 from datafree.models import Teacher, load_teacher
+from datafree.plan import Plan, make_method, make_plan, resolve_device
 from datafree.progress import Progress, silent
-from datafree.reconstruction.base import Reconstructor
-from datafree.registry import load
 from datafree.report.record import Stopwatch, write_metrics
 from datafree.synthesis.base import Synthesizer
 
@@ -78,10 +75,6 @@ class Result:
     folder: Path | None = None
 
 
-def _ignore(message: str) -> None:
-    del message
-
-
 def run(  # noqa: PLR0913 - one door, what a caller may bring
     config: RunConfig,
     *,
@@ -90,7 +83,7 @@ def run(  # noqa: PLR0913 - one door, what a caller may bring
     folder: Path | None = None,
     force: bool = False,
     progress: Progress = silent,
-    tell: Callable[[str], None] = _ignore,
+    tell: Callable[[str], None] | None = None,
 ) -> Result:
     """Quantize a teacher as `config` says: the whole way from network to integer model.
 
@@ -115,10 +108,11 @@ def run(  # noqa: PLR0913 - one door, what a caller may bring
         teacher = teacher or load_teacher(config.model)
         spec, device = teacher.spec, resolve_device(config.device)
         graph = to_device(capture(teacher.model, spec), device)
-        rule, reconstructor = _check(config, graph, spec, given=images is not None)
-        if images is None and not _needs_images(config, rule):
+        plan = make_plan(config, graph, spec, given=images is not None)
+        if images is None and plan.synthesizer is None:
             images = SyntheticSet.none(spec)
-        _foretell(config, graph, spec, reconstructor, tell, synthesize=images is None)
+        if tell is not None:
+            _foretell(config, graph, spec, plan, tell)
     if folder is not None:
         claim(folder, config)
     with watch.stage("synthesis"):
@@ -133,13 +127,13 @@ def run(  # noqa: PLR0913 - one door, what a caller may bring
         config = config.with_layer_bits(metrics["allocation"]["layer_bits"])
     with watch.stage("calibration"):
         student = _fast(insert_quantizers(folded, config.scheme))
-        if isinstance(rule, ImagelessRule):
-            rule.set_ranges(student, folded, statistics, spec)
+        if isinstance(plan.rule, ImagelessRule):
+            plan.rule.set_ranges(student, folded, statistics, spec)
         else:
-            calibrate(student, _batches(images, device), rule)
-    if reconstructor is not None:
+            calibrate(student, _batches(images, device), plan.rule)
+    if plan.reconstructor is not None:
         with watch.stage("reconstruction"):
-            outcomes = reconstructor.reconstruct(
+            outcomes = plan.reconstructor.reconstruct(
                 folded, student, images.images, seed=config.seed, progress=progress,
                 checkpoint=None if folder is None else folder / UNFINISHED / STUDENT,
             )  # fmt: skip
@@ -169,36 +163,6 @@ def synthesize_images(
     return synthesizer.for_scheme(config.scheme).generate(
         graph, spec, config.images, seed=config.seed, progress=progress, checkpoint=checkpoint
     )
-
-
-def make_method(chosen: Method, package: str, base: type[Any]) -> Any:
-    """The method `chosen` of a method package, with its options checked.
-
-    Raises:
-        UnknownNameError: no such method.
-        ConfigError: an option it does not have, or out of range.
-    """
-    cls = load(f"datafree.{package}", chosen.name, base)
-    return build(cls, chosen.options, f"option of {chosen.name}")
-
-
-def resolve_device(name: str) -> torch.device:
-    """The device called `name`; `auto` is CUDA where there is one.
-
-    Raises:
-        ConfigError: no such device on this machine.
-    """
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        device = torch.device(name)
-    except RuntimeError:
-        raise ConfigError(f"unknown device {name!r}: choose auto, cpu, cuda or cuda:N") from None
-    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
-        raise ConfigError(f"no device {name} on this machine: choose cpu or auto")
-    if device.type not in ("cpu", "cuda"):
-        raise ConfigError(f"unknown device {name!r}: choose auto, cpu, cuda or cuda:N")
-    return device
 
 
 def _images(
@@ -339,50 +303,14 @@ def summarize(report: ExportReport) -> dict[str, Any]:
     }
 
 
-def _check(
-    config: RunConfig, graph: fx.GraphModule, spec: InputSpec, *, given: bool
-) -> tuple[Calibrator | ImagelessRule, Reconstructor | None]:
-    """What adapts the student; all that `config` has wrong is said before the long stages begin."""
-    rule: Calibrator | ImagelessRule = make_method(config.calibration, "calibrators", RangeRule)
-    held_out = config.holdout > 0 and config.data is None
-    if held_out if given else _needs_images(config, rule):
-        synthesizer: Synthesizer = make_method(config.synthesis, "synthesis", Synthesizer)
-        synthesizer.check(graph)
-    if config.data is not None:
-        open_labelled(config.data, spec, config.limit)
-    if config.allocation is not None:
-        if config.scheme.layer_bits:
-            raise ConfigError(
-                "scheme.layer_bits gives layers their bits and allocation chooses them: drop one"
-            )
-        layers = describe_layers(fold_batch_norms(graph), config.scheme, spec.shape)
-        resolve_budget(config.allocation, layers)
-    if config.reconstruction is None:
-        return rule, None
-    return rule, make_method(config.reconstruction, "reconstruction", Reconstructor)
-
-
-def _needs_images(config: RunConfig, rule: RangeRule) -> bool:
-    empirical = config.bias_correction == "empirical"
-    learned = config.reconstruction is not None or config.allocation is not None
-    return isinstance(rule, Calibrator) or learned or empirical
-
-
 def _foretell(
     config: RunConfig,
     graph: fx.GraphModule,
     spec: InputSpec,
-    reconstructor: Reconstructor | None,
+    plan: Plan,
     tell: Callable[[str], None],
-    *,
-    synthesize: bool,
 ) -> None:
-    if tell is _ignore:
-        return
-    synthesizer: Synthesizer | None = None
-    if synthesize:
-        synthesizer = make_method(config.synthesis, "synthesis", Synthesizer)
-    found = expected_seconds(graph, spec, synthesizer, reconstructor, config.images)
+    found = expected_seconds(graph, spec, plan.synthesizer, plan.reconstructor, config.images)
     if (total := sum(found.values())) >= _WORTH_TELLING:
         parts = ", ".join(f"{stage} {in_words(seconds)}" for stage, seconds in found.items())
         tell(f"expected to take about {in_words(total)} here ({parts})")

@@ -25,11 +25,10 @@ from datafree.models import load_teacher
 from datafree.pipeline import (
     Result,
     accuracy,
-    make_method,
-    resolve_device,
     summarize,
     synthesize_images,
 )
+from datafree.plan import make_method, resolve_device
 from datafree.progress import Progress, silent
 from datafree.quant.modules import QUANTIZED
 from datafree.reconstruction.base import Reconstructor

@@ -1,0 +1,102 @@
+"""What a run will do, settled and checked before its long stages begin."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import fx
+
+from datafree.allocation.budget import describe_layers, resolve_budget
+from datafree.calibrators.base import Calibrator, ImagelessRule, RangeRule
+from datafree.config import InputSpec, Method, RunConfig, build
+from datafree.data import open_labelled
+from datafree.errors import ConfigError
+from datafree.graph.fold import fold_batch_norms
+from datafree.reconstruction.base import Reconstructor
+from datafree.registry import load
+from datafree.synthesis.base import Synthesizer
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The methods of a run.
+
+    Attributes:
+        rule: sets the activation ranges.
+        reconstructor: learns the rounding, or None.
+        synthesizer: makes the images; None where there are some, or no stage needs any.
+    """
+
+    rule: Calibrator | ImagelessRule
+    reconstructor: Reconstructor | None
+    synthesizer: Synthesizer | None
+
+
+def make_plan(config: RunConfig, graph: fx.GraphModule, spec: InputSpec, *, given: bool) -> Plan:
+    """Settle the methods of a run; all that `config` has wrong is said here.
+
+    Args:
+        config: the run.
+        graph: the captured network.
+        spec: its input.
+        given: images are given.
+
+    Raises:
+        DatafreeError: an option, a budget, the test data, or a network that a method cannot take.
+    """
+    rule: Calibrator | ImagelessRule = make_method(config.calibration, "calibrators", RangeRule)
+    wanted = not given and _needs_images(config, rule)
+    synthesizer: Synthesizer = make_method(config.synthesis, "synthesis", Synthesizer)
+    if wanted or (given and config.holdout > 0 and config.data is None):
+        synthesizer.check(graph)
+    if config.data is not None:
+        open_labelled(config.data, spec, config.limit)
+    if config.allocation is not None:
+        if config.scheme.layer_bits:
+            raise ConfigError(
+                "scheme.layer_bits gives layers their bits and allocation chooses them: drop one"
+            )
+        layers = describe_layers(fold_batch_norms(graph), config.scheme, spec.shape)
+        resolve_budget(config.allocation, layers)
+    reconstructor: Reconstructor | None = None
+    if config.reconstruction is not None:
+        reconstructor = make_method(config.reconstruction, "reconstruction", Reconstructor)
+    return Plan(rule, reconstructor, synthesizer if wanted else None)
+
+
+def make_method(chosen: Method, package: str, base: type[Any]) -> Any:
+    """The method `chosen` of a method package, with its options checked.
+
+    Raises:
+        UnknownNameError: no such method.
+        ConfigError: an option it does not have, or out of range.
+    """
+    cls = load(f"datafree.{package}", chosen.name, base)
+    return build(cls, chosen.options, f"option of {chosen.name}")
+
+
+def resolve_device(name: str) -> torch.device:
+    """The device called `name`; `auto` is CUDA where there is one.
+
+    Raises:
+        ConfigError: no such device on this machine.
+    """
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        raise ConfigError(f"unknown device {name!r}: choose auto, cpu, cuda or cuda:N") from None
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise ConfigError(f"no device {name} on this machine: choose cpu or auto")
+    if device.type not in ("cpu", "cuda"):
+        raise ConfigError(f"unknown device {name!r}: choose auto, cpu, cuda or cuda:N")
+    return device
+
+
+def _needs_images(config: RunConfig, rule: RangeRule) -> bool:
+    empirical = config.bias_correction == "empirical"
+    learned = config.reconstruction is not None or config.allocation is not None
+    return isinstance(rule, Calibrator) or learned or empirical
