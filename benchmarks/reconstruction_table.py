@@ -14,12 +14,22 @@ import resource
 import time
 from typing import Any
 
-from common import RESULTS, ImageSet, Record, environment, fast_folded, load, steps_of, test_batches
+from common import (
+    RESULTS,
+    ImageSet,
+    Record,
+    environment,
+    fast_folded,
+    load,
+    scheme_of,
+    steps_of,
+    test_batches,
+)
 from torch import fx
 
 from datafree.calibrators.base import calibrate
 from datafree.calibrators.mse import MSE
-from datafree.config import Scheme, build
+from datafree.config import build
 from datafree.evaluate import top1
 from datafree.files import write_text
 from datafree.graph.insert import insert_quantizers
@@ -27,26 +37,24 @@ from datafree.images import SyntheticSet
 from datafree.reconstruction.base import Reconstructor
 from datafree.registry import load as load_method
 
+SOURCES = ["noise", "zeroq", "dsg", "genie", "sadag", "real"]
 METHODS = ("nearest", "adaround", "qdrop", "genie_m")
 KEYS = ("source", "method", "bits", "seed", "images", "synthesis", "iterations")
-
-
-def scheme_of(bits: str) -> Scheme:
-    """The scheme called ``W3A4``."""
-    weights, _, activations = bits.removeprefix("W").partition("A")
-    return Scheme(
-        weights=int(weights), activations=int(activations), policy="brecq", weight_range="mse"
-    )
 
 
 def reconstructed(
     name: str, folded: fx.GraphModule, student: fx.GraphModule, images: SyntheticSet, args: Any
 ) -> dict[str, float]:
-    """Let `student` learn; seconds per 1,000 steps and the process's peak memory so far."""
+    """Let `student` learn; seconds per 1,000 steps and the process's peak memory so far.
+
+    `name` may end in options that are not the default: ``genie_m+steps_below=8``.
+    """
     if name == "nearest":
         return {}
-    cls = load_method("datafree.reconstruction", name, Reconstructor)
-    method = build(cls, {"iterations": args.iterations}, name)
+    stem, *options = name.split("+")
+    chosen = {k: int(v) for k, _, v in (option.partition("=") for option in options)}
+    cls = load_method("datafree.reconstruction", stem, Reconstructor)
+    method = build(cls, {"iterations": args.iterations, **chosen}, name)
     started = time.perf_counter()
     outcomes = method.reconstruct(folded, student, images.images, seed=args.seed)
     seconds = time.perf_counter() - started
@@ -63,10 +71,12 @@ def measure(args: argparse.Namespace, record: Record) -> None:
     folded = fast_folded(graph)
     batches = test_batches(teacher.spec, args.eval_batch, args.limit)
     for source in args.sources:
-        images = ImageSet(
-            args.network, source, args.images, args.synthesis_iterations, args.seed
-        ).get(teacher, graph)
         for bits in args.bits:
+            # SADAG's images are made for a student.
+            full = f"sadag-{bits}" if source == "sadag" else source
+            images = ImageSet(
+                args.network, full, args.images, args.synthesis_iterations, args.seed
+            ).get(teacher, graph)
             for name in args.methods:
                 cell = {
                     "source": source, "method": name, "bits": bits, "seed": args.seed,
@@ -93,7 +103,8 @@ def table(args: argparse.Namespace, record: Record) -> str:
         f"# {args.network}: images x reconstructions",
         "",
         f"Top-1 on {record.cells[-1]['test_images']} images, seed {args.seed}. {args.images} images"
-        f" a set, {args.synthesis_iterations} synthesis steps (zeroq, dsg, genie),"
+        f" a set, {args.synthesis_iterations} synthesis steps (zeroq, dsg,"
+        f" genie; sadag a fifth more),"
         f" {args.iterations} steps per unit (layer for adaround, block for qdrop and genie_m),"
         " policy `brecq`, every layer input, weight and activation ranges of least error (power"
         " 2.4).",
@@ -127,7 +138,7 @@ def main() -> None:
     parser.add_argument("--network", default="resnet20_cifar10jpeg")
     parser.add_argument("--bits", nargs="+", default=["W4A4", "W3A3", "W2A4", "W2A2"])
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--sources", nargs="+", default=["noise", "zeroq", "dsg", "genie", "real"])
+    parser.add_argument("--sources", nargs="+", default=SOURCES)
     parser.add_argument("--methods", nargs="+", default=list(METHODS))
     parser.add_argument("--images", type=int, default=1024)
     parser.add_argument("--synthesis-iterations", type=int, default=500)

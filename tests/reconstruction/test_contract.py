@@ -104,6 +104,25 @@ def test_every_weight_is_rounded_up_or_down(name: str) -> None:
             assert ((codes == low) | (codes == high)).all()
 
 
+def steps(student: fx.GraphModule) -> dict[str, tuple[int, float]]:
+    """Bits and step size of every activation quantizer."""
+    quantizers = {n: m for n, m in student.named_modules() if isinstance(m, ActivationQuantizer)}
+    return {n: (m.grid.bits, m.scale.item()) for n, m in quantizers.items()}
+
+
+def test_steps_of_many_bits_stay_calibrated_where_asked(name: str) -> None:
+    method = make(name, steps_below=8)
+    if "steps_below" not in type(method).model_fields:
+        pytest.skip("this method learns no activation steps")
+    folded, student, x = prepared("Grouped", SCHEME.model_copy(update={"policy": "brecq"}))
+    before = steps(student)
+    method.reconstruct(folded, student, x)
+    after = steps(student)
+    changed = {n for n in before if before[n] != after[n]}
+    assert {bits for bits, _ in before.values()} == {4, 8}
+    assert changed == {n for n, (bits, _) in before.items() if bits == 4}
+
+
 def test_same_seed_same_student(name: str) -> None:
     digests: list[dict[str, bytes]] = []
     for seed in (0, 0, 1):

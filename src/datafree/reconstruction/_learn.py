@@ -27,6 +27,7 @@ class Stage:
         weight_step_lr: rate of the weights' step sizes; 0 keeps them.
         activations: activation quantizers quantize; otherwise they let float values pass.
         activation_lr: rate of their step sizes; 0 keeps them.
+        steps_below: only activation quantizers of fewer bits learn their step.
         drop: probability of every activation, and every input of the unit, to be the float one.
         power: exponent of the error.
         fisher: weigh the error by its influence on the network's output.
@@ -37,6 +38,7 @@ class Stage:
     weight_step_lr: float = 0.0
     activations: bool = True
     activation_lr: float = 0.0
+    steps_below: int = 9
     drop: float = 0.0
     power: float = 2.0
     fisher: bool = False
@@ -193,6 +195,8 @@ class _Learned:
         for name in task.quantizers if stage.activation_lr else ():
             quantizer = task.part.get_submodule(name)
             assert isinstance(quantizer, ActivationQuantizer)  # noqa: S101 - the walk found it
+            if quantizer.grid.bits >= stage.steps_below:
+                continue
             steps[name] = LearnedStep(quantizer, stage.drop, generator)
             task.part.set_submodule(name, steps[name])
         return cls(student, task.part, layers, quantizers, rounding, steps)

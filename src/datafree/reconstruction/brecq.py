@@ -14,6 +14,9 @@ class BRECQ(Reconstructor):
     Attributes:
         activation_iterations: steps per block of the second pass.
         activation_lr: rate of the activation steps, falls to 0 along a cosine.
+        steps_below: activation quantizers of at least so many bits keep their calibrated step; 9
+            learns all, as the paper does. 8 spares the classifier's input under policy `brecq`: on
+            images with nearly equal pooled features (`zeroq`) a learned step would flatten them.
         activation_power: exponent of the second pass's error.
         fisher: weigh errors by the squared gradient of the KL divergence at the network's output
             (the paper's objective; its released default leaves them equal). Takes one pass through
@@ -23,6 +26,7 @@ class BRECQ(Reconstructor):
 
     activation_iterations: int = Field(default=5000, ge=1)
     activation_lr: float = Field(default=4e-4, gt=0)
+    steps_below: int = Field(default=9, ge=2, le=9)
     activation_power: float = Field(default=2.4, gt=0)
     fisher: bool = False
 
@@ -33,6 +37,7 @@ class BRECQ(Reconstructor):
             self.activation_iterations,
             rounding_lr=0.0,
             activation_lr=self.activation_lr,
+            steps_below=self.steps_below,
             power=self.activation_power,
         )
         return weights, steps

@@ -18,6 +18,9 @@ class GenieM(Reconstructor):
     Attributes:
         weight_step_lr: rate of the weights' step sizes, falls to 0 along a cosine.
         activation_lr: rate of the activation steps, likewise.
+        steps_below: activation quantizers of at least so many bits keep their calibrated step; 9
+            learns all, as the paper does. 8 spares the classifier's input under policy `brecq`: on
+            images with nearly equal pooled features (`zeroq`) a learned step would flatten them.
         drop: probability of an activation to stay float.
         compat: `official` makes batches of a 32nd of the images, as the released code does; equal
             for 1024 images.
@@ -26,6 +29,7 @@ class GenieM(Reconstructor):
     rounding_weight: float = Field(default=1.0, ge=0)
     weight_step_lr: float = Field(default=1e-4, ge=0)
     activation_lr: float = Field(default=4e-5, ge=0)
+    steps_below: int = Field(default=9, ge=2, le=9)
     drop: float = Field(default=0.5, ge=0, lt=1)
     compat: Literal["paper", "official"] = "paper"
 
@@ -36,6 +40,7 @@ class GenieM(Reconstructor):
             self.rounding_lr,
             weight_step_lr=self.weight_step_lr,
             activation_lr=self.activation_lr,
+            steps_below=self.steps_below,
             drop=self.drop,
         )
         return (stage,)
