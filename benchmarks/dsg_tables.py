@@ -47,7 +47,7 @@ from datafree.registry import load as load_method
 
 SOURCES = ("noise", "zeroq", "dsg", "dsg+label", "dsg+label+prior", "real")
 CALIBRATORS = ("minmax", "percentile", "ema", "mse")
-FACTS = ("moments", "range", "confidence")
+FACTS = ("moments", "unseen", "range", "confidence")
 REFERENCE = (512, 1_000)
 """Number and seed of the real images that `FACTS` compare with."""
 KEYS = ("source", "quantizer", "bits", "seed", "images", "synthesis", "iterations")
@@ -138,18 +138,20 @@ def table(args: argparse.Namespace, record: Record) -> str:
     """The record as Markdown: one table for each of the paper's."""
     last = next(cell for cell in reversed(record.cells) if "environment" in cell)
     env = last["environment"]
+    commands = dict.fromkeys(f"`{cell['command']}`" for cell in record.cells if "command" in cell)
     lines = [
         f"# {args.network}: Tables 5, 6 and 7 of the DSG paper",
         "",
-        f"Top-1 on {last['test_images']} images, mean ± standard deviation of seeds"
-        f" {args.seeds}. {args.images} images a set, {args.synthesis_iterations} synthesis steps,"
+        f"Top-1 on {last['test_images']} images, seed {args.seeds[0]}, or mean ±"
+        f" standard deviation where there are several of {args.seeds}. {args.images} images a set,"
+        f" {args.synthesis_iterations} synthesis steps,"
         f" AdaRound with {args.iterations} steps of {args.rounding_lr} per layer;"
         " policy `all`, activations after"
         " activation functions. `label`: cross-entropy to balanced random classes, weight 1;"
         " `prior`: total variation and image norm, 0.01 each.",
         "",
         f"{env['cpu']}, {env['cores']} cores, {env['threads']} thread(s), torch {env['torch']},"
-        f" {env['date']}. Command: `{last['command']}`",
+        f" {env['date']}. Commands: {', '.join(commands)}",
     ]
     for bits in args.table5:
         lines += _block(args, record, f"Table 5, {bits}", [(c, bits, c) for c in CALIBRATORS])
@@ -160,8 +162,8 @@ def table(args: argparse.Namespace, record: Record) -> str:
         "## The images",
         "",
         "Relative distance of the second moments of layer inputs from those of"
-        f" {REFERENCE[0]} other real images; largest activations over those of as many real ones;"
-        " the float network's confidence.",
+        f" {REFERENCE[0]} other real images; mean energy of real inputs where these have 1; largest"
+        " activations over those of as many real ones; the float network's confidence.",
         "",
         "| images | " + " | ".join(FACTS) + " |",
         "|---" * (len(FACTS) + 1) + "|",
