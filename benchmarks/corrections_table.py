@@ -1,11 +1,11 @@
-"""Top-1 of DFQ step by step: what equalization and bias correction are for, with and without images.
+"""Top-1 of DFQ step by step: what equalization and bias correction do, with and without images.
 
     python benchmarks/corrections_table.py --network mobilenet_v1_075_224_imagenet --bits W8A8
 
-One weight grid per tensor or per channel; activation ranges from batch norms (no images) or of least
-error on images of DSG. ReLU6 is taken for ReLU where layers are equalized; the loss that comes of it
-is in the numbers. Every cell goes to a JSON-lines record; a second call goes on where the first
-stopped.
+One weight grid per tensor or per channel; activation ranges from batch norms (no images) or of
+least error on images of DSG. ReLU6 is taken for ReLU where layers are equalized; the loss that
+comes of it is in the numbers. Every cell goes to a JSON-lines record; a second call goes on where
+the first stopped.
 """
 
 from __future__ import annotations
