@@ -235,3 +235,27 @@ def test_inputs_are_not_overwritten() -> None:
     with torch.no_grad():
         fake_quantize(values, torch.tensor(0.5), torch.tensor(0.0), Grid(2))
     assert values.tolist() == pytest.approx([0.3, 9.0])
+
+
+@pytest.mark.parametrize("zero_point", [0.0, 3.0])
+@pytest.mark.parametrize("shape", [(), (4, 1, 1)])
+def test_gradients_are_those_of_autograd_through_the_formula(
+    shape: tuple[int, ...], zero_point: float
+) -> None:
+    """Rounding as the identity, then clamp and rescale, differentiated by autograd."""
+    values = (torch.randn(3, 4, 5, 6) * 2).requires_grad_()
+    scale = (torch.rand(shape) * 0.5 + 0.1).requires_grad_()
+    zero, grid = torch.full(shape, zero_point), Grid(3)
+    slopes = torch.randn(3, 4, 5, 6)
+    ratio = values / scale
+    rounded = ratio + (torch.round(ratio) - ratio).detach()
+    formula = torch.clamp(rounded + zero, 0, 7) - zero
+    outputs = fake_quantize(values, scale, zero, grid)
+    torch.testing.assert_close(outputs, formula * scale)
+    expected = torch.autograd.grad((formula * scale * slopes).sum(), [values, scale])
+    found = torch.autograd.grad((outputs * slopes).sum(), [values, scale])
+    torch.testing.assert_close(found[0], expected[0])
+    torch.testing.assert_close(found[1], expected[1], rtol=1e-4, atol=1e-4)
+    (only,) = torch.autograd.grad(fake_quantize(values, scale.detach(), zero, grid).sum(), [values])
+    code = (ratio + zero).round()
+    torch.testing.assert_close(only, (code == code.clamp(0, 7)).float())

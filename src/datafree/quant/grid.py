@@ -8,10 +8,11 @@ tensor, or one entry per output channel.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal, cast
 
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 Ste = Literal["clipped", "full"]
 
@@ -113,7 +114,52 @@ def fake_quantize(
         with torch.no_grad():
             delta = (codes(values, scale, zero_point, grid) - zero_point) * scale - values
         return values + delta
+    low, high = grid.qmin - zero_point, grid.qmax - zero_point
+    return cast("Tensor", _Clipped.apply(values, scale, low, high))
+
+
+class _Clipped(torch.autograd.Function):
+    """Rounding with clipped straight-through gradients, in half the passes that autograd takes."""
+
+    @staticmethod
+    def forward(ctx: Any, values: Tensor, scale: Tensor, low: Tensor, high: Tensor) -> Tensor:
+        """Codes are limited to ``[low, high]`` around 0."""
+        codes, slope, inside = round_and_slope(values, scale, low, high)
+        ctx.save_for_backward(slope, inside, scale)
+        return codes.mul_(scale)
+
+    @staticmethod
+    @once_differentiable
+    def backward(  # pyright: ignore[reportIncompatibleMethodOverride] - torch calls it by position
+        ctx: Any, *grad_outputs: Tensor
+    ) -> tuple[Tensor | None, Tensor | None, None, None]:
+        """Straight through inside the range; the slope of LSQ for the step."""
+        slope, inside, scale = ctx.saved_tensors
+        (gradient,) = grad_outputs
+        to_values = gradient * inside if ctx.needs_input_grad[0] else None
+        to_scale = (gradient * slope).sum_to_size(scale.shape) if ctx.needs_input_grad[1] else None
+        return to_values, to_scale, None, None
+
+
+def round_and_slope(
+    values: Tensor, scale: Tensor, low: Tensor, high: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Codes, what the step's gradient is multiplied with, and where values are within the range.
+
+    Args:
+        values: any shape.
+        scale: broadcastable to `values`.
+        low: smallest code, counted from the zero point.
+        high: largest code, likewise.
+
+    Returns:
+        Codes around 0; ``code - values / scale`` inside the range and the code outside; 1.0 inside
+        and 0.0 outside. All of the shape of `values`.
+    """
     ratio = values / scale
-    rounded = ratio + (torch.round(ratio) - ratio).detach()
-    clipped = torch.clamp(rounded, grid.qmin - zero_point, grid.qmax - zero_point)
-    return clipped * scale
+    rounded = torch.round(ratio)
+    limited = torch.clamp(rounded, low, high)
+    # As floats from the start: masks of booleans are slow to multiply with, and to choose by.
+    inside = torch.empty_like(rounded)
+    torch.eq(limited, rounded, out=inside)
+    return limited, torch.addcmul(limited, ratio, inside, value=-1), inside

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from datafree.quant.grid import fake_quantize
+from datafree.quant.grid import fake_quantize, round_and_slope
 from datafree.quant.modules import ActivationQuantizer, Quantizer
 
 _STRETCH_LOW, _STRETCH_HIGH = -0.1, 1.1
@@ -125,12 +125,10 @@ class _PartlyQuantized(torch.autograd.Function):
         ctx: Any, values: Tensor, scale: Tensor, low: Tensor, high: Tensor, kept: Tensor
     ) -> Tensor:
         """Codes are limited to ``[low, high]`` around 0; values are rounded where `kept`."""
-        ratio = values / scale
-        rounded = torch.round(ratio)
-        codes = torch.clamp(rounded, low, high)
-        inside = codes == rounded
-        ctx.save_for_backward((codes - ratio * inside) * kept, inside | ~kept)
-        return torch.where(kept, codes * scale, values)
+        codes, slope, inside = round_and_slope(values, scale, low, high)
+        passes = inside.sub_(1).mul_(kept).add_(1)  # where inside, and where not kept
+        ctx.save_for_backward(slope.mul_(kept), passes)
+        return torch.lerp(values, codes.mul_(scale), kept)
 
     @staticmethod
     @once_differentiable
@@ -148,11 +146,11 @@ def mix(quantized: Tensor, exact: Tensor, drop: float, generator: torch.Generato
     """Elements of `exact` with probability `drop`, elsewhere those of `quantized` (same shape)."""
     if not drop:
         return quantized
-    return torch.where(chosen(quantized, 1 - drop, generator), quantized, exact)
+    return torch.lerp(exact, quantized, chosen(quantized, 1 - drop, generator))
 
 
 def chosen(like: Tensor, share: float, generator: torch.Generator) -> Tensor:
-    """A mask of the shape and memory layout of `like`, True with probability `share`.
+    """A mask of the shape and memory layout of `like`, 1.0 with probability `share`, else 0.0.
 
     `bernoulli_` takes seven times as long on a CPU. Four elements share a random number of 64 bits,
     so the probability is rounded to a multiple of 2^-16.
@@ -165,7 +163,9 @@ def chosen(like: Tensor, share: float, generator: torch.Generator) -> Tensor:
     count = like.numel()
     words = torch.empty(-(-count // 4), dtype=torch.int64, device=like.device)
     halves = words.random_(-(2**63), None, generator=generator).view(torch.int16)[:count]
-    mask = halves < round(share * 2**16) - 2**15 if share < 1 else torch.ones_like(halves).bool()
+    mask = torch.ones(count, device=like.device)
+    if share < 1:
+        torch.lt(halves, round(share * 2**16) - 2**15, out=mask)
     return mask.as_strided(like.shape, torch.empty_like(like, device="meta").stride())
 
 
