@@ -5,7 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+import typer.main
+from typer.core import TyperGroup
 
+from datafree.cli import app
 from datafree.config import RunConfig, build, merge
 from datafree.errors import UnknownNameError
 from datafree.recipes import RECIPES, recipe_fields
@@ -49,3 +52,24 @@ def test_options_are_laid_over_defaults() -> None:
     merged = merge({}, {"scheme": {"weights": 3}, "synthesis": {"options": {"iterations": 9}}})
     assert merged["scheme"]["activations"] == 8
     assert merged["synthesis"] == {"name": "dsg", "options": {"iterations": 9}}
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_the_options_shown_choose_the_same(name: str) -> None:
+    """Typed on the command line after a network, they give the fields of the recipe."""
+    command = typer.main.get_command(app)
+    assert isinstance(command, TyperGroup)
+    quantize = command.commands["quantize"]
+    words = RECIPES[name].described().split()
+    given = {
+        k: v for k, v in quantize.make_context("quantize", ["net", *words]).params.items() if v
+    }
+    fields = recipe_fields(name)
+    for key in ("equalize", "replace_relu6", "absorb_biases", "bias_correction", "images"):
+        assert given.get(key) == fields.get(key)
+    methods = {"synthesis": "method", "calibration": "calibrator"}
+    for key in ("synthesis", "calibration", "reconstruction"):
+        assert given.get(methods.get(key, key)) == fields.get(key, {}).get("name")
+    scheme = fields.get("scheme", {})
+    assert given.get("weight_range") == scheme.get("weight_range")
+    assert given.get("per_tensor", False) == (scheme.get("weight_granularity") == "tensor")

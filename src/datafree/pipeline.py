@@ -45,7 +45,7 @@ from datafree.report.record import Stopwatch, write_metrics
 from datafree.synthesis.base import Synthesizer
 
 _HOLDOUT_SEED = 1_000_003  # added to the seed of held-out images; neighbouring seeds share nothing
-_WORTH_TELLING = 2.0  # seconds
+_WORTH_SPLITTING = 5.0  # seconds
 _BATCH_VALUES = 40 * 3 * 224 * 224  # input values per forward pass: 40 ImageNet images
 
 
@@ -311,9 +311,12 @@ def _foretell(
     tell: Callable[[str], None],
 ) -> None:
     found = expected_seconds(graph, spec, plan.synthesizer, plan.reconstructor, config.images)
-    if (total := sum(found.values())) >= _WORTH_TELLING:
-        parts = ", ".join(f"{stage} {in_words(seconds)}" for stage, seconds in found.items())
-        tell(f"expected to take about {in_words(total)} here ({parts})")
+    total = sum(found.values())
+    if total < _WORTH_SPLITTING:
+        tell("expected to take a few seconds here")
+        return
+    parts = ", ".join(f"{stage} {in_words(seconds)}" for stage, seconds in found.items())
+    tell(f"expected to take about {in_words(total)} here ({parts})")
 
 
 def _batch_size(spec: InputSpec) -> int:

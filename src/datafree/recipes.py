@@ -13,6 +13,10 @@ _OPTIONS = {
     "calibration": ("calibrator", "calibrator-option"),
     "reconstruction": ("reconstruction", "reconstruction-option"),
 }
+_SCHEME_OPTIONS = {
+    ("weight_granularity", "tensor"): "--per-tensor",
+    ("weight_range", "mse"): "--weight-range mse",
+}
 
 
 class Recipe(Frozen):
@@ -32,7 +36,7 @@ class Recipe(Frozen):
         for key, value in self.fields.items():
             option, more = _OPTIONS.get(key, (key.replace("_", "-"), ""))
             if key == "scheme":
-                parts += [f"--{name.replace('_', '-')} {chosen}" for name, chosen in value.items()]
+                parts += [_SCHEME_OPTIONS[item] for item in value.items()]
             elif isinstance(value, dict):
                 parts.append(f"--{option} {value['name']}")
                 parts += [f"--{more} {k}={v}" for k, v in value.get("options", {}).items()]
