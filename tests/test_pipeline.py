@@ -12,12 +12,13 @@ from torch import fx, nn
 
 import datafree.pipeline as pipeline
 from datafree import expected
-from datafree.config import Method, ModelConfig, RunConfig, Scheme, load_config
+from datafree.api import synthesize
+from datafree.config import AllocationConfig, Method, ModelConfig, RunConfig, Scheme, load_config
 from datafree.errors import ConfigError, DatafreeError, ModelError, OutputExistsError
 from datafree.evaluate import compare
 from datafree.files import sha256
 from datafree.images import SyntheticSet
-from datafree.models import from_module
+from datafree.models import Teacher, from_module
 from datafree.pipeline import Result, run
 from datafree.plan import resolve_device
 from datafree.synthesis.zeroq import ZeroQ
@@ -32,6 +33,7 @@ FILES = [
     "student.pt2",
     "student.safetensors",
 ]
+FEW = {"iterations": 2}
 BARE = [name for name in FILES if name not in ("student.onnx", "student.pt2")]
 
 
@@ -291,10 +293,105 @@ def test_a_replaced_relu6_counts_as_loss(monkeypatch: pytest.MonkeyPatch) -> Non
     assert not any(isinstance(module, nn.ReLU6) for module in result.student.modules())
 
 
+def padded() -> nn.Sequential:
+    """Two padded convolutions, the first with offsets far above zero."""
+    model = nn.Sequential(
+        nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU(),
+        nn.Conv2d(8, 8, 3, padding=1), nn.BatchNorm2d(8), nn.ReLU(),
+        nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 5),
+    )  # fmt: skip
+    torch.nn.init.constant_(model.get_submodule("1").get_parameter("bias"), 6.0)
+    return model.eval()
+
+
+def test_absorbed_biases_count_as_loss(monkeypatch: pytest.MonkeyPatch) -> None:
+    compared: list[fx.GraphModule] = []
+
+    def spy(teacher: fx.GraphModule, student: fx.GraphModule, batches: Any) -> Any:
+        compared.append(teacher)
+        return compare(teacher, student, batches)
+
+    monkeypatch.setattr(pipeline, "compare", spy)
+    model = padded()
+    run(config(absorb_biases=True), teacher=in_memory(model))
+    batch = images(4)
+    torch.testing.assert_close(compared[0](batch), model(batch))
+
+
+def in_memory(model: nn.Module) -> Teacher:
+    return from_module(model, input_shape=SPEC.shape, mean=SPEC.mean, std=SPEC.std)
+
+
+def test_an_unfinished_run_of_another_network_is_not_continued(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two networks in memory look the same in the configuration."""
+
+    def stop(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    chosen = config(allocation=AllocationConfig(average_bits=4))
+    folder = tmp_path / "run"
+    with monkeypatch.context() as patch:
+        patch.setattr(pipeline, "calibrate", stop)
+        with pytest.raises(KeyboardInterrupt):
+            run(chosen, teacher=in_memory(build("Tiny", seed=1)), folder=folder)
+    assert (folder / "allocation.json").exists()
+    other = in_memory(build("Tiny", seed=2))
+    fresh = run(chosen, teacher=other)
+    resumed = run(chosen, teacher=other, folder=folder)
+    assert resumed.images.digest() == fresh.images.digest()
+    assert resumed.metrics["allocation"] == fresh.metrics["allocation"]
+
+
+def test_outliers_are_split_by_the_steps_of_the_bits_allocated() -> None:
+    """Codes of the halves add up to the code of the weight, at two bits as at any."""
+    chosen = config(allocation=AllocationConfig(average_bits=2, bits=(2,)), split_outliers=0.5)
+    model = padded()
+    result = run(chosen, teacher=in_memory(model))
+    uniform = run(config(scheme=Scheme(weights=2), split_outliers=0.5), teacher=in_memory(model))
+    state = uniform.student.state_dict()
+    for name, value in result.student.state_dict().items():
+        torch.testing.assert_close(value, state[name])
+
+
+def test_a_result_can_be_run_again_with_the_bits_it_found() -> None:
+    first = run(config(allocation=AllocationConfig(average_bits=4)))
+    again = run(first.config)
+    assert again.config.scheme.layer_bits == first.config.scheme.layer_bits
+
+
+def test_a_layer_that_is_not_there_is_told_before_images_are_made(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(pipeline, "synthesize_images", None)
+    with pytest.raises(ConfigError, match="layer_bits"):
+        run(config(scheme=Scheme(layer_bits={"no_such": 4})))
+
+
+def test_images_of_a_run_are_made_for_its_student() -> None:
+    method = Method(
+        name="sadag",
+        options={"iterations": 1, "matching_iterations": 1, "student_iterations": 1},
+    )
+    scheme = Scheme(weights=3, activations=5)
+    made = run(config(synthesis=method, scheme=scheme, holdout=0)).images
+    assert made.metadata["scheme"]["weights"] == 3
+    alone = synthesize("digits_resnet8", method="sadag", count=2, **method.options)
+    assert alone.metadata["scheme"] is None
+
+
+@pytest.mark.gpu
+def test_a_run_on_a_gpu() -> None:
+    result = run(config(device="cuda", reconstruction=Method(name="qdrop", options=FEW)))
+    assert {p.device.type for p in result.student.parameters()} == {"cuda"}
+    assert {b.device.type for b in result.student.buffers()} == {"cuda"}
+
+
 @pytest.mark.parametrize(
     ("each", "told"),
     [
-        (1.0, "expected to take about 2 min here (synthesis 2 min)"),
+        (1.0, "expected to take about 4 min here (synthesis 4 min)"),
         (1e-6, "expected to take a few seconds here"),
     ],
 )

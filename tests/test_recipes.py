@@ -11,7 +11,7 @@ from typer.core import TyperGroup
 from datafree.cli import app
 from datafree.config import RunConfig, build, merge
 from datafree.errors import UnknownNameError
-from datafree.recipes import RECIPES, recipe_fields
+from datafree.recipes import RECIPES, laid_over, recipe_fields
 
 MODEL: dict[str, Any] = {"model": {"source": "digits_resnet8"}}
 
@@ -73,3 +73,20 @@ def test_the_options_shown_choose_the_same(name: str) -> None:
     scheme = fields.get("scheme", {})
     assert given.get("weight_range") == scheme.get("weight_range")
     assert given.get("per_tensor", False) == (scheme.get("weight_granularity") == "tensor")
+
+
+def test_nothing_of_another_choice_stays() -> None:
+    best = build(RunConfig, laid_over(MODEL, "best"), "best")
+    again = build(RunConfig, laid_over(best.model_dump(), "dfq"), "dfq")
+    assert again == build(RunConfig, laid_over(MODEL, "dfq"), "dfq")
+    narrow = merge(best.model_dump(), {"scheme": {"weights": 3}})
+    assert build(RunConfig, laid_over(narrow, "dfq"), "dfq").scheme.weights == 3
+    assert laid_over(MODEL, None) == MODEL
+
+
+def test_a_part_of_a_recipe_can_be_taken_back() -> None:
+    base = laid_over(MODEL, "balanced")
+    plain = build(RunConfig, merge(base, {"reconstruction": {"name": "none"}}), "balanced")
+    assert plain.reconstruction is None
+    base = laid_over(MODEL, "dfq")
+    assert build(RunConfig, merge(base, {"bias_correction": "none"}), "dfq").bias_correction is None

@@ -28,7 +28,7 @@ from datafree.models import Teacher, from_module, load_teacher
 from datafree.pipeline import Result, run, synthesize_images
 from datafree.plan import make_method, resolve_device
 from datafree.progress import Progress, silent
-from datafree.recipes import recipe_fields
+from datafree.recipes import laid_over
 
 
 def quantize(
@@ -163,7 +163,7 @@ def quantize(
         "seed": seed,
         "device": device,
     }
-    base = merge({"model": described}, recipe_fields(recipe))
+    base = laid_over({"model": described}, recipe)
     if reconstruction_options and not (reconstruction or base.get("reconstruction")):
         raise ConfigError("reconstruction_options were given without a reconstruction: name one")
     config = build(RunConfig, merge(base, changes), "run")

@@ -32,7 +32,7 @@ from datafree.cli_options import (
 )
 from datafree.config import RunConfig, build, load_config, merge
 from datafree.errors import ConfigError, DatafreeError
-from datafree.recipes import RECIPES, recipe_fields
+from datafree.recipes import RECIPES, laid_over
 from datafree.registry import available
 
 app = typer.Typer(
@@ -142,7 +142,7 @@ def quantize(
     reconstruction: Annotated[
         str | None,
         typer.Option(
-            help="Learn how weights are rounded: adaround, brecq, qdrop, genie_m. [nearest]"
+            help="Learn how weights are rounded: adaround, brecq, qdrop, genie_m or none. [none]"
         ),
     ] = None,
     reconstruction_option: Annotated[
@@ -193,7 +193,7 @@ def quantize(
     if (model is None) == (config is None):
         raise ConfigError("give either a MODEL or --config with the config.yaml of an earlier run")
     base = load_config(config).model_dump() if config else {"model": {"source": model}}
-    base = merge(base, recipe_fields(recipe))
+    base = laid_over(base, recipe)
     allocation = allocation_fields(average_bits, budget, candidate_bits)
     scheme = {
         "policy": policy,

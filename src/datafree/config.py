@@ -185,8 +185,8 @@ class RunConfig(Frozen):
         replace_relu6: take ReLU6 for ReLU where that lets layers be equalized; the float network
             then computes something else where it clipped.
         absorb_biases: let the next layer absorb biases that keep a ReLU from ever cutting off.
-        split_outliers: share of every convolution's input channels that are added by splitting
-            those with the largest weights; 0 splits none.
+        split_outliers: share of a convolution's input channels that are added by splitting those
+            with the largest weights, except in the first and in grouped ones; 0 splits none.
         bias_correction: take the mean shift of every layer's output off its bias, as the images
             show it (`empirical`) or as batch norms tell it without images (`analytic`).
         reconstruction: how weights learn their rounding on the images; None rounds to the nearest.
@@ -224,10 +224,17 @@ class RunConfig(Frozen):
     seed: int = Field(default=0, ge=0)
     device: str = "auto"
 
+    @field_validator("reconstruction", "bias_correction", mode="before")
+    @classmethod
+    def _none(cls, value: Any) -> Any:
+        """`none` takes back what a recipe or an earlier run had chosen."""
+        name = value.get("name") if isinstance(value, dict) else value
+        return None if name == "none" else value
+
     def with_layer_bits(self, layer_bits: Mapping[str, int]) -> RunConfig:
         """This run with the bits that were allocated to its layers in its scheme."""
         scheme = self.scheme.model_copy(update={"layer_bits": dict(layer_bits)})
-        return self.model_copy(update={"scheme": scheme})
+        return self.model_copy(update={"scheme": scheme, "allocation": None})
 
 
 def build(cls: type[T], values: Mapping[str, Any], what: str) -> T:

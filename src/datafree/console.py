@@ -70,7 +70,7 @@ def show_result(
         f"{config.bias_correction} bias correction": config.bias_correction,
     }
     corrections = [name for name, wanted in chosen.items() if wanted]
-    bits = f"{scheme.weights} bits"
+    bits = "mixed" if scheme.layer_bits else f"{scheme.weights} bits"
     if "allocation" in metrics:
         bits = f"mixed, {metrics['allocation']['average_bits']:.2f} bits on average"
     rows = [

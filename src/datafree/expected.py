@@ -22,6 +22,7 @@ def expected_seconds(
     synthesizer: Synthesizer | None,
     reconstructor: Reconstructor | None,
     count: int,
+    held_out: int = 0,
 ) -> dict[str, float]:
     """Seconds the long stages of a run will take on this machine as it is now.
 
@@ -35,6 +36,7 @@ def expected_seconds(
         synthesizer: makes the images, or None if there are some.
         reconstructor: learns the rounding, or None.
         count: images.
+        held_out: further images made by the same method.
 
     Returns:
         Seconds by stage.
@@ -44,7 +46,8 @@ def expected_seconds(
         return found
     each = seconds_per_image(graph, spec)
     if synthesizer is not None:
-        found["synthesis"] = each * synthesizer.passes(count)
+        held = synthesizer.passes(held_out) if held_out else 0.0
+        found["synthesis"] = each * (synthesizer.passes(count) + held)
     if reconstructor is not None:
         found["reconstruction"] = each * reconstructor.passes(count)
     return found

@@ -10,7 +10,7 @@ from torch import nn
 
 from datafree.config import RunConfig, load_config, save_config
 from datafree.errors import ConfigError, OutputExistsError
-from datafree.files import atomic_path
+from datafree.files import atomic_path, write_text
 from datafree.images import SyntheticSet
 
 IMAGES = "images.safetensors"
@@ -39,17 +39,26 @@ def refuse(folder: Path, config: RunConfig, force: bool) -> None:
         )
 
 
-def claim(folder: Path, config: RunConfig) -> None:
+def claim(folder: Path, config: RunConfig, origin: str) -> None:
     """Make `folder`, which was not refused, ours: an unfinished run of the same `config` goes on.
 
     Of an earlier run only what runs write is removed, never a file that someone put beside.
+
+    Args:
+        folder: where the run is written.
+        config: of the run.
+        origin: what the run starts from beyond its configuration: digests of the teacher and of
+            given images. A run of another origin begins anew.
     """
-    if (folder / "metrics.json").exists() or _config_in(folder) != config:
+    told = folder / UNFINISHED / "origin.txt"
+    same = told.exists() and told.read_text(encoding="utf-8") == origin
+    if (folder / "metrics.json").exists() or _config_in(folder) != config or not same:
         for name in _WRITTEN:
             (folder / name).unlink(missing_ok=True)
         shutil.rmtree(folder / UNFINISHED, ignore_errors=True)
     folder.mkdir(parents=True, exist_ok=True)
     save_config(config, folder / "config.yaml")
+    write_text(told, origin)
 
 
 def save_images(images: SyntheticSet, folder: Path) -> None:

@@ -14,7 +14,7 @@ from torch import Tensor, fx
 
 from datafree.allocation.allocate import allocate
 from datafree.calibrators.base import ImagelessRule, calibrate
-from datafree.config import InputSpec, Method, RunConfig
+from datafree.config import InputSpec, Method, RunConfig, Scheme
 from datafree.corrections.analytic_bias import correct_biases_analytically
 from datafree.corrections.bias_correction import correct_biases
 from datafree.corrections.prepare import prepare
@@ -114,18 +114,18 @@ def run(  # noqa: PLR0913 - one door, what a caller may bring
         if tell is not None:
             _foretell(config, graph, spec, plan, tell)
     if folder is not None:
-        claim(folder, config)
+        given = "" if images is None else images.digest()
+        claim(folder, config, f"{teacher.digest} {given}")
     with watch.stage("synthesis"):
         images = _images(graph, spec, config, images, folder, progress)
-    with watch.stage("calibration"):
-        folded, statistics = prepare(graph, config)
-        folded = _fast(folded)
     metrics: dict[str, Any] = {"teacher": teacher.digest, "images": images.digest()}
     if config.allocation is not None:
         with watch.stage("allocation"):
-            metrics["allocation"] = _allocate(folded, config, images, folder, progress)
+            metrics["allocation"] = _allocate(graph, config, images, folder, progress)
         config = config.with_layer_bits(metrics["allocation"]["layer_bits"])
     with watch.stage("calibration"):
+        folded, statistics = prepare(graph, config)
+        folded = _fast(folded)
         student = _fast(insert_quantizers(folded, config.scheme))
         if isinstance(plan.rule, ImagelessRule):
             plan.rule.set_ranges(student, folded, statistics, spec)
@@ -157,10 +157,16 @@ def synthesize_images(
     config: RunConfig,
     progress: Progress = silent,
     checkpoint: Path | None = None,
+    scheme: Scheme | None = None,
 ) -> SyntheticSet:
-    """The calibration images `config` asks for; arguments as in `Synthesizer.generate`."""
+    """The calibration images `config` asks for.
+
+    Arguments as in `Synthesizer.generate`; `scheme` is that of the student they are for, if known.
+    """
     synthesizer: Synthesizer = make_method(config.synthesis, "synthesis", Synthesizer)
-    return synthesizer.for_scheme(config.scheme).generate(
+    if scheme is not None:
+        synthesizer = synthesizer.for_scheme(scheme)
+    return synthesizer.generate(
         graph, spec, config.images, seed=config.seed, progress=progress, checkpoint=checkpoint
     )
 
@@ -179,10 +185,11 @@ def _images(
             save_images(given, folder)
         return given
     if folder is None:
-        return synthesize_images(graph, spec, config, progress)
+        return synthesize_images(graph, spec, config, progress, scheme=config.scheme)
     if (folder / IMAGES).exists():
         return SyntheticSet.load(folder / IMAGES)
-    images = synthesize_images(graph, spec, config, progress, folder / UNFINISHED)
+    checkpoint = folder / UNFINISHED
+    images = synthesize_images(graph, spec, config, progress, checkpoint, config.scheme)
     save_images(images, folder)
     return images
 
@@ -204,7 +211,7 @@ def _correct_biases(
 
 
 def _allocate(
-    folded: fx.GraphModule,
+    graph: fx.GraphModule,
     config: RunConfig,
     images: SyntheticSet,
     folder: Path | None,
@@ -214,6 +221,8 @@ def _allocate(
     if folder is not None and (folder / ALLOCATION).exists():
         return json.loads((folder / ALLOCATION).read_text(encoding="utf-8"))["chosen"]
     assert config.allocation is not None  # noqa: S101 - asked for by the caller
+    # How outliers are split depends on the bits: they are chosen before.
+    folded = _fast(prepare(graph, config.model_copy(update={"split_outliers": 0.0}))[0])
     found = allocate(folded, config.scheme, images.images, config.allocation, progress=progress)
     if folder is not None:
         found.save_picture(folder / FRONTIER)
@@ -230,8 +239,8 @@ def _evaluate(
     progress: Progress,
 ) -> dict[str, Any]:
     spec, device = images.spec, resolve_device(config.device)
-    # Folding and equalizing keep the function and make it faster; replacing ReLU6 does not keep it.
-    teacher = graph if config.replace_relu6 else folded
+    # Folding and equalizing keep the function and make it faster; these two change it a little.
+    teacher = graph if config.replace_relu6 or config.absorb_biases else folded
     measured: dict[str, Any] = {}
     if len(images):
         measured["sqnr_db"] = layer_sqnr(folded, student, _batches(images, device))
@@ -239,7 +248,8 @@ def _evaluate(
         measured |= accuracy({"teacher": teacher, "student": student}, spec, config, progress)
     elif config.holdout and len(images):
         changes = {"images": config.holdout, "seed": config.seed + _HOLDOUT_SEED}
-        held_out = synthesize_images(graph, spec, config.model_copy(update=changes), progress)
+        other = config.model_copy(update=changes)
+        held_out = synthesize_images(graph, spec, other, progress, scheme=config.scheme)
         measured["held_out"] = asdict(compare(teacher, student, _batches(held_out, device)))
     return measured
 
@@ -310,7 +320,10 @@ def _foretell(
     plan: Plan,
     tell: Callable[[str], None],
 ) -> None:
-    found = expected_seconds(graph, spec, plan.synthesizer, plan.reconstructor, config.images)
+    held_out = config.holdout if config.data is None else 0
+    found = expected_seconds(
+        graph, spec, plan.synthesizer, plan.reconstructor, config.images, held_out
+    )
     total = sum(found.values())
     if total < _WORTH_SPLITTING:
         tell("expected to take a few seconds here")

@@ -11,9 +11,11 @@ from torch import fx
 from datafree.allocation.budget import describe_layers, resolve_budget
 from datafree.calibrators.base import Calibrator, ImagelessRule, RangeRule
 from datafree.config import InputSpec, Method, RunConfig, build
+from datafree.corrections.prepare import prepare
 from datafree.data import open_labelled
 from datafree.errors import ConfigError
 from datafree.graph.fold import fold_batch_norms
+from datafree.graph.insert import insert_quantizers, weight_bits
 from datafree.reconstruction.base import Reconstructor
 from datafree.registry import load
 from datafree.synthesis.base import Synthesizer
@@ -53,6 +55,11 @@ def make_plan(config: RunConfig, graph: fx.GraphModule, spec: InputSpec, *, give
         synthesizer.check(graph)
     if config.data is not None:
         open_labelled(config.data, spec, config.limit)
+    weight_bits(fold_batch_norms(graph), config.scheme)
+    if isinstance(rule, ImagelessRule):
+        # Takes a moment, and tells whether all ranges are known.
+        folded, statistics = prepare(graph, config)
+        rule.set_ranges(insert_quantizers(folded, config.scheme), folded, statistics, spec)
     if config.allocation is not None:
         if config.scheme.layer_bits:
             raise ConfigError(

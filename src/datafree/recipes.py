@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from datafree.config import Frozen
+from datafree.config import Frozen, merge
 from datafree.errors import UnknownNameError
 
 # Names of the command line for a method and for its hyper-parameters.
@@ -13,6 +13,11 @@ _OPTIONS = {
     "calibration": ("calibrator", "calibrator-option"),
     "reconstruction": ("reconstruction", "reconstruction-option"),
 }
+# Fields of a run that are a matter of method.
+_CHOSEN = frozenset(
+    ("synthesis", "images", "calibration", "equalize", "replace_relu6", "absorb_biases",
+     "split_outliers", "bias_correction", "reconstruction", "allocation")
+)  # fmt: skip
 _SCHEME_OPTIONS = {
     ("weight_granularity", "tensor"): "--per-tensor",
     ("weight_range", "mse"): "--weight-range mse",
@@ -101,3 +106,17 @@ def recipe_fields(name: str | None) -> dict[str, Any]:
     if name not in RECIPES:
         raise UnknownNameError("recipe", name, RECIPES)
     return RECIPES[name].fields
+
+
+def laid_over(base: dict[str, Any], name: str | None) -> dict[str, Any]:
+    """Fields of a run with the methods of recipe `name` instead of its own; all kept for None.
+
+    What a recipe does not name goes back to its default, so that nothing of another choice stays.
+    """
+    if name is None:
+        return base
+    kept = {key: value for key, value in base.items() if key not in _CHOSEN}
+    if "scheme" in kept:
+        ranges = ("weight_range", "weight_granularity", "layer_bits")
+        kept["scheme"] = {k: v for k, v in kept["scheme"].items() if k not in ranges}
+    return merge(kept, recipe_fields(name))

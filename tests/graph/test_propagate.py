@@ -94,6 +94,34 @@ def test_concatenations() -> None:
     torch.testing.assert_close(both.low, torch.cat((a.low, b.low)))
 
 
+def test_a_tensor_beside_itself() -> None:
+    class Doubled(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv, self.norm = nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4)
+            self.last = nn.Conv2d(8, 5, 1)
+
+        def forward(self, x: Tensor) -> Tensor:
+            y = self.norm(self.conv(x))
+            return self.last(torch.cat([y, y], 1)).mean((2, 3))
+
+    graph = capture(Doubled().eval(), SPEC)
+    found = propagate(fold_batch_norms(graph), layer_statistics(graph), SPEC)
+    (name,) = [name for name in found if name.startswith("cat")]
+    assert len(found[name].mean) == 8
+    torch.testing.assert_close(found[name].mean[:4], found[name].mean[4:])
+
+
+def test_slopes_by_channel_behind_what_is_not_known() -> None:
+    model = nn.Sequential(
+        nn.Conv2d(3, 4, 1), nn.GroupNorm(2, 4), nn.PReLU(4), nn.Conv2d(4, 5, 1), nn.BatchNorm2d(5),
+        nn.AdaptiveAvgPool2d(1), nn.Flatten(),
+    )  # fmt: skip
+    graph = capture(model.eval(), SPEC)
+    found = propagate(fold_batch_norms(graph), layer_statistics(graph), SPEC)
+    assert any(len(moments.mean) == 4 and not moments.has_range for moments in found.values())
+
+
 @pytest.mark.parametrize(("path", "number"), [("average", 0), ("mean", 2)])
 def test_averages_keep_the_mean(path: str, number: float) -> None:
     a, b, result = before_last(path)

@@ -2,10 +2,12 @@ from __future__ import annotations
 
 import pytest
 import torch
+from torch import nn
 
+from datafree.graph.capture import capture
 from datafree.graph.fold import fold_batch_norms
 from datafree.graph.statistics import Normal, layer_statistics, rescaled
-from networks import captured
+from networks import SPEC, captured
 
 
 @pytest.mark.parametrize(
@@ -60,3 +62,15 @@ def test_rescaling_touches_only_what_has_factors() -> None:
     assert scaled["a"].mean.tolist() == [4, -1]
     assert scaled["a"].std.tolist() == [2, 2]
     assert set(scaled) == {"a", "b"}
+
+
+def test_of_two_batch_norms_in_a_row_the_second_counts() -> None:
+    """Both fold into the convolution; what it returns then is what the second one returned."""
+    model = nn.Sequential(
+        nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4), nn.BatchNorm2d(4),
+        nn.Flatten(), nn.Linear(256, 5),
+    ).eval()  # fmt: skip
+    nn.init.constant_(model.get_submodule("2").get_parameter("bias"), 7.0)
+    graph = capture(model, SPEC)
+    (found,) = layer_statistics(graph).values()
+    torch.testing.assert_close(found.mean, torch.full((4,), 7.0, dtype=torch.float64))

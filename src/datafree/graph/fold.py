@@ -28,8 +28,18 @@ def fold_batch_norms(graph_module: fx.GraphModule) -> fx.GraphModule:
     Returns:
         A graph module with the same outputs up to rounding.
     """
+    return fold_and_tell(graph_module)[0]
+
+
+def fold_and_tell(graph_module: fx.GraphModule) -> tuple[fx.GraphModule, dict[str, BatchNorm]]:
+    """As `fold_batch_norms`, with the batch norm whose output each layer of the result has.
+
+    By path in the result: of the layer that a norm was folded back into (the last one, where there
+    were several), or of a norm that stays.
+    """
     folded = copy.deepcopy(graph_module)
     times_called = count_calls(folded)
+    outputs: dict[str, BatchNorm] = {}
     for node in list(folded.graph.nodes):
         norm = norm_called_once(folded, node, times_called)
         if norm is None:
@@ -38,17 +48,19 @@ def fold_batch_norms(graph_module: fx.GraphModule) -> fx.GraphModule:
         after = layers_after(folded, node, norm, times_called)
         if before is not None:
             _fold_back(before, norm)
+            outputs[str(node.all_input_nodes[0].target)] = norm
         elif after:
             for layer in after:
                 _fold_forward(layer, norm)
         else:
+            outputs[str(node.target)] = norm
             continue
         node.replace_all_uses_with(node.all_input_nodes[0])
         folded.graph.erase_node(node)
     folded.delete_all_unused_submodules()
     folded.graph.lint()
     folded.recompile()
-    return folded
+    return folded, outputs
 
 
 def count_calls(graph_module: fx.GraphModule) -> Counter[str]:

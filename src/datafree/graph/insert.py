@@ -27,6 +27,7 @@ from datafree.quant.modules import (
     quantize_layer,
 )
 from datafree.quant.ranges import mse_range
+from datafree.tensors import device_of
 
 ACTIVATIONS = (
     nn.ReLU, nn.ReLU6, nn.Hardtanh, nn.LeakyReLU, nn.ELU, nn.PReLU, nn.SiLU, nn.GELU, nn.Mish,
@@ -53,7 +54,6 @@ _KEEPS_SIGN = frozenset(
 _ONLY_MOVES = frozenset(
     ("pad", "flatten", "view", "reshape", "permute", "transpose", "slice", "contiguous")
 )
-
 
 _POOLS_OR_MOVES = _ONLY_MOVES | {"max_pool2d", "avg_pool2d", "adaptive_avg_pool2d", "mean"}
 
@@ -173,7 +173,8 @@ def _place_quantizers(student: fx.GraphModule, scheme: Scheme) -> None:
         signed = not _never_negative(student, node)
         grid = Grid(bits, symmetric=scheme.activation_symmetric, signed=signed)
         name = f"{node.name}_quantizer"
-        student.add_submodule(name, ActivationQuantizer(grid, ste=scheme.ste))
+        quantizer = ActivationQuantizer(grid, ste=scheme.ste).to(device_of(student))
+        student.add_submodule(name, quantizer)
         with student.graph.inserting_after(node):
             quantized = student.graph.call_module(name, (node,))
         for reader in readers:

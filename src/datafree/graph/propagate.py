@@ -102,6 +102,9 @@ class _Walk(fx.Interpreter):
         if isinstance(module, ChannelCopies):
             return before.at(module.origin) if len(before.mean) > 1 else before
         if isinstance(module, ELEMENTWISE):
+            slopes = max((len(parameter) for parameter in module.parameters()), default=1)
+            if slopes > 1 and len(before.mean) == 1:
+                before = before.at(torch.zeros(slopes, dtype=torch.long, device=value.device))
             return rules.activated(module, before)
         # Channels are the second dimension in all rules, which those of linear layers are of rows.
         if isinstance(module, QUANTIZABLE) and (
@@ -115,8 +118,9 @@ class _Walk(fx.Interpreter):
         name, first = _name(node), sources[0]
         old = self.shapes[next(n for n in node.all_input_nodes if n in self.shapes)]
         if name == "cat" and (*node.args, 0)[1] in (1, 1 - value.ndim):
-            channels = [self.shapes[source][1] for source in node.all_input_nodes]
-            return rules.side_by_side(sources, channels)
+            parts: Any = node.args[0]  # a tensor may stand there twice
+            channels = [self.shapes[part][1] for part in parts]
+            return rules.side_by_side([self.found[part] for part in parts], channels)
         if name in ("add", "mul") and len(node.args) == 2 and not node.kwargs:
             return _combined(name, sources, node.args, value)
         if name == "max_pool2d" and len(old) == 4:

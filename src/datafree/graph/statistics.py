@@ -8,7 +8,7 @@ from typing import cast
 
 from torch import Tensor, fx
 
-from datafree.graph.fold import count_calls, layer_before, layers_after, norm_called_once
+from datafree.graph.fold import fold_and_tell
 from datafree.graph.taps import BatchNorm
 
 
@@ -40,17 +40,8 @@ def layer_statistics(graph_module: fx.GraphModule) -> dict[str, Normal]:
     Args:
         graph_module: the canonical graph before `fold_batch_norms`; not changed.
     """
-    times_called = count_calls(graph_module)
-    found: dict[str, Normal] = {}
-    for node in graph_module.graph.nodes:
-        norm = norm_called_once(graph_module, node, times_called)
-        if norm is None:
-            continue
-        if layer_before(graph_module, node, norm, times_called) is not None:
-            found[str(node.all_input_nodes[0].target)] = _output(norm)
-        elif not layers_after(graph_module, node, norm, times_called):
-            found[str(node.target)] = _output(norm)
-    return found
+    _, norms = fold_and_tell(graph_module)
+    return {path: _output(norm) for path, norm in norms.items()}
 
 
 def rescaled(statistics: Statistics, factors: Mapping[str, Tensor]) -> dict[str, Normal]:
