@@ -221,7 +221,7 @@ def test_unknown_flags_are_usage_errors(datafree_command: Command) -> None:
 def test_recipes_are_listed_with_the_options_they_stand_for(datafree_command: Command) -> None:
     done = datafree_command("recipes")
     assert done.code == 0
-    for text in ("dfq", "fast", "balanced", "best", "--calibrator bn_statistics", "--equalize"):
+    for text in ("dfq", "fast", "balanced", "best", "bn_statistics", "--equalize"):
         assert text in done.out
 
 

@@ -77,7 +77,8 @@ def test_activations_of_many_drawn_normals(mean: float, std: float, name: str) -
     values = activation(values.float().view(-1, 1)).detach().double()
     close(found.mean, float(values.mean()), tolerance=2e-3 * std)
     close(found.std, float(values.std()), tolerance=1e-2 * std)
-    assert float(found.low) <= float(values.min()) + 1e-5
+    # The least value of a curve is looked for at points of a grid.
+    assert float(found.low) <= float(values.min()) + 1e-4 * std + 1e-5
     assert float(found.high) >= float(values.max()) - 1e-5
 
 
