@@ -7,13 +7,13 @@ from pathlib import Path
 
 import pytest
 
-from datafree.calibrators.base import Calibrator
+from datafree.calibrators.base import RangeRule
 from datafree.errors import UnknownNameError
 from datafree.registry import available, load
 from datafree.synthesis.base import Synthesizer
 from datafree.synthesis.zeroq import ZeroQ
 
-PACKAGES: dict[str, type] = {"datafree.synthesis": Synthesizer, "datafree.calibrators": Calibrator}
+PACKAGES: dict[str, type] = {"datafree.synthesis": Synthesizer, "datafree.calibrators": RangeRule}
 
 
 @pytest.fixture
