@@ -119,8 +119,8 @@ def table(args: argparse.Namespace, record: Record) -> str:
         "",
         f"{env['cpu']}, {env['cores']} cores, {env['threads']} thread(s), torch {env['torch']},"
         f" {env['date']}. Command: `python benchmarks/corrections_table.py --network {args.network}"
-        f" --bits {' '.join(args.bits)} --images {args.images} --synthesis-iterations"
-        f" {args.synthesis_iterations} --seed {args.seed}`",
+        f" --bits {' '.join(args.bits)} --grids {' '.join(args.grids)} --images {args.images}"
+        f" --synthesis-iterations {args.synthesis_iterations} --seed {args.seed}`",
     ]
     for bits in args.bits:
         columns = [(grid, ranges) for grid in args.grids for ranges in RANGES]

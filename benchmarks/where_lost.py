@@ -77,7 +77,8 @@ def main() -> None:
         " from batch norms.",
         "",
         f"{env['cpu']}, torch {env['torch']}, {env['date']}; `python benchmarks/where_lost.py"
-        f" --network {args.network} --bits {' '.join(map(str, args.bits))}`.",
+        f" --network {args.network} --bits {' '.join(map(str, args.bits))}"
+        f"{f' --limit {args.limit}' if args.limit else ''}`.",
         "",
         "| scheme | top-1 |",
         "|---|---|",
