@@ -145,9 +145,11 @@ def main() -> None:
     parser.add_argument("--iterations", type=int, default=20_000)
     parser.add_argument("--limit", type=int, default=None)
     parser.add_argument("--eval-batch", type=int, default=250)
+    parser.add_argument("--table-only", action="store_true", help="measure nothing")
     args = parser.parse_args()
     record = Record(RESULTS / f"reconstruction_{args.network}.jsonl", KEYS)
-    measure(args, record)
+    if not args.table_only:
+        measure(args, record)
     write_text(RESULTS / f"reconstruction_{args.network}.md", table(args, record))
 
 
