@@ -55,17 +55,18 @@ def make_plan(config: RunConfig, graph: fx.GraphModule, spec: InputSpec, *, give
         synthesizer.check(graph)
     if config.data is not None:
         open_labelled(config.data, spec, config.limit)
-    weight_bits(fold_batch_norms(graph), config.scheme)
+    folded = fold_batch_norms(graph)
+    weight_bits(folded, config.scheme)
     if isinstance(rule, ImagelessRule):
         # Takes a moment, and tells whether all ranges are known.
-        folded, statistics = prepare(graph, config)
-        rule.set_ranges(insert_quantizers(folded, config.scheme), folded, statistics, spec)
+        prepared, statistics = prepare(graph, config)
+        rule.set_ranges(insert_quantizers(prepared, config.scheme), prepared, statistics, spec)
     if config.allocation is not None:
         if config.scheme.layer_bits:
             raise ConfigError(
                 "scheme.layer_bits gives layers their bits and allocation chooses them: drop one"
             )
-        layers = describe_layers(fold_batch_norms(graph), config.scheme, spec.shape)
+        layers = describe_layers(folded, config.scheme, spec.shape)
         resolve_budget(config.allocation, layers)
     reconstructor: Reconstructor | None = None
     if config.reconstruction is not None:
