@@ -21,11 +21,11 @@ from datafree.calibrators.minmax import MinMax
 from datafree.config import Scheme
 from datafree.evaluate import top1
 from datafree.files import write_text
+from datafree.graph.alignment import margins
 from datafree.graph.insert import insert_quantizers
-from datafree.graph.taps import tap_batch_norms
+from datafree.graph.taps import stored_statistics, tap_batch_norms
 from datafree.losses import sample_statistics
-from datafree.synthesis._images import stored_statistics
-from datafree.synthesis.dsg import DSG, margins
+from datafree.synthesis.dsg import DSG
 
 _KEYS = ("network", "granularity", "epsilon", "seed", "images", "iterations")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import json
 from collections.abc import Mapping
@@ -28,6 +29,11 @@ def state_digest(state: Mapping[str, Tensor]) -> str:
 def device_of(module: nn.Module) -> torch.device:
     """Where the parameters of `module` are."""
     return next(module.parameters()).device
+
+
+def fast_copy(teacher: nn.Module) -> nn.Module:
+    """A copy of `teacher` with channels-last weights: same function, faster on CPU."""
+    return copy.deepcopy(teacher).to(memory_format=torch.channels_last)  # pyright: ignore
 
 
 def save_tensors(

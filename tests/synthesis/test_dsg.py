@@ -5,11 +5,11 @@ import torch
 from torch import Tensor, fx
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from datafree.graph.taps import tap_batch_norms
+from datafree.graph.alignment import Alignment, alignment_loss, margins
+from datafree.graph.taps import stored_statistics, tap_batch_norms
 from datafree.losses import input_distance
-from datafree.synthesis._images import Alignment, alignment_loss, stored_statistics
 from datafree.synthesis.base import Batch
-from datafree.synthesis.dsg import DSG, margins
+from datafree.synthesis.dsg import DSG
 from datafree.synthesis.zeroq import ZeroQ
 from networks import SPEC, build, captured, fingerprint, images
 from reference import batch_norm_inputs, input_loss, layer_losses, zeroq_loss

@@ -6,8 +6,11 @@ from collections.abc import Callable, Generator
 from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
+import torch
 from torch import Tensor, fx, nn
 from torch.nn.modules.batchnorm import _BatchNorm as BatchNorm  # pyright: ignore[reportPrivateUsage]
+
+from datafree.losses import STATISTICS_EPS
 
 
 def batch_norms(module: nn.Module) -> dict[str, BatchNorm]:
@@ -83,3 +86,10 @@ def tap_calls(
     finally:
         for handle in handles:
             handle.remove()
+
+
+def stored_statistics(layer: BatchNorm) -> tuple[Tensor, Tensor]:
+    """Running mean and ``sqrt(running variance + 1e-6)`` of a batch norm, each (C,)."""
+    mean, variance = layer.running_mean, layer.running_var
+    assert mean is not None and variance is not None  # noqa: S101 - lifting builds no other kind
+    return mean, torch.sqrt(variance + STATISTICS_EPS)

@@ -8,10 +8,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from datafree.graph.taps import BatchNorm, batch_norms
+from datafree.graph.taps import BatchNorm, batch_norms, stored_statistics
 from datafree.losses import batch_distance, input_distance
 from datafree.synthesis._generator import ImageGenerator
-from datafree.synthesis._images import stored_statistics
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from abc import abstractmethod
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
@@ -13,35 +12,14 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from datafree.config import InputSpec
-from datafree.graph.taps import BatchNorm, tap_batch_norms
-from datafree.losses import (
-    STATISTICS_EPS,
-    image_norm,
-    input_distance,
-    sample_statistics,
-    slack_distance,
-    total_variation,
-)
+from datafree.graph.alignment import Alignment, alignment_loss
+from datafree.graph.taps import BatchNorm, stored_statistics, tap_batch_norms
+from datafree.losses import image_norm, input_distance, total_variation
 from datafree.synthesis.base import Batch, Synthesizer
-from datafree.tensors import device_of
+from datafree.tensors import device_of, fast_copy
 
 _CHUNK_POSITIONS = 2**18
 """Positions (height x width x images) passed through the network at once on a CPU."""
-
-
-@dataclass(frozen=True)
-class Alignment:
-    """Margins of every batch-norm layer and the weight of every (layer, sample) pair.
-
-    Attributes:
-        delta: (N,) margins of the means.
-        gamma: (N,) margins of the standard deviations.
-        weights: (N, B) or (1, 1).
-    """
-
-    delta: Tensor
-    gamma: Tensor
-    weights: Tensor
 
 
 class ImageOptimizer(Synthesizer):
@@ -174,47 +152,11 @@ class _Features:
         return loss.detach(), gradient
 
 
-def fast_copy(teacher: nn.Module) -> nn.Module:
-    """A copy of `teacher` with channels-last weights: same function, faster on CPU."""
-    return copy.deepcopy(teacher).to(memory_format=torch.channels_last)  # pyright: ignore
-
-
 def balanced_targets(batch: Batch, classes: int) -> Tensor:
     """(B,) classes in which every class comes up equally often, up to one, in random order."""
     rounds = -(-batch.size // classes)
     blocks = [torch.randperm(classes, generator=batch.generator) for _ in range(rounds)]
     return torch.cat(blocks)[: batch.size]
-
-
-def stored_statistics(layer: BatchNorm) -> tuple[Tensor, Tensor]:
-    """Running mean and ``sqrt(running variance + 1e-6)`` of a batch norm, each (C,)."""
-    mean, variance = layer.running_mean, layer.running_var
-    assert mean is not None and variance is not None  # noqa: S101 - lifting builds no other kind
-    return mean, torch.sqrt(variance + STATISTICS_EPS)
-
-
-def alignment_loss(
-    features: list[Tensor], stored: list[tuple[Tensor, Tensor]], aligned: Alignment
-) -> Tensor:
-    """``1/B sum_n sum_l weights[l, n] * loss[l, n]`` with DSG's per-sample slack losses (A.2.3).
-
-    Args:
-        features: N inputs of batch-norm layers, each (B, C, …).
-        stored: N pairs of running mean and std, each (C,).
-        aligned: margins and weights.
-
-    Returns:
-        Scalar.
-    """
-    rows: list[Tensor] = []
-    for index, (feature, (mean, std)) in enumerate(zip(features, stored, strict=True)):
-        sample_mean, sample_std = sample_statistics(feature)
-        row = slack_distance(sample_mean, mean, aligned.delta[index])
-        if sample_std is not None:
-            row = row + slack_distance(sample_std, std, aligned.gamma[index])
-        rows.append(row)
-    losses = torch.stack(rows)
-    return (losses * aligned.weights.to(losses.device)).sum() / losses.shape[1]
 
 
 def _layout(images: Tensor) -> torch.memory_format:

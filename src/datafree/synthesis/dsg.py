@@ -2,23 +2,20 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import Any, Literal
+from dataclasses import dataclass
+from typing import Any
 
 import torch
 from pydantic import Field
 from torch import Tensor, nn
 
 from datafree.config import InputSpec
-from datafree.graph.taps import BatchNorm, batch_norms, tap_batch_norms
-from datafree.losses import STATISTICS_EPS, enhancement_weights, sample_statistics, slack_margin
-from datafree.synthesis._images import Alignment, ImageOptimizer, fast_copy, stored_statistics
+from datafree.graph.alignment import Alignment, Granularity, margins
+from datafree.graph.taps import batch_norms
+from datafree.losses import enhancement_weights
+from datafree.synthesis._images import ImageOptimizer
 from datafree.synthesis.base import Batch
-from datafree.tensors import device_of
-
-_CHUNK = 64
-
-Granularity = Literal["sample", "batch"]
+from datafree.tensors import fast_copy
 
 
 @dataclass(frozen=True)
@@ -72,57 +69,3 @@ class DSG(ImageOptimizer):
             else torch.ones(1, 1)
         )
         return Alignment(state.delta, state.gamma, weights)
-
-
-def margins(
-    network: nn.Module, noise: Tensor, epsilon: float, granularity: Granularity = "sample"
-) -> tuple[Tensor, Tensor]:
-    """Slack margins of Eq. (6): one non-negative number per batch-norm layer and statistic.
-
-    Args:
-        network: with its batch norms; not changed.
-        noise: (M, C, H, W) Gaussian images.
-        epsilon: quantile, 0 to 1.
-        granularity: see `DSG`.
-
-    Returns:
-        Margins of the means and of the standard deviations, each (N,).
-    """
-    device = device_of(network)
-    collected: dict[int, _Gathered] = {}
-    with torch.no_grad(), tap_batch_norms(network) as taps:
-        for chunk in noise.split(_CHUNK):
-            network(chunk.to(device, memory_format=torch.channels_last))
-            for index, (layer, feature) in enumerate(taps):
-                gathered = collected.setdefault(index, _Gathered(layer, feature[0, 0].numel()))
-                mean, std = sample_statistics(feature)
-                gathered.means.append(mean)
-                gathered.stds.append(torch.zeros_like(mean) if std is None else std)
-    rows = [_layer_margins(gathered, epsilon, granularity) for gathered in collected.values()]
-    return torch.stack([delta for delta, _ in rows]), torch.stack([gamma for _, gamma in rows])
-
-
-@dataclass(frozen=True)
-class _Gathered:
-    """Statistics of all images at one layer, whose channels have `positions` values per image."""
-
-    layer: BatchNorm
-    positions: int
-    means: list[Tensor] = field(default_factory=list)
-    stds: list[Tensor] = field(default_factory=list)
-
-
-def _layer_margins(
-    gathered: _Gathered, epsilon: float, granularity: Granularity
-) -> tuple[Tensor, Tensor]:
-    target_mean, target_std = stored_statistics(gathered.layer)
-    means, stds = torch.cat(gathered.means), torch.cat(gathered.stds)
-    if granularity == "batch":
-        # Squares within the samples plus squares between them, over all values but one.
-        count, size = len(means), gathered.positions
-        within = (stds.square() - STATISTICS_EPS).clamp(min=0).mean(0) * count * (size - 1)
-        between = means.var(0) * size * (count - 1)
-        stds = torch.sqrt((within + between) / (count * size - 1) + STATISTICS_EPS)
-        means = means.mean(0)
-    delta = slack_margin((means - target_mean).abs(), epsilon)
-    return delta, slack_margin((stds - target_std).abs(), epsilon)

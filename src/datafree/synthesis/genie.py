@@ -14,9 +14,9 @@ from datafree.graph.swing import swing_convolutions
 from datafree.graph.taps import tap_batch_norms
 from datafree.synthesis._generator import ImageGenerator
 from datafree.synthesis._genie import Generated, Objective, Steps
-from datafree.synthesis._images import balanced_targets, fast_copy
+from datafree.synthesis._images import balanced_targets
 from datafree.synthesis.base import Batch, Synthesizer, even_batches
-from datafree.tensors import device_of
+from datafree.tensors import device_of, fast_copy
 
 
 class Genie(Synthesizer):

@@ -15,9 +15,9 @@ from datafree.errors import ModelError
 from datafree.graph.insert import quantizable_layers
 from datafree.graph.taps import BatchNorm, tap_batch_norms, tap_calls
 from datafree.losses import variance_distance
-from datafree.synthesis._images import balanced_targets, fast_copy
+from datafree.synthesis._images import balanced_targets
 from datafree.synthesis.base import Batch, Synthesizer, even_batches
-from datafree.tensors import device_of
+from datafree.tensors import device_of, fast_copy
 
 _MOST_STRETCHED = 4 / 3
 

@@ -28,11 +28,10 @@ from datafree.quant.modules import QUANTIZED
 from datafree.reconstruction.genie_m import GenieM
 from datafree.synthesis._generator import ImageGenerator
 from datafree.synthesis._genie import Generated, Objective
-from datafree.synthesis._images import fast_copy
 from datafree.synthesis._matching import Features, Matcher, matching
 from datafree.synthesis.base import Batch, Stored, join
 from datafree.synthesis.genie import Genie
-from datafree.tensors import device_of, load_tensors, save_tensors
+from datafree.tensors import device_of, fast_copy, load_tensors, save_tensors
 
 _LATER = 2**32  # added to the seed after the warm-up
 _PROBE = 0.1  # length of the random step that starts the power iteration

@@ -1,0 +1,110 @@
+"""How far features are from what batch norms remember, and how much of that is allowed (A.2)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from datafree.graph.taps import BatchNorm, stored_statistics, tap_batch_norms
+from datafree.losses import STATISTICS_EPS, sample_statistics, slack_distance, slack_margin
+from datafree.tensors import device_of
+
+Granularity = Literal["sample", "batch"]
+
+_CHUNK = 64
+
+
+@dataclass(frozen=True)
+class Alignment:
+    """Margins of every batch-norm layer and the weight of every (layer, sample) pair.
+
+    Attributes:
+        delta: (N,) margins of the means.
+        gamma: (N,) margins of the standard deviations.
+        weights: (N, B) or (1, 1).
+    """
+
+    delta: Tensor
+    gamma: Tensor
+    weights: Tensor
+
+
+def alignment_loss(
+    features: list[Tensor], stored: list[tuple[Tensor, Tensor]], aligned: Alignment
+) -> Tensor:
+    """``1/B sum_n sum_l weights[l, n] * loss[l, n]`` with DSG's per-sample slack losses (A.2.3).
+
+    Args:
+        features: N inputs of batch-norm layers, each (B, C, …).
+        stored: N pairs of running mean and std, each (C,).
+        aligned: margins and weights.
+
+    Returns:
+        Scalar.
+    """
+    rows: list[Tensor] = []
+    for index, (feature, (mean, std)) in enumerate(zip(features, stored, strict=True)):
+        sample_mean, sample_std = sample_statistics(feature)
+        row = slack_distance(sample_mean, mean, aligned.delta[index])
+        if sample_std is not None:
+            row = row + slack_distance(sample_std, std, aligned.gamma[index])
+        rows.append(row)
+    losses = torch.stack(rows)
+    return (losses * aligned.weights.to(losses.device)).sum() / losses.shape[1]
+
+
+def margins(
+    network: nn.Module, noise: Tensor, epsilon: float, granularity: Granularity = "sample"
+) -> tuple[Tensor, Tensor]:
+    """Slack margins of Eq. (6): one non-negative number per batch-norm layer and statistic.
+
+    Args:
+        network: with its batch norms; not changed.
+        noise: (M, C, H, W) Gaussian images.
+        epsilon: quantile, 0 to 1.
+        granularity: see `DSG`.
+
+    Returns:
+        Margins of the means and of the standard deviations, each (N,).
+    """
+    device = device_of(network)
+    collected: dict[int, _Gathered] = {}
+    with torch.no_grad(), tap_batch_norms(network) as taps:
+        for chunk in noise.split(_CHUNK):
+            network(chunk.to(device, memory_format=torch.channels_last))
+            for index, (layer, feature) in enumerate(taps):
+                gathered = collected.setdefault(index, _Gathered(layer, feature[0, 0].numel()))
+                mean, std = sample_statistics(feature)
+                gathered.means.append(mean)
+                gathered.stds.append(torch.zeros_like(mean) if std is None else std)
+    rows = [_layer_margins(gathered, epsilon, granularity) for gathered in collected.values()]
+    return torch.stack([delta for delta, _ in rows]), torch.stack([gamma for _, gamma in rows])
+
+
+@dataclass(frozen=True)
+class _Gathered:
+    """Statistics of all images at one layer, whose channels have `positions` values per image."""
+
+    layer: BatchNorm
+    positions: int
+    means: list[Tensor] = field(default_factory=list)
+    stds: list[Tensor] = field(default_factory=list)
+
+
+def _layer_margins(
+    gathered: _Gathered, epsilon: float, granularity: Granularity
+) -> tuple[Tensor, Tensor]:
+    target_mean, target_std = stored_statistics(gathered.layer)
+    means, stds = torch.cat(gathered.means), torch.cat(gathered.stds)
+    if granularity == "batch":
+        # Squares within the samples plus squares between them, over all values but one.
+        count, size = len(means), gathered.positions
+        within = (stds.square() - STATISTICS_EPS).clamp(min=0).mean(0) * count * (size - 1)
+        between = means.var(0) * size * (count - 1)
+        stds = torch.sqrt((within + between) / (count * size - 1) + STATISTICS_EPS)
+        means = means.mean(0)
+    delta = slack_margin((means - target_mean).abs(), epsilon)
+    return delta, slack_margin((stds - target_std).abs(), epsilon)
