@@ -1,12 +1,8 @@
-"""Pure functions the methods are made of: statistics, alignment losses, enhancement, priors.
-
-Shapes: B images, N batch-norm layers, C channels of a layer.
-"""
+"""Statistics of features, distances of them from stored ones, enhancement."""
 
 from __future__ import annotations
 
-import math
-from typing import Any, cast
+from typing import Any, Literal, cast
 
 import torch
 import torch.nn.functional as F
@@ -15,6 +11,9 @@ from torch.autograd.function import once_differentiable
 
 STATISTICS_EPS = 1e-6
 """Added to variances before the square root, as in ZeroQ's code (not the BN module's own eps)."""
+
+VARIANCE_FLOOR = 1e-8
+"""Least variance that `kl_distance` divides by or takes the logarithm of."""
 
 
 class _Moments(torch.autograd.Function):
@@ -134,6 +133,50 @@ def variance_distance(features: Tensor, mean: Tensor, variance: Tensor) -> Tenso
     return F.mse_loss(batch_mean.view(channels), mean) + F.mse_loss(biased, variance)
 
 
+def kl_distance(
+    features: Tensor,
+    mean: Tensor,
+    variance: Tensor,
+    weighting: Literal["paper", "kl"] = "paper",
+) -> Tensor:
+    """Divergence of a batch's statistics from one layer's, averaged over channels (DFQF).
+
+    Of the normals ``N(m', v')`` of the batch, with the unbiased variance over batch and positions,
+    and ``N(m, v)`` of the layer:
+
+    * ``kl``, Eq. (6): ``KL(N(m', v') || N(m, v)) = (v'/v - 1 - log(v'/v) + (m' - m)^2 / v) / 2``,
+      not negative.
+    * ``paper``, Eq. (7): ``v' - v log v' + (m' - m)^2``, which is ``2 v KL`` plus the constant
+      ``v - v log v``. It has its minimum at the same place, but that is not 0 and may be negative;
+      channels of large variance weigh more.
+
+    Both variances are at least 1e-8; a channel that never varied in training outweighs all others
+    under ``kl``. A batch with one value per channel is compared by its mean alone: the last term of
+    either.
+
+    Args:
+        features: (B, C, …) input of the layer.
+        mean: (C,) running mean.
+        variance: (C,) running variance.
+        weighting: which of the two.
+
+    Returns:
+        Scalar.
+    """
+    channels = features.shape[1]
+    target = variance.clamp(min=VARIANCE_FLOOR)
+    if features.numel() == channels:
+        gap = (features.reshape(channels) - mean).square()
+        return (gap if weighting == "paper" else gap / target / 2).mean()
+    batch_mean, unbiased = _moments(features, (0, *range(2, features.ndim)))
+    gap = (batch_mean.view(channels) - mean).square()
+    actual = unbiased.view(channels).clamp(min=VARIANCE_FLOOR)
+    if weighting == "paper":
+        return (actual - target * actual.log() + gap).mean()
+    ratio = actual / target
+    return (ratio - 1 - ratio.log() + gap / target).mean() / 2
+
+
 def slack_distance(statistic: Tensor, target: Tensor, margin: Tensor | float = 0.0) -> Tensor:
     """Squared distance to a band around `target`, summed over channels (DSG Eq. 5).
 
@@ -149,26 +192,6 @@ def slack_distance(statistic: Tensor, target: Tensor, margin: Tensor | float = 0
         Tensor of shape (…).
     """
     return F.relu((statistic - target).abs() - margin).square().sum(-1)
-
-
-def enhancement_weights(layers: int, batch: int, offset: int = 0) -> Tensor:
-    """Sample enhancement (DSG Eqs. 7-8): sample n weighs layer ``(n + offset) mod N`` double.
-
-    For a batch of N samples and no offset this is the matrix ``1 1^T + I``, whose columns sum to N
-    + 1.
-
-    Args:
-        layers: N.
-        batch: B, smaller or larger than N.
-        offset: images made before this batch, so that several batches cover all layers.
-
-    Returns:
-        (N, B) weights, 1 or 2.
-    """
-    samples = torch.arange(batch)
-    weights = torch.ones(layers, batch)
-    weights[(samples + offset) % layers, samples] += 1
-    return weights
 
 
 def slack_margin(gaps: Tensor, epsilon: float) -> Tensor:
@@ -191,6 +214,26 @@ def slack_margin(gaps: Tensor, epsilon: float) -> Tensor:
     return torch.lerp(ordered[below], ordered[above], position - below)
 
 
+def enhancement_weights(layers: int, batch: int, offset: int = 0) -> Tensor:
+    """Sample enhancement (DSG Eqs. 7-8): sample n weighs layer ``(n + offset) mod N`` double.
+
+    For a batch of N samples and no offset this is the matrix ``1 1^T + I``, whose columns sum to N
+    + 1.
+
+    Args:
+        layers: N.
+        batch: B, smaller or larger than N.
+        offset: images made before this batch, so that several batches cover all layers.
+
+    Returns:
+        (N, B) weights, 1 or 2.
+    """
+    samples = torch.arange(batch)
+    weights = torch.ones(layers, batch)
+    weights[(samples + offset) % layers, samples] += 1
+    return weights
+
+
 def input_distance(images: Tensor) -> Tensor:
     """ZeroQ's layer 0: distance of every image's channel means and deviations from 0 and 1.
 
@@ -203,108 +246,3 @@ def input_distance(images: Tensor) -> Tensor:
     mean, std = sample_statistics(images)
     loss = slack_distance(mean, torch.zeros_like(mean[0]))
     return loss if std is None else loss + slack_distance(std, torch.ones_like(std[0]))
-
-
-def total_variation(images: Tensor) -> Tensor:
-    """DeepInversion's smoothness prior: norms of neighbour differences in four directions.
-
-    The norm runs over the whole batch and is neither squared nor averaged, so it grows with
-    sqrt(B).
-
-    Args:
-        images: (B, C, H, W).
-
-    Returns:
-        Scalar.
-    """
-    pairs = (
-        (images[..., :, 1:], images[..., :, :-1]),
-        (images[..., 1:, :], images[..., :-1, :]),
-        (images[..., 1:, 1:], images[..., :-1, :-1]),
-        (images[..., 1:, :-1], images[..., :-1, 1:]),
-    )
-    return torch.stack([torch.linalg.vector_norm(a - b) for a, b in pairs]).sum()
-
-
-def image_norm(images: Tensor) -> Tensor:
-    """Mean over images of their Euclidean norm: scalar, from (B, C, H, W)."""
-    return torch.linalg.vector_norm(images.flatten(1), dim=1).mean()
-
-
-def gradient_similarity(one: tuple[Tensor, Tensor], other: tuple[Tensor, Tensor]) -> Tensor:
-    """Cosines between per-sample gradients of a classifier's weights, without forming them (A.7).
-
-    For one sample with classifier input ``a`` and logit residual ``r``, the gradient of half the
-    squared residual is the rank-one matrix ``-a r^T``, so
-    ``cos(g_i, g_j) = cos(a_i, a_j) cos(r_i, r_j)``.
-
-    Args:
-        one: inputs (B, D) and residuals (B, C), rows of unit length.
-        other: likewise (M, D) and (M, C).
-
-    Returns:
-        (B, M), within -1 and 1.
-    """
-    return (one[0] @ other[0].T) * (one[1] @ other[1].T)
-
-
-def gradient_matching(one: tuple[Tensor, Tensor], other: tuple[Tensor, Tensor]) -> Tensor:
-    """SADAG's ``1/B sum_i 1 - cos(g_i, g'_i)`` of gradients row by row, Eq. (18); a scalar.
-
-    Args:
-        one: inputs (B, D) and residuals (B, C) of a classifier, rows of unit length.
-        other: the same of B neighbours.
-    """
-    return 1 - ((one[0] * other[0]).sum(1) * (one[1] * other[1]).sum(1)).mean()
-
-
-def gradient_diversity(
-    one: tuple[Tensor, Tensor], other: tuple[Tensor, Tensor], threshold: float = 0.0
-) -> Tensor:
-    """SADAG's ``1/B sum_i max_(j != i) max(|cos(g_i, g_j)| - threshold, 0)``, Eq. (19); a scalar.
-
-    Args:
-        one: inputs (B, D) and residuals (B, C) of a classifier, rows of unit length.
-        other: of M samples, the first B of which are those of `one`.
-        threshold: likeness that costs nothing.
-    """
-    likeness = gradient_similarity(one, other).abs()
-    own = torch.eye(*likeness.shape, dtype=torch.bool, device=likeness.device)
-    return F.relu(likeness.masked_fill(own, 0.0) - threshold).amax(1).mean()
-
-
-def clipped_normal_mean(mean: Tensor, std: Tensor, upper: float = math.inf) -> Tensor:
-    """What an activation function that clips to ``[0, upper]`` returns of a normal, on average.
-
-    The analytic part of bias correction (Nagel et al. 2019, algorithms B.4.4). With
-    ``a = -m / s`` and ``z = (u - m) / s``, the normal density ``phi`` and distribution ``Phi``,
-
-        E[min(max(N(m, s^2), 0), u)] =
-            m (Phi(z) - Phi(a)) + s (phi(a) - phi(z)) + u (1 - Phi(z)),
-
-    which for ReLU, ``u = inf``, is ``s phi(a) + m (1 - Phi(a))``.
-
-    Args:
-        mean: (C,) of the values before the activation: the offset of a batch norm.
-        std: (C,) of the same values, not negative: the magnitude of its slope. Where it is 0 the
-            value is the clipped `mean`.
-        upper: 6 for ReLU6, infinite for ReLU.
-
-    Returns:
-        (C,) expectations in ``[0, upper]``, of the dtype of `mean`.
-    """
-    exact = mean.double().clamp(0, upper)
-    # Any positive number does where the deviation is 0: those entries are not used.
-    deviation = torch.where(std > 0, std.double(), 1.0)
-    result = _rectified(mean.double(), deviation)
-    if math.isfinite(upper):
-        # min(max(x, 0), u) = max(x, 0) - max(x - u, 0)
-        result = result - _rectified(mean.double() - upper, deviation)
-    return torch.where(std > 0, result.clamp(0, upper), exact).to(mean.dtype)
-
-
-def _rectified(mean: Tensor, std: Tensor) -> Tensor:
-    """``E[max(N(m, s^2), 0)] = s phi(m / s) + m Phi(m / s)`` of float64 tensors."""
-    ratio = mean / std
-    density = torch.exp(-ratio.square() / 2) / math.sqrt(2 * math.pi)
-    return std * density + mean * torch.special.ndtr(ratio)

@@ -6,28 +6,23 @@ import math
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from torch import Tensor
+from torch.distributions import Normal, kl_divergence
 
 from datafree.losses import (
     batch_distance,
     batch_statistics,
-    clipped_normal_mean,
     enhancement_weights,
-    gradient_diversity,
-    gradient_matching,
-    gradient_similarity,
-    image_norm,
     input_distance,
+    kl_distance,
     sample_statistics,
     slack_distance,
     slack_margin,
-    total_variation,
     variance_distance,
 )
-
-
-def normal(*shape: int, seed: int = 0) -> Tensor:
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
+from draws import normal
 
 
 @pytest.mark.parametrize("shape", [(2, 3, 4, 5), (1, 2, 1, 2), (3, 2, 7), (2, 2, 2, 3, 4)])
@@ -222,116 +217,6 @@ def test_input_distance_of_single_pixels() -> None:
     assert input_distance(torch.tensor([[[[2.0]], [[1.0]]]])).tolist() == [5]
 
 
-def test_total_variation_by_loops() -> None:
-    images = normal(2, 3, 4, 5)
-    sums = dict.fromkeys([(0, 1), (1, 0), (1, 1), (1, -1)], 0.0)
-    for b, c, i, j in itertools.product(range(2), range(3), range(4), range(5)):
-        for di, dj in sums:
-            if i + di < 4 and 0 <= j + dj < 5:
-                sums[di, dj] += float(images[b, c, i + di, j + dj] - images[b, c, i, j]) ** 2
-    expected = sum(math.sqrt(total) for total in sums.values())
-    assert total_variation(images).item() == pytest.approx(expected, rel=1e-5)
-
-
-def test_total_variation_grows_with_the_root_of_the_batch() -> None:
-    images = normal(1, 3, 6, 6)
-    four = total_variation(images.expand(4, -1, -1, -1)).item()
-    assert four == pytest.approx(2 * total_variation(images).item(), rel=1e-5)
-
-
-def test_priors_of_constant_images_have_finite_gradients() -> None:
-    images = torch.zeros(2, 3, 4, 4, requires_grad=True)
-    loss = total_variation(images) + image_norm(images)
-    (gradient,) = torch.autograd.grad(loss, images)
-    assert loss == 0
-    assert torch.isfinite(gradient).all()
-
-
-def test_image_norm_by_hand() -> None:
-    images = torch.tensor([[[[3.0, 4.0]]], [[[0.0, 1.0]]]])
-    assert image_norm(images).item() == 3
-
-
-def unit_rows(count: int, width: int, seed: int) -> Tensor:
-    values = normal(count, width, seed=seed)
-    return values / values.norm(dim=1, keepdim=True)
-
-
-def test_gradient_similarity_is_the_cosine_of_outer_products() -> None:
-    """The gradient of half the squared residual of ``r = y - a W`` is ``-a r^T`` (A.7)."""
-    inputs, residuals = normal(4, 6, seed=1), normal(4, 3, seed=2)
-    weight = normal(6, 3, seed=3).requires_grad_()
-    logits = residuals + (inputs @ weight).detach()
-    rows = [
-        torch.autograd.grad(0.5 * (y - a @ weight).square().sum(), [weight])[0].flatten()
-        for a, y in zip(inputs, logits, strict=True)
-    ]
-    gradients = torch.nn.functional.normalize(torch.stack(rows))
-    unit = tuple(part / part.norm(dim=1, keepdim=True) for part in (inputs, residuals))
-    actual = gradient_similarity((unit[0], unit[1]), (unit[0], unit[1]))
-    torch.testing.assert_close(actual, gradients @ gradients.T, rtol=1e-5, atol=1e-5)
-
-
-def test_gradient_matching_by_hand() -> None:
-    east, north = torch.tensor([[1.0, 0.0]]), torch.tensor([[0.0, 1.0]])
-    half = torch.tensor([[0.5, 0.75**0.5]])
-    assert gradient_matching((east, east), (east, east)).item() == 0
-    assert gradient_matching((east, east), (north, east)).item() == 1
-    assert gradient_matching((east, -east), (half, half)).item() == pytest.approx(1.25)
-    pair = torch.cat([east, east]), torch.cat([east, north])
-    assert gradient_matching(pair, (pair[0], torch.cat([east, east]))).item() == 0.5
-
-
-def test_gradient_diversity_by_hand() -> None:
-    """Likeness of three samples and one from before; a sample's own place does not count."""
-    east, half = [1.0, 0.0], [0.6, 0.8]
-    inputs = torch.tensor([east, half, [0.0, 1.0], [-1.0, 0.0]])
-    same = torch.tensor([[1.0, 0.0]]).expand(4, 2)
-    own = inputs[:3], same[:3]
-    # Largest |cosines|: east with its opposite 1, half with north 0.8, north with half 0.8.
-    assert gradient_diversity(own, (inputs, same)).item() == pytest.approx((1 + 0.8 + 0.8) / 3)
-    assert gradient_diversity(own, own).item() == pytest.approx((0.6 + 0.8 + 0.8) / 3)
-    assert gradient_diversity(own, own, 0.7).item() == pytest.approx((0 + 0.1 + 0.1) / 3)
-    alone = inputs[:1], same[:1]
-    assert gradient_diversity(alone, alone).item() == 0
-
-
-def test_gradient_similarity_stays_within_one() -> None:
-    one = unit_rows(5, 4, 1), unit_rows(5, 3, 2)
-    other = unit_rows(7, 4, 3), unit_rows(7, 3, 4)
-    found = gradient_similarity(one, other)
-    assert found.shape == (5, 7)
-    assert found.abs().max() <= 1 + 1e-6
-
-
-@pytest.mark.parametrize("upper", [math.inf, 6.0, 0.5])
-def test_clipped_normal_mean_is_that_of_samples(upper: float) -> None:
-    mean = torch.tensor([-2.0, -0.3, 0.0, 0.4, 3.0, 5.9, 6.0, 9.0])
-    for std in (0.05, 1.0, 4.0):
-        deviation = torch.full_like(mean, std)
-        samples = mean + std * normal(300_000, 1)
-        expected = samples.clamp(0, upper).mean(0)
-        found = clipped_normal_mean(mean, deviation, upper)
-        torch.testing.assert_close(found, expected, rtol=0, atol=6e-3 * std)
-        assert found.dtype == mean.dtype
-
-
-def test_clipped_normal_mean_by_hand() -> None:
-    """Half a normal: ``s / sqrt(2 pi)``; half way up ReLU6, by symmetry: 3."""
-    zero = torch.zeros(1, dtype=torch.float64)
-    assert clipped_normal_mean(zero, zero + 2).item() == pytest.approx(2 / math.sqrt(2 * math.pi))
-    assert clipped_normal_mean(zero + 3, zero + 7, 6.0).item() == pytest.approx(3)
-
-
-def test_clipped_normal_mean_at_the_ends() -> None:
-    mean = torch.tensor([-4.0, 2.0, 7.0])
-    still = clipped_normal_mean(mean, torch.zeros(3), 6.0)
-    assert torch.equal(still, torch.tensor([0.0, 2.0, 6.0]))
-    for upper in (math.inf, 6.0):
-        far = clipped_normal_mean(torch.tensor([-1e4, 1e4]), torch.full((2,), 1e-3), upper)
-        assert torch.equal(far, torch.tensor([0.0, min(1e4, upper)]))
-
-
 def test_variance_distance_by_hand() -> None:
     """Channel 0: values 1, 3, 5, 7 (mean 4, variance 5); channel 1: four times 2."""
     features = torch.tensor([[[1.0, 3.0], [2.0, 2.0]], [[5.0, 7.0], [2.0, 2.0]]])
@@ -345,3 +230,111 @@ def test_variance_distance_of_single_values_is_that_of_the_means() -> None:
     for shape in ((1, 2), (1, 2, 1, 1)):
         actual = variance_distance(torch.tensor([[3.0, 2.0]]).view(shape), mean, variance)
         assert actual.item() == pytest.approx(4 / 2)
+
+
+def layer(channels: int, seed: int = 5) -> tuple[Tensor, Tensor]:
+    """Running mean and variance in float64."""
+    return normal(channels, seed=seed).double(), normal(channels, seed=seed + 1).double().exp()
+
+
+def divergences(features: Tensor, mean: Tensor, variance: Tensor) -> Tensor:
+    """(C,) divergences of the batch's normals from the layer's, by `torch.distributions`."""
+    columns = features.transpose(0, 1).flatten(1)
+    batch = Normal(columns.mean(1), columns.std(1))
+    return kl_divergence(batch, Normal(mean, variance.sqrt()))
+
+
+@pytest.mark.parametrize("shape", [(2, 3, 4, 5), (5, 3), (3, 2, 7), (2, 2, 1, 1)])
+def test_kl_distance_is_that_of_torch_distributions(shape: tuple[int, ...]) -> None:
+    features = normal(*shape).double() * 2 + 1
+    mean, variance = layer(shape[1])
+    divergence = divergences(features, mean, variance)
+    found = kl_distance(features, mean, variance, "kl")
+    assert found.item() == pytest.approx(divergence.mean().item(), rel=1e-9)
+    constant = variance - variance * variance.log()
+    expected = (2 * variance * divergence + constant).mean()
+    assert kl_distance(features, mean, variance).item() == pytest.approx(expected.item(), rel=1e-9)
+
+
+def test_kl_distance_by_hand() -> None:
+    """Means 2 and 1, variances 2 and 8, of layers N(1, 4) and N(1, 1)."""
+    features = torch.tensor([[3.0, 3.0], [1.0, -1.0]])
+    mean, variance = torch.tensor([1.0, 1.0]), torch.tensor([4.0, 1.0])
+    paper = (2 - 4 * math.log(2) + 1) + (8 - math.log(8))
+    assert kl_distance(features, mean, variance).item() == pytest.approx(paper / 2)
+    true = (math.log(2) / 2 + 3 / 8 - 1 / 2) + (-math.log(8) / 2 + 8 / 2 - 1 / 2)
+    assert kl_distance(features, mean, variance, "kl").item() == pytest.approx(true / 2)
+
+
+@pytest.mark.parametrize("weighting", ["paper", "kl"])
+def test_kl_distance_is_least_where_the_statistics_agree(weighting: str) -> None:
+    columns = normal(3, 4 * 5 * 6).double()
+    columns = (columns - columns.mean(1, keepdim=True)) / columns.std(1, keepdim=True)
+    mean, variance = layer(3)
+
+    def at(shift: float, scale: float) -> tuple[float, float]:
+        own = columns * variance[:, None].sqrt() * scale + mean[:, None] + shift
+        features = own.view(3, 4, 5, 6).transpose(0, 1).requires_grad_()
+        loss = kl_distance(features, mean, variance, weighting)  # pyright: ignore
+        (gradient,) = torch.autograd.grad(loss, features)
+        return loss.item(), gradient.abs().max().item()
+
+    least, slope = at(0, 1)
+    assert slope < 1e-12
+    constant = (variance - variance * variance.log()).mean().item()
+    assert least == pytest.approx(constant if weighting == "paper" else 0, rel=1e-9, abs=1e-12)
+    for shift, scale in [(0.01, 1), (-0.01, 1), (0, 1.01), (0, 0.99), (3, 4), (0, 0.01)]:
+        assert at(shift, scale)[0] > least + 1e-6
+
+
+def test_kl_distance_in_the_weighting_of_the_paper_may_be_negative() -> None:
+    wide = torch.tensor([[20.0], [-20.0]])
+    assert kl_distance(wide, torch.zeros(1), torch.tensor([800.0])).item() < -4000
+
+
+@pytest.mark.parametrize("shape", [(1, 3), (1, 3, 1, 1)])
+def test_kl_distance_of_single_values_is_that_of_the_means(shape: tuple[int, ...]) -> None:
+    features = normal(*shape).double()
+    mean, variance = layer(3)
+    gaps = (features.flatten() - mean) ** 2
+    paper = kl_distance(features, mean, variance)
+    assert paper.item() == pytest.approx(gaps.mean().item())
+    true = kl_distance(features, mean, variance, "kl")
+    assert true.item() == pytest.approx((gaps / (2 * variance)).mean().item())
+
+
+@pytest.mark.parametrize("weighting", ["paper", "kl"])
+@pytest.mark.parametrize("shape", [(2, 3, 4, 2), (4, 3), (1, 3)])
+def test_gradients_of_kl_distance_are_those_of_finite_differences(
+    shape: tuple[int, ...], weighting: str
+) -> None:
+    features = normal(*shape).double().requires_grad_()
+    mean, variance = layer(3)
+
+    def loss(x: Tensor) -> Tensor:
+        return kl_distance(x, mean, variance, weighting)  # pyright: ignore
+
+    assert torch.autograd.gradcheck(loss, (features,))  # pyright: ignore
+
+
+@pytest.mark.parametrize("weighting", ["paper", "kl"])
+def test_kl_distance_of_channels_that_do_not_vary(weighting: str) -> None:
+    features = torch.full((2, 2, 3, 3), 0.5, requires_grad=True)
+    variance = torch.tensor([0.0, 1.0])
+    loss = kl_distance(features, torch.tensor([0.5, 0.0]), variance, weighting)  # pyright: ignore
+    (gradient,) = torch.autograd.grad(loss, features)
+    assert torch.isfinite(loss)
+    assert torch.isfinite(gradient).all()
+    assert (gradient[:, 1] > 0).all()
+
+
+@given(st.integers(0, 10_000), st.floats(-3, 3), st.floats(0.05, 20))
+def test_kl_distance_is_a_divergence_and_does_not_depend_on_units(
+    seed: int, shift: float, scale: float
+) -> None:
+    features = normal(3, 2, 4, seed=seed).double()
+    mean, variance = layer(2, seed + 1)
+    found = kl_distance(features, mean, variance, "kl").item()
+    assert found >= -1e-12
+    other = kl_distance(features * scale + shift, mean * scale + shift, variance * scale**2, "kl")
+    assert other.item() == pytest.approx(found, rel=1e-6, abs=1e-9)

@@ -1,0 +1,47 @@
+"""Pure functions the methods are made of: statistics, alignment losses, enhancement, priors.
+
+Shapes: B images, N batch-norm layers, C channels of a layer.
+"""
+
+from __future__ import annotations
+
+from datafree.losses.correlation import correlation_inhibition
+from datafree.losses.gradients import gradient_diversity, gradient_matching, gradient_similarity
+from datafree.losses.images import image_norm, total_variation
+from datafree.losses.logits import distillation, inception_score_loss, soft_cross_entropy
+from datafree.losses.normal import clipped_normal_mean
+from datafree.losses.statistics import (
+    STATISTICS_EPS,
+    batch_distance,
+    batch_statistics,
+    enhancement_weights,
+    input_distance,
+    kl_distance,
+    sample_statistics,
+    slack_distance,
+    slack_margin,
+    variance_distance,
+)
+
+__all__ = [
+    "STATISTICS_EPS",
+    "batch_distance",
+    "batch_statistics",
+    "clipped_normal_mean",
+    "correlation_inhibition",
+    "distillation",
+    "enhancement_weights",
+    "gradient_diversity",
+    "gradient_matching",
+    "gradient_similarity",
+    "image_norm",
+    "inception_score_loss",
+    "input_distance",
+    "kl_distance",
+    "sample_statistics",
+    "slack_distance",
+    "slack_margin",
+    "soft_cross_entropy",
+    "total_variation",
+    "variance_distance",
+]

@@ -1,0 +1,87 @@
+"""Losses of a classifier's logits: inception score, soft targets, distillation.
+
+Shapes: B images, K classes. Nothing is detached in here: a caller who wants no gradient through the
+teacher or the student passes detached logits.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch.nn.functional as F
+from torch import Tensor
+
+PROBABILITY_FLOOR = 1e-8
+"""Least mean probability of a class whose logarithm is taken."""
+
+
+def inception_score_loss(logits: Tensor, alpha: float = 40.0) -> Tensor:
+    """Confident on every image, balanced over the batch (DFQF Eq. 5).
+
+    With ``p_i = softmax(logits_i)`` and their mean ``q`` over the batch,
+    ``-1/B sum_i sum_c p_ic log(p_ic / q_c^alpha) = H(y|x) - alpha H(q)``, where ``H(y|x)`` is the
+    mean of the images' own entropies. `q` is at least 1e-8 under the logarithm.
+
+    Args:
+        logits: (B, K) of the teacher.
+        alpha: weight of the batch's entropy; 1 gives minus the logarithm of the inception score.
+
+    Returns:
+        Scalar, at least ``-alpha log K`` (one class per image, all classes equally often); for
+        ``alpha >= 1`` at most 0, but for what the floor takes off ``H(q)``: less than
+        ``alpha K 1e-8``.
+    """
+    logs = F.log_softmax(logits, 1)
+    own = _entropy(logs.exp(), logs)
+    mean = logs.exp().mean(0, keepdim=True)
+    return own - alpha * _entropy(mean, mean.clamp(min=PROBABILITY_FLOOR).log())
+
+
+def soft_cross_entropy(student_logits: Tensor, teacher_logits: Tensor) -> Tensor:
+    """Cross-entropy of the student against the teacher's probabilities (DFQF's ``L_S``).
+
+    ``-1/B sum_i sum_c softmax(teacher_i)_c log softmax(student_i)_c``, temperature 1. It exceeds
+    their KL divergence by the entropy of the teacher: the same gradient for the student, another
+    one for the images.
+
+    Args:
+        student_logits: (B, K).
+        teacher_logits: (B, K), not detached in here.
+
+    Returns:
+        Scalar, at least the teacher's mean entropy.
+    """
+    return _entropy(F.softmax(teacher_logits, 1), F.log_softmax(student_logits, 1))
+
+
+def distillation(
+    student_logits: Tensor,
+    teacher_logits: Tensor,
+    temperature: float = 20.0,
+    reduction: Literal["batch", "element"] = "batch",
+) -> Tensor:
+    """KL divergence of softened probabilities (algorithms C.1).
+
+    ``T^2 KL(softmax(teacher / T) || softmax(student / T))``. For T far above the logits this is
+    ``1/(2 K)`` times the squared difference of the centred logits, summed over classes.
+
+    Args:
+        student_logits: (B, K).
+        teacher_logits: (B, K), not detached in here.
+        temperature: T, positive.
+        reduction: ``batch`` sums over classes and averages over images (IntraQ, HAST, SynQ);
+            ``element`` also divides by K, as the code of GDFQ and DSG does: a thousand times less
+            on ImageNet.
+
+    Returns:
+        Scalar, not negative but for rounding.
+    """
+    student = F.log_softmax(student_logits / temperature, 1)
+    teacher = F.log_softmax(teacher_logits / temperature, 1)
+    divergence = (teacher.exp() * (teacher - student)).sum(1).mean() * temperature**2
+    return divergence if reduction == "batch" else divergence / student_logits.shape[1]
+
+
+def _entropy(probabilities: Tensor, logs: Tensor) -> Tensor:
+    """``-sum_c p_c l_c``, averaged over the rows of (B, K)."""
+    return -(probabilities * logs).sum(1).mean()
