@@ -107,15 +107,33 @@ def fake_quantize(
     Returns:
         Tensor of the shape of `values`.
     """
-    if not torch.is_grad_enabled() or not (values.requires_grad or scale.requires_grad):
-        rounded = torch.div(values, scale).round_()
-        return rounded.clamp_(grid.qmin - zero_point, grid.qmax - zero_point).mul_(scale)
-    if ste == "full":
-        with torch.no_grad():
-            delta = (codes(values, scale, zero_point, grid) - zero_point) * scale - values
-        return values + delta
     low, high = grid.qmin - zero_point, grid.qmax - zero_point
-    return cast("Tensor", _Clipped.apply(values, scale, low, high))
+    if not torch.is_grad_enabled() or not (values.requires_grad or scale.requires_grad):
+        return _rounded(values, scale, low, high)
+    function = _Full if ste == "full" else _Clipped
+    return cast("Tensor", function.apply(values, scale, low, high))
+
+
+def _rounded(values: Tensor, scale: Tensor, low: Tensor, high: Tensor) -> Tensor:
+    return torch.div(values, scale).round_().clamp_(low, high).mul_(scale)
+
+
+class _Full(torch.autograd.Function):
+    """Rounding that passes every gradient: to the last bit what rounds without gradients."""
+
+    @staticmethod
+    def forward(ctx: Any, values: Tensor, scale: Tensor, low: Tensor, high: Tensor) -> Tensor:
+        """Codes are limited to ``[low, high]`` around 0."""
+        del ctx
+        return _rounded(values, scale, low, high)
+
+    @staticmethod
+    def backward(  # pyright: ignore[reportIncompatibleMethodOverride] - torch calls it by position
+        ctx: Any, *grad_outputs: Tensor
+    ) -> tuple[Tensor, None, None, None]:
+        """Straight through; none for the step."""
+        del ctx
+        return grad_outputs[0], None, None, None
 
 
 class _Clipped(torch.autograd.Function):
