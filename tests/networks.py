@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import atexit
 import copy
 import hashlib
+import shutil
+import tempfile
 from collections.abc import Callable
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -13,6 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
 from datafree.config import InputSpec
+from datafree.generators import Generator, GeneratorConfig, save_generator
 from datafree.graph.capture import capture
 
 SPEC = InputSpec(shape=(3, 8, 8), mean=(0.4, 0.5, 0.6), std=(0.2, 0.25, 0.3), classes=5)
@@ -287,3 +292,18 @@ def fingerprint(module: nn.Module) -> dict[str, Any]:
         more = (child._backward_pre_hooks, child._state_dict_hooks)
         marks[f"module {name}"] = (child.training, [len(h) for h in hooks + more])
     return marks
+
+
+def saved_generator(spec: InputSpec) -> Path:
+    """File of a conditional generator that fits `spec`, there until Python ends."""
+    return _saved_generator(spec.shape, spec.classes)
+
+
+@cache
+def _saved_generator(shape: tuple[int, int, int], classes: int) -> Path:
+    folder = Path(tempfile.mkdtemp(prefix="datafree-generator-"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    config = GeneratorConfig(shape=shape, classes=classes)
+    path = folder / "generator.safetensors"
+    save_generator(Generator(config, torch.Generator().manual_seed(0)), path)
+    return path

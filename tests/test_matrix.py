@@ -14,6 +14,7 @@ from datafree.images import SyntheticSet
 from datafree.models import load_teacher
 from datafree.pipeline import run, synthesize_images
 from datafree.registry import available, load
+from networks import saved_generator
 
 MODEL = ModelConfig(source="digits_resnet8")
 QUICK = {
@@ -25,15 +26,16 @@ QUICK = {
 }
 
 
-def quick(package: str, name: str) -> Method:
+def quick(package: str, name: str, **more: Any) -> Method:
     known = load(f"datafree.{package}", name, Frozen).model_fields
-    return Method(name=name, options={k: v for k, v in QUICK.items() if k in known})
+    return Method(name=name, options={k: v for k, v in {**QUICK, **more}.items() if k in known})
 
 
 @cache
 def images(name: str) -> SyntheticSet:
     teacher = load_teacher(MODEL)
-    config = RunConfig(model=MODEL, synthesis=quick("synthesis", name), images=4)
+    method = quick("synthesis", name, path=saved_generator(teacher.spec))
+    config = RunConfig(model=MODEL, synthesis=method, images=4)
     return synthesize_images(capture(teacher.model, teacher.spec), teacher.spec, config)
 
 

@@ -7,6 +7,7 @@ import hashlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
+from typing import TypeVar
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -14,6 +15,8 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from datafree.files import atomic_path
+
+M = TypeVar("M", bound=nn.Module)
 
 
 def state_digest(state: Mapping[str, Tensor]) -> str:
@@ -31,9 +34,23 @@ def device_of(module: nn.Module) -> torch.device:
     return next(module.parameters()).device
 
 
-def fast_copy(teacher: nn.Module) -> nn.Module:
-    """A copy of `teacher` with channels-last weights: same function, faster on CPU."""
-    return copy.deepcopy(teacher).to(memory_format=torch.channels_last)  # pyright: ignore
+def fast_copy(network: M) -> M:
+    """A copy of `network` with channels-last weights: same function, faster on CPU."""
+    return copy.deepcopy(network).to(memory_format=torch.channels_last)  # pyright: ignore
+
+
+@torch.no_grad()
+def initialise_uniform(layer: nn.Module, random: torch.Generator) -> None:
+    """Fill weight and bias uniformly within ``1 / sqrt(fan in)``, as torch's modules do.
+
+    Args:
+        layer: a linear layer or convolution that has both.
+        random: where the numbers come from, instead of torch's global ones.
+    """
+    weight, bias = layer.get_parameter("weight"), layer.get_parameter("bias")
+    bound = weight[0].numel() ** -0.5
+    weight.uniform_(-bound, bound, generator=random)
+    bias.uniform_(-bound, bound, generator=random)
 
 
 def save_tensors(

@@ -19,7 +19,7 @@ from datafree.images import SyntheticSet
 from datafree.progress import Step
 from datafree.registry import available, load
 from datafree.synthesis.base import Synthesizer
-from networks import SPEC, build, captured, fingerprint
+from networks import SPEC, build, captured, fingerprint, saved_generator
 
 PACKAGE = "datafree.synthesis"
 QUICK: dict[str, Any] = {
@@ -29,12 +29,13 @@ QUICK: dict[str, Any] = {
     "matching_iterations": 2,
     "student_iterations": 2,
 }
-LABELLED = {"intraq"}
-"""Methods whose images always belong to a class."""
+LABELLED = {"generator", "intraq"}
+"""Methods whose images belong to a class; the generator of `options` is a conditional one."""
 PRIORS: dict[str, Any] = {"label_weight": 1.0, "tv_weight": 0.01, "l2_weight": 0.01, "jitter": 2}
 
 
-def options(cls: type[Synthesizer], **wanted: Any) -> dict[str, Any]:
+def options(cls: type[Synthesizer], spec: InputSpec = SPEC, **wanted: Any) -> dict[str, Any]:
+    wanted["path"] = saved_generator(spec)
     return {key: value for key, value in wanted.items() if key in cls.model_fields}
 
 
@@ -162,14 +163,15 @@ def test_any_input_shape() -> None:
     graph = capture(model, spec)
     for name in available(PACKAGE):
         method = load(PACKAGE, name, Synthesizer)
-        result = method(**options(method, **QUICK)).generate(graph, spec, 3)
+        result = method(**options(method, spec, **QUICK)).generate(graph, spec, 3)
         assert result.images.shape == (3, 1, 6, 10)
 
 
 @pytest.mark.parametrize("name", ["SharedNorm", "Dense", "NormAfterActivation"])
 def test_unusual_batch_norms(cls: type[Synthesizer], name: str) -> None:
     """One called twice; some behind dense layers, whose channels have no deviation per image."""
-    for more in ({}, {"epsilon": 0.0}, {"margin_granularity": "batch"}):
+    unusual: list[dict[str, Any]] = [{}, {"epsilon": 0.0}, {"margin_granularity": "batch"}]
+    for more in unusual:
         result = cls(**options(cls, **QUICK, **more)).generate(captured(name), SPEC, 3)
         assert torch.isfinite(result.images).all()
 
@@ -225,7 +227,7 @@ def test_finished_batches_are_not_made_again(
 
     monkeypatch.setattr(cls, "make_batch", spy)
     method.generate(captured("Tiny"), SPEC, 5, checkpoint=tmp_path)
-    assert starts == ([4] if method.batch_iterations > 1 else [0])
+    assert starts == ([4] if "batch_size" in cls.model_fields else [0])
 
 
 @pytest.mark.parametrize("change", ["seed", "count", "teacher", "spec", "option", "damage"])

@@ -6,6 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from datafree.tensors import initialise_uniform
+
 _WIDE, _NARROW = 128, 64
 _SLOPE = 0.2
 
@@ -42,7 +44,7 @@ class ImageGenerator(nn.Module):
         self.conv1 = nn.utils.skip_init(nn.Conv2d, _WIDE, _NARROW, 3, padding=1)
         self.conv2 = nn.utils.skip_init(nn.Conv2d, _NARROW, channels, 3, padding=1)
         for layer in (self.linear, self.conv1, self.conv2):
-            _initialise(layer, generator)
+            initialise_uniform(layer, generator)
         self.norm0 = nn.BatchNorm2d(_WIDE, track_running_stats=False)
         self.norm1 = nn.BatchNorm2d(_NARROW, track_running_stats=False)
         self.norm2 = nn.BatchNorm2d(channels, affine=False, track_running_stats=False)
@@ -64,12 +66,3 @@ class ImageGenerator(nn.Module):
     def _cut(self, x: Tensor) -> Tensor:
         top, left = (x.shape[2] - self.height) // 2, (x.shape[3] - self.width) // 2
         return x[:, :, top : top + self.height, left : left + self.width]
-
-
-@torch.no_grad()
-def _initialise(layer: nn.Module, generator: torch.Generator) -> None:
-    """Fill weight and bias uniformly within ``1 / sqrt(fan in)``, as torch's modules do."""
-    weight, bias = layer.get_parameter("weight"), layer.get_parameter("bias")
-    bound = weight[0].numel() ** -0.5
-    weight.uniform_(-bound, bound, generator=generator)
-    bias.uniform_(-bound, bound, generator=generator)

@@ -183,7 +183,7 @@ class SADAG(Genie):
             if isinstance(layer, QUANTIZED):
                 # The weights lie on their grids: rounding them in every pass changes nothing.
                 layer.weight_quantizer.enabled = False
-        return fast_copy(student).requires_grad_(False)  # pyright: ignore
+        return fast_copy(student).requires_grad_(False)
 
     def _finished(
         self,
