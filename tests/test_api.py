@@ -45,6 +45,7 @@ def test_public_names() -> None:
         "Scheme",
         "SyntheticSet",
         "capture",
+        "distill",
         "export_student",
         "quantize",
         "run",

@@ -182,6 +182,15 @@ def test_numbers_of_parameters() -> None:
     assert count(make(**options, condition="none", body="dcgan")) == dcgan
 
 
+def test_a_narrow_generator_has_fewer_channels_everywhere() -> None:
+    """Width 32: 32 and 16 channels where GDFQ has 128 and 64."""
+    trunk = (100 * 2048 + 2048) + (32 * 32 * 9 + 32) + (32 * 16 * 9 + 16) + (16 * 3 * 9 + 3)
+    options: dict[str, Any] = {"shape": (3, 32, 32), "classes": 10, "latent": 100, "width": 32}
+    assert count(make(**options)) == 10 * 100 + trunk + 2 * (32 + 32 + 16)
+    hidden = 64 * 64 * 100 + 64 * 32 * 16 + 32 * 3 * 16 + 2 * (64 + 32) + 10 * 100
+    assert count(make(**options, body="dcgan")) == hidden
+
+
 def test_weights_are_those_torch_would_draw() -> None:
     net = make((3, 12, 8), seed=3, latent=16)
     with torch.random.fork_rng([]):

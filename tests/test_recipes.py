@@ -9,6 +9,7 @@ import typer.main
 from typer.core import TyperGroup
 
 from datafree.cli import app
+from datafree.cli_options import images_fields
 from datafree.config import RunConfig, build, merge
 from datafree.errors import UnknownNameError
 from datafree.recipes import RECIPES, laid_over, recipe_fields
@@ -65,7 +66,8 @@ def test_the_options_shown_choose_the_same(name: str) -> None:
         k: v for k, v in quantize.make_context("quantize", ["net", *words]).params.items() if v
     }
     fields = recipe_fields(name)
-    for key in ("equalize", "replace_relu6", "absorb_biases", "bias_correction", "images"):
+    assert images_fields(given.get("images")).get("images") == fields.get("images")
+    for key in ("equalize", "replace_relu6", "absorb_biases", "bias_correction"):
         assert given.get(key) == fields.get(key)
     methods = {"synthesis": "method", "calibration": "calibrator"}
     for key in ("synthesis", "calibration", "reconstruction"):

@@ -15,7 +15,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from datafree.api import export_student, quantize, synthesize
+    from datafree.api import distill, export_student, quantize, synthesize
     from datafree.config import InputSpec, RunConfig, Scheme
     from datafree.errors import DatafreeError
     from datafree.graph.capture import capture
@@ -32,6 +32,7 @@ _HOMES = {
     "Scheme": "config",
     "SyntheticSet": "images",
     "capture": "graph.capture",
+    "distill": "api",
     "export_student": "api",
     "quantize": "api",
     "run": "pipeline",
@@ -46,6 +47,7 @@ __all__ = [
     "Scheme",
     "SyntheticSet",
     "capture",
+    "distill",
     "export_student",
     "quantize",
     "run",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -59,6 +60,10 @@ def quantize(
     bias_correction: Literal["empirical", "analytic"] | None = None,
     reconstruction: str | None = None,
     reconstruction_options: Mapping[str, Any] | None = None,
+    training: str | None = None,
+    training_options: Mapping[str, Any] | None = None,
+    generator: Path | str | None = None,
+    max_seconds: float | None = None,
     weight_range: Literal["minmax", "mse"] | None = None,
     weight_granularity: Literal["channel", "tensor"] = "channel",
     data: Path | str | None = None,
@@ -94,7 +99,8 @@ def quantize(
         placement: activation quantizers on `every_input` of a layer or `after_activation` functions
             only.
         weight_symmetric: zero point 0 for weights (TensorRT, LiteRT).
-        method: image method: `dsg`, `zeroq`, `genie`, `sadag`, `intraq`, `noise` [`dsg`].
+        method: image method: `dsg`, `zeroq`, `genie`, `sadag`, `intraq`, `generator`, `noise`
+            [`dsg`].
         method_options: its hyper-parameters that differ from the defaults, e.g.
             ``{"iterations": 200}``.
         images: how many to synthesise [32], or calibration images of your own: a set, or a tensor
@@ -114,6 +120,11 @@ def quantize(
         reconstruction: how weights learn their rounding on the images: `adaround`, `brecq`,
             `qdrop`, `genie_m` [to the nearest].
         reconstruction_options: its hyper-parameters, e.g. ``{"iterations": 2000}``.
+        training: how the student is fine-tuned under its teacher on images a generator dreams up
+            meanwhile: `gdfq`, `dsg_qat`, `dfqf` [not at all].
+        training_options: its hyper-parameters, e.g. ``{"iterations": 2000}``.
+        generator: file of a generator that an earlier training warmed up, to start from.
+        max_seconds: time for the training, which then ends early and cleanly.
         weight_range: range of the weights' grids, `minmax` or `mse` [`minmax`; `mse` where they
             are reconstructed or of mixed precision].
         weight_granularity: one weight grid per output `channel` or per `tensor`.
@@ -157,6 +168,9 @@ def quantize(
         "split_outliers": split_outliers,
         "bias_correction": bias_correction,
         "reconstruction": _method(reconstruction, reconstruction_options),
+        "training": _method(training, training_options),
+        "generator": None if generator is None else Path(generator),
+        "max_time": max_seconds,
         "allocation": allocation,
         "data": None if data is None else Path(data),
         "holdout": holdout,
@@ -169,6 +183,73 @@ def quantize(
     config = build(RunConfig, merge(base, changes), "run")
     folder = None if output is None else Path(output)
     return run(config, teacher=teacher, images=given, folder=folder, force=force, progress=progress)
+
+
+def distill(
+    model: nn.Module | str,
+    student: nn.Module | str,
+    *,
+    input_shape: tuple[int, int, int] | None = None,
+    mean: tuple[float, ...] | None = None,
+    std: tuple[float, ...] | None = None,
+    weights: int | None = None,
+    activations: int | None = None,
+    options: Mapping[str, Any] | None = None,
+    generator: Path | str | None = None,
+    max_seconds: float | None = None,
+    data: Path | str | None = None,
+    output: Path | str | None = None,
+    force: bool = False,
+    seed: int = 0,
+    device: str = "auto",
+    progress: Progress = silent,
+) -> Result:
+    """Teach another, smaller network what a trained one knows, without data (DFQF, Algorithm 1).
+
+    Args:
+        model: the teacher, a module or a source as in `quantize`.
+        student: the network to distill into. A module is copied and starts from its own weights; a
+            source given by name starts from weights drawn anew.
+        input_shape: channels, height, width; needed for a module.
+        mean: per channel.
+        std: per channel.
+        weights: bits of the student's weights; None leaves it in float.
+        activations: bits of its activations; None takes as many as for weights.
+        options: hyper-parameters of `distill`, e.g. ``{"warmup": 5000}``.
+        generator: file of a generator to start from.
+        max_seconds: time for the training, which then ends early and cleanly.
+        data: labelled test images to measure top-1 on.
+        output: folder to write to.
+        force: replace an earlier run there.
+        seed: of all random numbers.
+        device: `auto`, `cpu`, `cuda`, `cuda:N`.
+        progress: see `datafree.progress`.
+
+    Returns:
+        The student, in float unless `weights` were given, and what was measured.
+
+    Raises:
+        DatafreeError: one line that says what was wrong and what to do.
+    """
+    described = _describe(model, input_shape, mean, std, None)
+    teacher = _teacher(model, described)
+    own = None if isinstance(student, str) else copy.deepcopy(student).eval()
+    bits = {"weights": weights, "activations": activations or weights} if weights else {}
+    fields: dict[str, Any] = {
+        "model": described,
+        "student": _describe(student, None, None, None, None),
+        "float_student": weights is None,
+        "scheme": bits,
+        "training": {"name": "distill", "options": dict(options or {})},
+        "generator": generator,
+        "max_time": max_seconds,
+        "data": data,
+        "seed": seed,
+        "device": device,
+    }
+    config = build(RunConfig, fields, "distillation")
+    folder = None if output is None else Path(output)
+    return run(config, teacher=teacher, student=own, folder=folder, force=force, progress=progress)
 
 
 def synthesize(

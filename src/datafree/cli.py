@@ -10,25 +10,35 @@ import typer
 from rich.markup import escape
 
 from datafree import __version__, console
+from datafree.cli_distill import distill
 from datafree.cli_options import (
     Data,
     Device,
     Force,
+    GeneratorFile,
     Images,
+    ImagesOrGenerator,
     Limit,
+    MaxTime,
     Mean,
     MethodName,
     MethodOption,
     Model,
     Output,
+    Resume,
     Seed,
     Shape,
     Std,
+    Training,
+    TrainingOption,
     Weights,
     allocation_fields,
+    images_fields,
     method_fields,
     model_fields,
     parse_bits,
+    parse_time,
+    unfinished,
 )
 from datafree.config import RunConfig, build, load_config, merge
 from datafree.errors import ConfigError, DatafreeError
@@ -44,6 +54,8 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
+
+app.command()(distill)
 
 _GRANULARITY = {True: "tensor", False: "channel"}
 
@@ -95,7 +107,7 @@ def quantize(
     ] = None,
     method: MethodName = None,
     option: MethodOption = None,
-    images: Images = None,
+    images: ImagesOrGenerator = None,
     calibrator: Annotated[
         str | None,
         typer.Option(help="Rule of the activation ranges: see `datafree methods`. [mse]"),
@@ -149,6 +161,10 @@ def quantize(
         list[str] | None,
         typer.Option(help="Hyper-parameter of it: iterations=2000. Repeatable."),
     ] = None,
+    training: Training = None,
+    training_option: TrainingOption = None,
+    generator: GeneratorFile = None,
+    max_time: MaxTime = None,
     weight_range: Annotated[
         str | None,
         typer.Option(
@@ -174,6 +190,7 @@ def quantize(
     device: Device = None,
     output: Output = Path("run"),
     force: Force = False,
+    resume: Resume = None,
 ) -> None:
     """Quantize MODEL; write images, grid.png, student, ONNX, metrics.json, config.yaml to a folder.
 
@@ -188,8 +205,14 @@ def quantize(
 
       datafree quantize digits_resnet8 --recipe balanced --bits W4A4 --output good
 
+      datafree quantize digits_resnet8 --bits W2A2 --training dfqf --max-time 10m --output tuned
+
       datafree quantize --config run/config.yaml --output again
+
+      datafree quantize --resume run
     """
+    if resume is not None:
+        config, output = unfinished(resume), resume
     if (model is None) == (config is None):
         raise ConfigError("give either a MODEL or --config with the config.yaml of an earlier run")
     base = load_config(config).model_dump() if config else {"model": {"source": model}}
@@ -213,10 +236,12 @@ def quantize(
         "bias_correction": bias_correction,
         "reconstruction": method_fields(reconstruction, reconstruction_option),
         "allocation": allocation,
-        "images": images, "holdout": holdout, "data": data, "limit": limit,
+        "training": method_fields(training, training_option),
+        "generator": generator, "max_time": parse_time(max_time),
+        "holdout": holdout, "data": data, "limit": limit,
         "weight_type": weight_type, "seed": seed, "device": device,
     }  # fmt: skip
-    resolved = build(RunConfig, merge(base, changes), "options")
+    resolved = build(RunConfig, merge(merge(base, changes), images_fields(images)), "options")
     from datafree.pipeline import run
 
     result = run(
@@ -303,13 +328,14 @@ def export(
 
 @app.command()
 def methods() -> None:
-    """List image methods, calibrators and reconstructions with their defaults."""
+    """List image methods, calibrators, reconstructions and fine-tuning with their defaults."""
     from datafree.runs import describe_method
 
     for package, title in (
         ("synthesis", "image methods"),
         ("calibrators", "calibrators"),
         ("reconstruction", "reconstructions"),
+        ("training", "fine-tuning"),
     ):
         rows = [
             (name, *describe_method(package, name)) for name in available(f"datafree.{package}")

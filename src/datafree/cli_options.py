@@ -35,6 +35,35 @@ MethodOption = Annotated[
     ),
 ]
 Images = Annotated[int | None, typer.Option(help="Number of synthetic images. [32]")]
+ImagesOrGenerator = Annotated[
+    str | None,
+    typer.Option(
+        help="Number of synthetic images [32], or the generator.safetensors of a training that is"
+        " to make them."
+    ),
+]
+Training = Annotated[
+    str | None,
+    typer.Option(help="Fine-tune under the teacher: gdfq, dsg_qat, dfqf or none. [none]"),
+]
+TrainingOption = Annotated[
+    list[str] | None,
+    typer.Option(help="Hyper-parameter of it: iterations=2000. Repeatable."),
+]
+GeneratorFile = Annotated[
+    Path | None,
+    typer.Option(
+        "--generator", help="warm_generator.safetensors of an earlier training to start from."
+    ),
+]
+MaxTime = Annotated[
+    str | None,
+    typer.Option(help="Time for training: 90s, 30m, 1.5h; it ends early and cleanly."),
+]
+Resume = Annotated[
+    Path | None,
+    typer.Option(help="Folder of an interrupted run to go on with; no other option is needed."),
+]
 Seed = Annotated[int | None, typer.Option(help="Same seed, same machine: same result. [0]")]
 Device = Annotated[str | None, typer.Option(help="auto, cpu, cuda or cuda:N. [auto]")]
 Data = Annotated[
@@ -116,6 +145,57 @@ def method_fields(name: str | None, options: list[str] | None) -> dict[str, Any]
             raise ConfigError(f"option {wrong[0]!r} is not of the form name=value")
         changes["options"] = {key: yaml.safe_load(value) for key, _, value in pairs}
     return changes
+
+
+_UNITS = {"s": 1, "m": 60, "h": 3600}
+
+
+def parse_time(text: str | None) -> float | None:
+    """Seconds from ``90s``, ``30m`` or ``1.5h``; None from None.
+
+    Raises:
+        ConfigError: the text is not of this form.
+    """
+    if text is None:
+        return None
+    try:
+        return float(text[:-1]) * _UNITS[text[-1:]]
+    except (KeyError, ValueError):
+        raise ConfigError(
+            f"--max-time {text!r} is not understood: write seconds, minutes or hours as 90s, 30m"
+            " or 1.5h"
+        ) from None
+
+
+def unfinished(folder: Path) -> Path:
+    """The configuration of the interrupted run in `folder`.
+
+    Raises:
+        ConfigError: there is none, or the run is finished.
+    """
+    config = folder / "config.yaml"
+    if not config.exists():
+        raise ConfigError(f"{folder} holds no run to resume: it has no config.yaml")
+    if (folder / "metrics.json").exists():
+        raise ConfigError(f"the run in {folder} is finished: there is nothing to resume")
+    return config
+
+
+def images_fields(text: str | None) -> dict[str, Any]:
+    """Fields of a run from ``--images``: how many, or a generator's file to ask for them.
+
+    Raises:
+        ConfigError: neither a number nor a `.safetensors` file.
+    """
+    if text is None:
+        return {}
+    if text.isdecimal():
+        return {"images": int(text)}
+    if text.endswith(".safetensors"):
+        return {"synthesis": {"name": "generator", "options": {"path": text}}}
+    raise ConfigError(
+        f"--images {text!r} is neither a number of images nor a generator's .safetensors file"
+    )
 
 
 def allocation_fields(

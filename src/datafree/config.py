@@ -190,6 +190,13 @@ class RunConfig(Frozen):
         bias_correction: take the mean shift of every layer's output off its bias, as the images
             show it (`empirical`) or as batch norms tell it without images (`analytic`).
         reconstruction: how weights learn their rounding on the images; None rounds to the nearest.
+        training: how the student is fine-tuned under its teacher on a generator's images, instead
+            of on a fixed set; None leaves its weights as quantized.
+        generator: file of a generator that an earlier training warmed up; None warms one up.
+        student: network of another architecture to distill into, its weights drawn anew unless it
+            names some; None makes the student from the teacher.
+        float_student: leave the distilled student in float.
+        max_time: seconds training may take; it ends early and cleanly. None has no limit.
         allocation: bits of the weights chosen layer by layer within a budget, instead of
             ``scheme.weights``; None has the same everywhere.
         holdout: synthetic images of another seed for the label-free comparison; 0 leaves it out,
@@ -215,6 +222,11 @@ class RunConfig(Frozen):
     split_outliers: float = Field(default=0.0, ge=0, le=1)
     bias_correction: Literal["empirical", "analytic"] | None = None
     reconstruction: Method | None = None
+    training: Method | None = None
+    generator: Path | None = None
+    student: ModelConfig | None = None
+    float_student: bool = False
+    max_time: float | None = Field(default=None, gt=0)
     allocation: AllocationConfig | None = None
     holdout: int = Field(default=16, ge=0)
     data: Path | None = None
@@ -224,12 +236,30 @@ class RunConfig(Frozen):
     seed: int = Field(default=0, ge=0)
     device: str = "auto"
 
-    @field_validator("reconstruction", "bias_correction", mode="before")
+    @field_validator("reconstruction", "training", "bias_correction", mode="before")
     @classmethod
     def _none(cls, value: Any) -> Any:
         """`none` takes back what a recipe or an earlier run had chosen."""
         name = value.get("name") if isinstance(value, dict) else value
         return None if name == "none" else value
+
+    @model_validator(mode="after")
+    def _training_fits(self) -> Self:
+        if self.training is None:
+            alone = {
+                "generator": self.generator,
+                "student": self.student,
+                "max_time": self.max_time,
+            }
+            if given := [name for name, value in alone.items() if value is not None]:
+                raise ValueError(f"{given[0]} goes with training: name a method, such as dfqf")
+        elif self.reconstruction is not None:
+            raise ValueError("training learns the weights itself: leave reconstruction out")
+        elif self.allocation is not None:
+            raise ValueError("training has no mixed precision yet: give the bits in layer_bits")
+        if self.float_student and self.student is None:
+            raise ValueError("float_student goes with student: name a network to distill into")
+        return self
 
     def with_layer_bits(self, layer_bits: Mapping[str, int]) -> RunConfig:
         """This run with the bits that were allocated to its layers in its scheme."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Generator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 from rich.console import Console
@@ -11,6 +12,7 @@ from rich.markup import escape
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
+    TaskID,
     TextColumn,
     TimeElapsedColumn,
     TimeRemainingColumn,
@@ -28,6 +30,20 @@ err = Console(stderr=True)
 _NAMES = 6  # layers a row of the table of bits names
 
 
+@dataclass(frozen=True)
+class _Bar:
+    """One bar; a `datafree.progress.Noting`."""
+
+    bars: RichProgress
+    task: TaskID
+
+    def __call__(self, done: int, /) -> None:
+        self.bars.advance(self.task, done)
+
+    def note(self, text: str) -> None:
+        self.bars.update(self.task, note=escape(text))
+
+
 @contextmanager
 def progress(description: str, total: int) -> Generator[Step]:
     """A bar with elapsed and remaining time on standard error; a `datafree.progress.Progress`."""
@@ -39,10 +55,10 @@ def progress(description: str, total: int) -> Generator[Step]:
         TimeElapsedColumn(),
         TextColumn("left"),
         TimeRemainingColumn(),
+        TextColumn("{task.fields[note]}"),
     )
     with RichProgress(*columns, console=err, transient=True, disable=not err.is_terminal) as bars:
-        task = bars.add_task(description, total=total)
-        yield lambda done: bars.advance(task, done)
+        yield _Bar(bars, bars.add_task(description, total=total, note=""))
 
 
 def show_result(
@@ -84,6 +100,7 @@ def show_result(
         ("calibrator", _method(config.calibration)),
         ("corrections", ", ".join(corrections) or "none"),
         ("rounding", _method(config.reconstruction) if config.reconstruction else "nearest"),
+        *([("fine-tuning", _method(config.training))] if config.training else []),
         ("seed", str(config.seed)),
         *measured_rows(metrics),
         ("time", ", ".join(f"{name} {value:.1f} s" for name, value in seconds.items())),
@@ -116,6 +133,8 @@ def measured_rows(metrics: Mapping[str, Any]) -> list[tuple[str, str]]:
     if "top1" in metrics:
         values = ", ".join(f"{name} {value:.2f} %" for name, value in metrics["top1"].items())
         rows.append((f"top-1 on {metrics['test_images']} images", values))
+    for name, phase in metrics.get("training", {}).items():
+        rows.append((name, _phase(phase)))
     if "held_out" in metrics:
         held = metrics["held_out"]
         text = f"{held['agreement']:.1f} % same prediction, KL {held['kl']:.4f}"
@@ -139,6 +158,15 @@ def show_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]
     for row in rows:
         table.add_row(*(escape(cell) for cell in row))
     out.print(table)
+
+
+def _phase(phase: Mapping[str, Any]) -> str:
+    text = f"{phase['steps']} steps in {phase['seconds']:.0f} s"
+    if "best" in phase:
+        best, last = phase["best"], phase["last"]
+        text += f"; agreement {best['agreement']:.1f} % at step {best['step']:.0f} (best),"
+        text += f" {last['agreement']:.1f} % at the end"
+    return text
 
 
 def _method(chosen: Any) -> str:

@@ -3,26 +3,31 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
+from typing import Any
 
 import torch
-from torch import fx
+from torch import Tensor, fx
 
 from datafree.config import InputSpec
+from datafree.generators import Generator
 from datafree.reconstruction.base import Reconstructor
 from datafree.synthesis.base import Synthesizer
 from datafree.tensors import device_of
+from datafree.training.base import Trainer
 
 _VALUES = 16 * 3 * 224 * 224  # input values of the measured pass: 16 ImageNet images
 _REPEATS = 3
 
 
-def expected_seconds(
+def expected_seconds(  # noqa: PLR0913 - what a run consists of
     graph: fx.GraphModule,
     spec: InputSpec,
     synthesizer: Synthesizer | None,
     reconstructor: Reconstructor | None,
     count: int,
     held_out: int = 0,
+    trainer: Trainer | None = None,
 ) -> dict[str, float]:
     """Seconds the long stages of a run will take on this machine as it is now.
 
@@ -37,12 +42,13 @@ def expected_seconds(
         reconstructor: learns the rounding, or None.
         count: images.
         held_out: further images made by the same method.
+        trainer: fine-tunes the student, or None.
 
     Returns:
         Seconds by stage.
     """
     found: dict[str, float] = {}
-    if synthesizer is None and reconstructor is None:
+    if synthesizer is None and reconstructor is None and trainer is None:
         return found
     each = seconds_per_image(graph, spec)
     if synthesizer is not None:
@@ -50,6 +56,8 @@ def expected_seconds(
         found["synthesis"] = each * (synthesizer.passes(count) + held)
     if reconstructor is not None:
         found["reconstruction"] = each * reconstructor.passes(count)
+    if trainer is not None:
+        found["training"] = trainer.passes() * each + trainer.dreams() * _per_dream(trainer, spec)
     return found
 
 
@@ -60,18 +68,35 @@ def seconds_per_image(graph: fx.GraphModule, spec: InputSpec) -> float:
         graph: the network, in evaluation mode.
         spec: its input.
     """
-    channels, height, width = spec.shape
-    size = min(64, max(2, _VALUES // (channels * height * width)))
+    size = _measured_images(spec)
     random = torch.Generator().manual_seed(0)
     images = torch.randn(size, *spec.shape, generator=random).to(device_of(graph))
+    images.requires_grad_()
+    return _best_time(lambda: graph(images), [images]) / size
+
+
+def _per_dream(trainer: Trainer, spec: InputSpec) -> float:
+    """What the generator takes for one image, forward and back to its weights; on a processor."""
+    size, random = _measured_images(spec), torch.Generator().manual_seed(0)
+    generator = Generator(trainer.generator_config(spec), random)
+    latents, labels = generator.draw(size, random)
+    weights = list(generator.parameters())
+    return _best_time(lambda: generator(latents, labels), weights) / size
+
+
+def _measured_images(spec: InputSpec) -> int:
+    channels, height, width = spec.shape
+    return min(64, max(2, _VALUES // (channels * height * width)))
+
+
+def _best_time(compute: Callable[[], Tensor], inputs: list[Any]) -> float:
     times: list[float] = []
     for _ in range(_REPEATS):
-        images.requires_grad_()
         started = time.perf_counter()
-        (gradient,) = torch.autograd.grad(graph(images).square().sum(), [images])
+        gradient = torch.autograd.grad(compute().square().sum(), inputs)[0]
         float(gradient.sum())  # waits for the device
         times.append(time.perf_counter() - started)
-    return min(times) / size
+    return min(times)
 
 
 def in_words(seconds: float) -> str:

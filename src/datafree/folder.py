@@ -17,9 +17,22 @@ IMAGES = "images.safetensors"
 STUDENT = "student.safetensors"
 ALLOCATION = "allocation.json"
 FRONTIER = "frontier.png"
+TRAINING = "training"  # within UNFINISHED: the state of a training under way
+GENERATOR = "generator.safetensors"
+WARM_GENERATOR = "warm_generator.safetensors"
 UNFINISHED = "unfinished"  # what a synthesis or reconstruction under way has finished
 _EXPORTED = ("student.onnx", "student.pt2")
-_WRITTEN = ("metrics.json", *_EXPORTED, STUDENT, IMAGES, "grid.png", ALLOCATION, FRONTIER)
+_WRITTEN = (
+    "metrics.json",
+    *_EXPORTED,
+    STUDENT,
+    IMAGES,
+    "grid.png",
+    ALLOCATION,
+    FRONTIER,
+    GENERATOR,
+    WARM_GENERATOR,
+)
 
 
 def refuse(folder: Path, config: RunConfig, force: bool) -> None:

@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, fx
+from torch import Tensor, fx, nn
 
 from datafree.allocation.allocate import allocate
-from datafree.calibrators.base import ImagelessRule, calibrate
+from datafree.calibrators.base import Calibrator, ImagelessRule, calibrate
 from datafree.config import InputSpec, Method, RunConfig, Scheme
 from datafree.corrections.analytic_bias import correct_biases_analytically
 from datafree.corrections.bias_correction import correct_biases
@@ -23,11 +23,13 @@ from datafree.errors import DataError
 from datafree.evaluate import Predictor, compare, layer_sqnr, top1
 from datafree.expected import expected_seconds, in_words
 from datafree.export.base import Exporter, ExportReport
+from datafree.files import sha256
 from datafree.folder import (
     ALLOCATION,
     FRONTIER,
     IMAGES,
     STUDENT,
+    TRAINING,
     UNFINISHED,
     claim,
     refuse,
@@ -43,6 +45,8 @@ from datafree.plan import Plan, make_method, make_plan, resolve_device
 from datafree.progress import Progress, silent
 from datafree.report.record import Stopwatch, write_metrics
 from datafree.synthesis.base import Synthesizer
+from datafree.tensors import device_of
+from datafree.tuning import dreamt, held_out, save_generators, tune
 
 _HOLDOUT_SEED = 1_000_003  # added to the seed of held-out images; neighbouring seeds share nothing
 _WORTH_SPLITTING = 5.0  # seconds
@@ -79,6 +83,7 @@ def run(  # noqa: PLR0913 - one door, what a caller may bring
     config: RunConfig,
     *,
     teacher: Teacher | None = None,
+    student: nn.Module | None = None,
     images: SyntheticSet | None = None,
     folder: Path | None = None,
     force: bool = False,
@@ -90,6 +95,7 @@ def run(  # noqa: PLR0913 - one door, what a caller may bring
     Args:
         config: the run.
         teacher: a loaded teacher; None loads ``config.model``.
+        student: a network in memory to distill into, instead of loading ``config.student``.
         images: calibration images; None synthesises them where a stage needs any.
         folder: where configuration, images, pictures, student, ONNX and metrics are written. A run
             that was interrupted goes on in its folder.
@@ -115,7 +121,7 @@ def run(  # noqa: PLR0913 - one door, what a caller may bring
             _foretell(config, graph, spec, plan, tell)
     if folder is not None:
         given = "" if images is None else images.digest()
-        claim(folder, config, f"{teacher.digest} {given}")
+        claim(folder, config, f"{teacher.digest} {given}{_files(config)}")
     with watch.stage("synthesis"):
         images = _images(graph, spec, config, images, folder, progress)
     metrics: dict[str, Any] = {"teacher": teacher.digest, "images": images.digest()}
@@ -123,14 +129,63 @@ def run(  # noqa: PLR0913 - one door, what a caller may bring
         with watch.stage("allocation"):
             metrics["allocation"] = _allocate(graph, config, images, folder, progress)
         config = config.with_layer_bits(metrics["allocation"]["layer_bits"])
+    if plan.trainer is None:
+        made = _post_training(graph, config, plan, images, folder, watch, progress)
+    else:
+        with watch.stage("training"):
+            made, images = _train(graph, config, plan, images, student, folder, progress)
+    metrics |= {"images": images.digest(), **made.metrics}
+    with watch.stage("evaluation"):
+        metrics |= _evaluate(graph, made, config, images, progress)
+    if folder is not None:
+        with watch.stage("export"):
+            metrics |= _write(folder, made.student, spec, config, images)
+        write_metrics(folder / "metrics.json", metrics, watch.seconds)
+        shutil.rmtree(folder / UNFINISHED, ignore_errors=True)
+    return Result(made.student, graph, spec, images, config, metrics, watch.seconds, folder)
+
+
+def _files(config: RunConfig) -> str:
+    """Digests of the generators a run starts from: their files may change under the same name."""
+    named = (config.generator, config.synthesis.options.get("path"))
+    paths = [Path(name) for name in named if name is not None]
+    return "".join(f" {sha256(path)}" for path in paths if path.is_file())
+
+
+@dataclass(frozen=True)
+class _Made:
+    """A student, the float network its layers are those of, and what was measured on the way.
+
+    `last` and `held_out` are those of a training: the student after its last step, and images of
+    its generator that it has not seen.
+    """
+
+    student: fx.GraphModule
+    folded: fx.GraphModule | None
+    metrics: dict[str, Any]
+    last: fx.GraphModule | None = None
+    held_out: SyntheticSet | None = None
+
+
+def _post_training(  # noqa: PLR0913 - what a run hands over
+    graph: fx.GraphModule,
+    config: RunConfig,
+    plan: Plan,
+    images: SyntheticSet,
+    folder: Path | None,
+    watch: Stopwatch,
+    progress: Progress,
+) -> _Made:
+    """Quantize a fixed set of weights: calibrate, reconstruct, correct biases."""
+    metrics: dict[str, Any] = {}
     with watch.stage("calibration"):
         folded, statistics = prepare(graph, config)
         folded = _fast(folded)
         student = _fast(insert_quantizers(folded, config.scheme))
         if isinstance(plan.rule, ImagelessRule):
-            plan.rule.set_ranges(student, folded, statistics, spec)
+            plan.rule.set_ranges(student, folded, statistics, images.spec)
         else:
-            calibrate(student, _batches(images, device), plan.rule)
+            calibrate(student, _batches(images, device_of(graph)), plan.rule)
     if plan.reconstructor is not None:
         with watch.stage("reconstruction"):
             outcomes = plan.reconstructor.reconstruct(
@@ -141,14 +196,37 @@ def run(  # noqa: PLR0913 - one door, what a caller may bring
     if config.bias_correction is not None:
         with watch.stage("bias correction"):
             metrics |= _correct_biases(folded, student, statistics, config, images, progress)
-    with watch.stage("evaluation"):
-        metrics |= _evaluate(graph, folded, student, config, images, progress)
+    return _Made(student, folded, metrics)
+
+
+def _train(  # noqa: PLR0913 - what a run hands over
+    graph: fx.GraphModule,
+    config: RunConfig,
+    plan: Plan,
+    images: SyntheticSet,
+    companion: nn.Module | None,
+    folder: Path | None,
+    progress: Progress,
+) -> tuple[_Made, SyntheticSet]:
+    """Fine-tune a student; with it the images to check it on, the generator's if none are given."""
+    assert plan.trainer is not None  # noqa: S101 - asked for by the caller
+    assert isinstance(plan.rule, Calibrator)  # noqa: S101 - `make_plan` refuses others
+    spec = images.spec
+    tuned = tune(
+        plan.trainer, graph, spec, config, plan.rule, images if len(images) else None, companion,
+        checkpoint=None if folder is None else folder / UNFINISHED / TRAINING, progress=progress,
+    )  # fmt: skip
+    trained = tuned.trained
+    if not len(images):
+        images = dreamt(trained.generator, spec, config)
     if folder is not None:
-        with watch.stage("export"):
-            metrics |= _write(folder, student, spec, config, images)
-        write_metrics(folder / "metrics.json", metrics, watch.seconds)
-        shutil.rmtree(folder / UNFINISHED, ignore_errors=True)
-    return Result(student, graph, spec, images, config, metrics, watch.seconds, folder)
+        save_images(images, folder)
+        save_generators(trained, folder, config)
+    made = _Made(
+        _fast(trained.student), tuned.folded, {"training": trained.summary}, _fast(trained.last),
+        held_out(trained.generator, spec, config) if config.holdout else None,
+    )  # fmt: skip
+    return made, images
 
 
 def synthesize_images(
@@ -232,25 +310,30 @@ def _allocate(
 
 def _evaluate(
     graph: fx.GraphModule,
-    folded: fx.GraphModule,
-    student: fx.GraphModule,
+    made: _Made,
     config: RunConfig,
     images: SyntheticSet,
     progress: Progress,
 ) -> dict[str, Any]:
     spec, device = images.spec, resolve_device(config.device)
     # Folding and equalizing keep the function and make it faster; these two change it a little.
-    teacher = graph if config.replace_relu6 or config.absorb_biases else folded
+    changed = config.replace_relu6 or config.absorb_biases
+    teacher = graph if changed or made.folded is None else made.folded
     measured: dict[str, Any] = {}
-    if len(images):
-        measured["sqnr_db"] = layer_sqnr(folded, student, _batches(images, device))
+    if len(images) and made.folded is not None:
+        measured["sqnr_db"] = layer_sqnr(made.folded, made.student, _batches(images, device))
     if config.data is not None:
-        measured |= accuracy({"teacher": teacher, "student": student}, spec, config, progress)
-    elif config.holdout and len(images):
+        networks: dict[str, Predictor] = {"teacher": teacher, "student": made.student}
+        if made.last is not None:
+            networks["student after the last step"] = made.last
+        return measured | accuracy(networks, spec, config, progress)
+    held = made.held_out
+    if held is None and config.holdout and len(images) and made.last is None:
         changes = {"images": config.holdout, "seed": config.seed + _HOLDOUT_SEED}
         other = config.model_copy(update=changes)
-        held_out = synthesize_images(graph, spec, other, progress, scheme=config.scheme)
-        measured["held_out"] = asdict(compare(teacher, student, _batches(held_out, device)))
+        held = synthesize_images(graph, spec, other, progress, scheme=config.scheme)
+    if held is not None:
+        measured["held_out"] = asdict(compare(teacher, made.student, _batches(held, device)))
     return measured
 
 
@@ -300,9 +383,12 @@ def _write(
 
 def summarize(report: ExportReport) -> dict[str, Any]:
     """An export report as JSON values: one line for people, the numbers behind it, notes."""
-    kilobytes, share = report.bytes / 1000, report.weight_bytes / report.float_weight_bytes
+    weights = "weights in float"  # of a student that was distilled and not quantized
+    if report.float_weight_bytes:
+        share = report.weight_bytes / report.float_weight_bytes
+        weights = f"weights {100 * share:.1f} % of float"
     return {
-        "line": f"{kilobytes:.0f} kB, weights {100 * share:.1f} % of float; {report.parity}",
+        "line": f"{report.bytes / 1000:.0f} kB, {weights}; {report.parity}",
         "bytes": report.bytes,
         "weight_bytes": report.weight_bytes,
         "float_weight_bytes": report.float_weight_bytes,
@@ -322,8 +408,10 @@ def _foretell(
 ) -> None:
     held_out = config.holdout if config.data is None else 0
     found = expected_seconds(
-        graph, spec, plan.synthesizer, plan.reconstructor, config.images, held_out
+        graph, spec, plan.synthesizer, plan.reconstructor, config.images, held_out, plan.trainer
     )
+    if config.max_time is not None:
+        found["training"] = min(config.max_time, found["training"])
     total = sum(found.values())
     if total < _WORTH_SPLITTING:
         tell("expected to take a few seconds here")

@@ -14,11 +14,13 @@ from datafree.config import InputSpec, Method, RunConfig, build
 from datafree.corrections.prepare import prepare
 from datafree.data import open_labelled
 from datafree.errors import ConfigError
+from datafree.generators import load_generator
 from datafree.graph.fold import fold_batch_norms
 from datafree.graph.insert import insert_quantizers, weight_bits
 from datafree.reconstruction.base import Reconstructor
 from datafree.registry import load
 from datafree.synthesis.base import Synthesizer
+from datafree.training.base import Trainer
 
 
 @dataclass(frozen=True)
@@ -28,11 +30,13 @@ class Plan:
     Attributes:
         rule: sets the activation ranges.
         reconstructor: learns the rounding, or None.
+        trainer: fine-tunes the student, or None.
         synthesizer: makes the images; None where there are some, or no stage needs any.
     """
 
     rule: Calibrator | ImagelessRule
     reconstructor: Reconstructor | None
+    trainer: Trainer | None
     synthesizer: Synthesizer | None
 
 
@@ -49,9 +53,11 @@ def make_plan(config: RunConfig, graph: fx.GraphModule, spec: InputSpec, *, give
         DatafreeError: an option, a budget, the test data, or a network that a method cannot take.
     """
     rule: Calibrator | ImagelessRule = make_method(config.calibration, "calibrators", RangeRule)
-    wanted = not given and _needs_images(config, rule)
+    trainer = _trainer(config, rule, graph)
+    wanted = not given and trainer is None and _needs_images(config, rule)
     synthesizer: Synthesizer = make_method(config.synthesis, "synthesis", Synthesizer)
-    if wanted or (given and config.holdout > 0 and config.data is None):
+    held_out = given and trainer is None and config.holdout > 0 and config.data is None
+    if wanted or held_out:
         synthesizer.check(graph)
     if config.data is not None:
         open_labelled(config.data, spec, config.limit)
@@ -71,7 +77,22 @@ def make_plan(config: RunConfig, graph: fx.GraphModule, spec: InputSpec, *, give
     reconstructor: Reconstructor | None = None
     if config.reconstruction is not None:
         reconstructor = make_method(config.reconstruction, "reconstruction", Reconstructor)
-    return Plan(rule, reconstructor, synthesizer if wanted else None)
+    return Plan(rule, reconstructor, trainer, synthesizer if wanted else None)
+
+
+def _trainer(config: RunConfig, rule: RangeRule, graph: fx.GraphModule) -> Trainer | None:
+    if config.training is None:
+        return None
+    trainer: Trainer = make_method(config.training, "training", Trainer)
+    if not isinstance(rule, Calibrator):
+        raise ConfigError(
+            f"{config.calibration.name} looks at no images, and {trainer.name} has some to set its"
+            " ranges on: choose another calibrator"
+        )
+    trainer.check(graph)
+    if config.generator is not None:
+        load_generator(config.generator)
+    return trainer
 
 
 def make_method(chosen: Method, package: str, base: type[Any]) -> Any:

@@ -4,10 +4,29 @@ from __future__ import annotations
 
 from collections.abc import Callable, Generator
 from contextlib import AbstractContextManager, contextmanager
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 Step = Callable[[int], None]
 """Called with the number of units done since the last call."""
+
+
+@runtime_checkable
+class Noting(Protocol):
+    """A `Step` that can also show a line beside its bar."""
+
+    def __call__(self, done: int, /) -> None:
+        """`done` units more."""
+        ...
+
+    def note(self, text: str) -> None:
+        """Show `text` in place of the last note."""
+        ...
+
+
+def note(step: Step, text: str) -> None:
+    """Show `text` beside the bar of `step`, where it can."""
+    if isinstance(step, Noting):
+        step.note(text)
 
 
 class Progress(Protocol):

@@ -12,11 +12,13 @@ _OPTIONS = {
     "synthesis": ("method", "option"),
     "calibration": ("calibrator", "calibrator-option"),
     "reconstruction": ("reconstruction", "reconstruction-option"),
+    "training": ("training", "training-option"),
 }
 # Fields of a run that are a matter of method.
 _CHOSEN = frozenset(
     ("synthesis", "images", "calibration", "equalize", "replace_relu6", "absorb_biases",
-     "split_outliers", "bias_correction", "reconstruction", "allocation")
+     "split_outliers", "bias_correction", "reconstruction", "training", "generator", "max_time",
+     "allocation")
 )  # fmt: skip
 _SCHEME_OPTIONS = {
     ("weight_granularity", "tensor"): "--per-tensor",

@@ -14,12 +14,10 @@ from torch import nn
 
 from datafree.calibrators.base import RangeRule
 from datafree.config import Frozen, Method, RunConfig, build, load_config
-from datafree.corrections.prepare import prepare
 from datafree.errors import ConfigError, OutputExistsError
 from datafree.export.base import Exporter
 from datafree.folder import IMAGES, STUDENT
 from datafree.graph.capture import capture, to_device
-from datafree.graph.insert import insert_quantizers
 from datafree.images import SyntheticSet
 from datafree.models import load_teacher
 from datafree.pipeline import (
@@ -34,11 +32,14 @@ from datafree.quant.modules import QUANTIZED
 from datafree.reconstruction.base import Reconstructor
 from datafree.registry import load
 from datafree.synthesis.base import Synthesizer
+from datafree.training.base import Trainer
+from datafree.tuning import blank_student
 
 _BASES: dict[str, type[Frozen]] = {
     "synthesis": Synthesizer,
     "calibrators": RangeRule,
     "reconstruction": Reconstructor,
+    "training": Trainer,
 }
 
 
@@ -65,7 +66,10 @@ def load_run(folder: Path) -> Result:
             f"{config.model.source} has changed since {folder} was written: quantize it again"
         )
     graph = capture(teacher.model, teacher.spec)
-    student = insert_quantizers(prepare(graph, config)[0], config.scheme)
+    trainer: Trainer | None = None
+    if config.training is not None:
+        trainer = make_method(config.training, "training", Trainer)
+    student = blank_student(graph, teacher.spec, config, trainer)
     try:
         state = load_file(folder / STUDENT)
     except (OSError, SafetensorError) as error:

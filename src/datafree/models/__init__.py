@@ -68,10 +68,14 @@ def sources() -> list[tuple[str, str]]:
     ]
 
 
-def load_teacher(config: ModelConfig) -> Teacher:
+def load_teacher(config: ModelConfig, *, pretrained: bool = True) -> Teacher:
     """Find, build and check the network that `config` describes.
 
     Options of `config` take precedence over what the source says of itself.
+
+    Args:
+        config: of the network.
+        pretrained: with the weights of the library it comes from, unless `config` names others.
 
     Raises:
         UnknownNameError: no such network; the nearest names are offered.
@@ -79,7 +83,7 @@ def load_teacher(config: ModelConfig) -> Teacher:
             input is not known or wrong, or it does not return one score per class.
         ConfigError: the input description contradicts itself.
     """
-    found = _find(config)
+    found = _find(config, pretrained)
     if isinstance(found.model, nn.Module):
         found.model.eval()
     shape = config.input_shape or found.shape
@@ -183,13 +187,14 @@ def _count_classes(
     return output.shape[1]
 
 
-def _find(config: ModelConfig) -> Found:
+def _find(config: ModelConfig, pretrained: bool) -> Found:
     source = config.source
     prefix, _, rest = source.partition(":")
     if source in ZOO:
         return _from_zoo(config)
     if prefix in HUBS:
-        found = fetch(prefix, rest, pretrained=config.weights is None, classes=config.classes)
+        wanted = pretrained and config.weights is None
+        found = fetch(prefix, rest, pretrained=wanted, classes=config.classes)
         return _with_weights(found, config)
     if source.endswith(".pt2"):
         return _from_archive(config)

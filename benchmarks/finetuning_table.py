@@ -1,0 +1,221 @@
+"""Top-1 of fine-tuning without data against calibration alone: methods x bits x seeds.
+
+    python benchmarks/finetuning_table.py
+    python benchmarks/finetuning_table.py --network resnet20_cifar10jpeg --rows gdfq dsg_qat dfqf \
+        --bits W4A4 W3A3 --granularity channel --batch-size 64 --warmup 400 --iterations 800
+
+One warm-up serves all bit widths of a row and seed; the record has its seconds and those of each
+fine-tuning. `calibration` rows are the best of several calibrators and weight ranges on test
+labels, a bound that no user could choose. The student is the best by agreement with the teacher on
+held-out dreamt images, and `last` the one after the last step. Every cell goes to a JSON-lines
+record as soon as it is measured; a second call goes on where the first stopped.
+"""
+
+from __future__ import annotations
+
+import argparse
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+from common import RESULTS, Record, environment, fast_folded, load, test_batches
+from torch import Tensor, fx
+
+from datafree.calibrators.base import Calibrator, calibrate
+from datafree.calibrators.mse import MSE
+from datafree.config import ModelConfig, Scheme, build
+from datafree.evaluate import top1
+from datafree.files import write_text
+from datafree.generators import save_generator
+from datafree.graph.capture import capture
+from datafree.graph.insert import insert_quantizers
+from datafree.models import Teacher, load_teacher
+from datafree.registry import load as load_method
+from datafree.synthesis.dsg import DSG
+from datafree.training.base import Task, Trainer
+from datafree.zoo import load_digits_test
+
+# The DSG rows take its parts one after the other; beta 100 is the paper's weight of SCI.
+ROWS: dict[str, tuple[str, dict[str, Any]]] = {
+    "gdfq": ("gdfq", {}),
+    "+SDA": ("dsg_qat", {"enhancement": False, "beta": 0.0}),
+    "+SDA +LSE": ("dsg_qat", {"beta": 0.0}),
+    "+SDA +LSE +SCI, beta 0.1": ("dsg_qat", {"beta": 0.1}),
+    "dsg_qat": ("dsg_qat", {}),
+    "dsg_qat, beta 0.1, clips learned": (
+        "dsg_qat", {"beta": 0.1, "weights": "clip", "activations": "clip", "steps_lr": 0.1},
+    ),
+    "IS": ("dfqf", {"beta": 0.0, "gamma": 0.0}),
+    "IS+BN": ("dfqf", {"gamma": 0.0}),
+    "dfqf": ("dfqf", {}),
+    "dfqf, cross-entropy": ("dfqf", {"adversarial": "cross_entropy"}),
+}  # fmt: skip
+CALIBRATORS = ("mse", "minmax", "percentile", "bounded_mse", "aciq")
+KEYS = ("row", "bits", "granularity", "policy", "seed", "settings")
+
+
+def network(name: str) -> tuple[Teacher, fx.GraphModule, list[tuple[Tensor, Tensor]]]:
+    """Teacher, its graph and its test images."""
+    if name != "digits_resnet8":
+        teacher, graph = load(name)
+        return teacher, graph, test_batches(teacher.spec)
+    teacher = load_teacher(ModelConfig(source=name))
+    pixels, labels = load_digits_test()
+    images = torch.from_numpy(pixels).float().movedim(-1, 1) / 255
+    mean, std = (torch.tensor(v).view(1, -1, 1, 1) for v in (teacher.spec.mean, teacher.spec.std))
+    normal = ((images - mean) / std).split(120)
+    batches = list(zip(normal, torch.from_numpy(labels).split(120), strict=True))
+    return teacher, capture(teacher.model, teacher.spec), batches
+
+
+def scheme_of(bits: str, args: argparse.Namespace, weight_range: str = "mse") -> Scheme:
+    """The scheme called ``W3A3``."""
+    weights, _, activations = bits.removeprefix("W").partition("A")
+    values = {
+        "weights": int(weights), "activations": int(activations), "policy": args.policy,
+        "weight_granularity": args.granularity, "weight_range": weight_range,
+        "placement": "after_activation",
+    }  # fmt: skip
+    return build(Scheme, values, bits)
+
+
+def calibrated(
+    teacher: Teacher, graph: fx.GraphModule, batches: Any, bits: str, args: Any, seed: int
+) -> dict[str, Any]:
+    """The best top-1 of calibrators and weight ranges on 64 images of DSG, and whose it is."""
+    folded = fast_folded(graph)
+    images = DSG(iterations=200).generate(graph, teacher.spec, 64, seed=seed)
+    found: dict[str, float] = {}
+    for name in CALIBRATORS:
+        rule = load_method("datafree.calibrators", name, Calibrator)()
+        for weight_range in ("minmax", "mse"):
+            student = insert_quantizers(folded, scheme_of(bits, args, weight_range))
+            calibrate(student, images.images.split(64), rule)
+            found[f"{name}, {weight_range} weights"] = top1({"s": student}, batches).top1["s"]
+    best = max(found, key=lambda name: found[name])
+    return {"top1": found[best], "whose": best}
+
+
+def trained(  # noqa: PLR0913 - one row of a table
+    row: str, teacher: Teacher, graph: fx.GraphModule, batches: Any, args: Any, seed: int,
+    record: Record, settings: str,
+) -> None:  # fmt: skip
+    """Fill the cells of one row and seed: one warm-up, one fine-tuning for every bit width."""
+    name, options = ROWS[row]
+    common = {
+        "warmup": args.warmup, "iterations": args.iterations, "batch_size": args.batch_size,
+        "student_lr": args.student_lr, "holdout": 512, "checks": 10,
+    }  # fmt: skip
+    cls = load_method("datafree.training", name, Trainer)
+    method = build(cls, {**common, **options}, row)
+    folded = fast_folded(graph)
+    with tempfile.TemporaryDirectory() as folder:
+        warm = Path(folder) / "warm.safetensors"
+        for bits in args.bits:
+            cell = {
+                "row": row, "bits": bits, "granularity": args.granularity, "policy": args.policy,
+                "seed": seed, "settings": settings,
+            }  # fmt: skip
+            if record.has(**cell):
+                continue
+            task = Task(
+                graph, folded, teacher.spec, scheme_of(bits, args), MSE(), seed=seed,
+                generator=warm if warm.exists() else None,
+            )  # fmt: skip
+            started = time.perf_counter()
+            found = method.train(task)
+            if found.warm is not None:
+                save_generator(found.warm, warm)
+            seconds = time.perf_counter() - started
+            measured = top1({"best": found.student, "last": found.last}, batches)
+            tuning = found.summary["fine-tuning"]
+            record.add(
+                **cell, top1=measured.top1["best"], last=measured.top1["last"],
+                agreement=tuning["best"]["agreement"], best_step=tuning["best"]["step"],
+                seconds=seconds, tuning_seconds=tuning["seconds"],
+                warmup_seconds=found.summary.get("warm-up", {}).get("seconds", 0.0),
+                test_images=measured.images, environment=environment(),
+            )  # fmt: skip
+            print(f"{bits} {row} seed {seed}: {measured.top1} in {seconds:.0f} s", flush=True)
+
+
+def table(args: argparse.Namespace, record: Record, settings: str) -> str:
+    """The record as Markdown."""
+    env = record.cells[-1]["environment"]
+    lines = [
+        f"# {args.network}: fine-tuning without data",
+        "",
+        f"Top-1 on {record.cells[-1]['test_images']} images, mean and deviation over seeds"
+        f" {' '.join(map(str, args.seeds))}; weights per {args.granularity}, policy"
+        f" `{args.policy}`, activations quantized after activation functions. {settings}. Students"
+        " are the best by agreement on held-out dreamt images; in brackets the last.",
+        "",
+        f"{env['cpu']}, {env['cores']} cores, {env['threads']} thread(s), torch {env['torch']},"
+        f" {env['date']}.",
+        "",
+        "| | " + " | ".join(args.bits) + " | seconds of warm-up | of one fine-tuning |",
+        "|---" * (len(args.bits) + 3) + "|",
+    ]
+    for row in ("calibration", *args.rows):
+        where = {
+            "row": row, "granularity": args.granularity, "policy": args.policy,
+            "settings": "" if row == "calibration" else settings,
+        }  # fmt: skip
+        cells: list[str] = []
+        for bits in args.bits:
+            text = record.mean_spread("top1", **where, bits=bits)
+            if row != "calibration" and text != "-":
+                text += f" ({record.mean_spread('last', **where, bits=bits)})"
+            cells.append(text)
+        if row == "calibration":
+            cells += ["", ""]
+        else:
+            first = record.mean_spread("warmup_seconds", **where, bits=args.bits[0])
+            cells += [first, record.mean_spread("tuning_seconds", **where)]
+        lines.append(f"| {row} | " + " | ".join(cells) + " |")
+    return "\n".join(lines) + "\n"
+
+
+def main() -> None:
+    """Parse the command line, measure, write the table."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--network", default="digits_resnet8")
+    parser.add_argument("--bits", nargs="+", default=["W3A3", "W2A2"])
+    parser.add_argument("--rows", nargs="+", default=list(ROWS), choices=list(ROWS))
+    parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
+    parser.add_argument("--granularity", default="tensor", choices=["tensor", "channel"])
+    parser.add_argument("--policy", default="first_last_8")
+    parser.add_argument("--warmup", type=int, default=300)
+    parser.add_argument("--iterations", type=int, default=400)
+    parser.add_argument("--batch-size", type=int, default=64)
+    parser.add_argument("--student-lr", type=float, default=0.01)
+    parser.add_argument("--table-only", action="store_true", help="measure nothing")
+    args = parser.parse_args()
+    settings = (
+        f"{args.warmup} steps of warm-up, {args.iterations} of fine-tuning, batches of"
+        f" {args.batch_size}, student's rate {args.student_lr:g}"
+    )
+    record = Record(RESULTS / f"finetuning_{args.network}.jsonl", KEYS)
+    if not args.table_only:
+        teacher, graph, batches = network(args.network)
+        for seed in args.seeds:
+            for bits in args.bits:
+                cell = {
+                    "row": "calibration", "bits": bits, "granularity": args.granularity,
+                    "policy": args.policy, "seed": seed, "settings": "",
+                }  # fmt: skip
+                if not record.has(**cell):
+                    found = calibrated(teacher, graph, batches, bits, args, seed)
+                    record.add(**cell, **found, test_images=0, environment=environment())
+                    print(f"{bits} calibration seed {seed}: {found}", flush=True)
+            for row in args.rows:
+                trained(row, teacher, graph, batches, args, seed, record, settings)
+    write_text(RESULTS / f"finetuning_{args.network}.md", table(args, record, settings))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""Fine-tuning a quantized student under its teacher, on images a generator dreams up meanwhile."""

@@ -1,0 +1,122 @@
+"""One phase of training: steps, checks, time budget, checkpoints."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from datafree.errors import DataError
+from datafree.evaluate import Comparison
+from datafree.progress import Progress, note
+from datafree.training._state import Saved, State
+
+_SHOWN_EVERY = 1.0  # seconds
+
+Advance = Callable[[int, float], Mapping[str, Tensor]]
+"""One step, the how manieth and at which fraction of the phase; its losses by name, detached."""
+
+
+@dataclass(frozen=True)
+class Phase:
+    """A part of training.
+
+    Attributes:
+        name: for people.
+        iterations: steps.
+        advance: takes one.
+        student: network that is judged, or None.
+        judge: says how near the student is to its teacher on images it does not learn from.
+        checks: how many times it is asked, evenly spread, the last time at the end; before the
+            first step, too, where `judged_from` is 0.
+        judged_from: fraction of the phase before which it is not asked.
+        seconds: after which the phase ends; fractions then follow the time if it runs ahead of the
+            steps, so that rates fall as they would have. None has no limit.
+    """
+
+    name: str
+    iterations: int
+    advance: Advance
+    student: nn.Module | None = None
+    judge: Callable[[nn.Module], Comparison] | None = None
+    checks: int = 20
+    judged_from: float = 0.0
+    seconds: float | None = None
+
+
+def run_phase(phase: Phase, state: State, saved: Saved, progress: Progress) -> None:
+    """Take the steps that are left; `state` holds the result.
+
+    Raises:
+        DataError: a loss is not a number any more.
+    """
+    saved.load(state)
+    before, started, shown = state.seconds, time.monotonic(), 0.0
+    every = max(1, phase.iterations // phase.checks)
+    losses: Mapping[str, Tensor] = {}
+    with progress(phase.name, phase.iterations) as step:
+        step(state.step)
+        if not state.step and not phase.judged_from:
+            # What training starts from is a candidate too: it may be the best.
+            _check(phase, state, losses)
+        while state.step < phase.iterations and not _over(phase, state):
+            losses = _advanced(phase, state)
+            state.step += 1
+            step(1)
+            state.seconds = before + time.monotonic() - started
+            last = state.step == phase.iterations or _over(phase, state)
+            if time.monotonic() - shown > _SHOWN_EVERY:
+                note(step, _told(phase, state, losses))
+                shown = time.monotonic()
+            if state.step % every == 0 or last:
+                _check(phase, state, losses)
+            saved.save_if_due(state)
+    saved.save(state)
+
+
+def _advanced(phase: Phase, state: State) -> Mapping[str, Tensor]:
+    try:
+        return phase.advance(state.step, _fraction(phase, state))
+    except torch.linalg.LinAlgError:  # pyright: ignore[reportPrivateImportUsage]
+        raise _diverged(phase, state, "of correlations") from None
+
+
+def _diverged(phase: Phase, state: State, loss: str) -> DataError:
+    return DataError(
+        f"{phase.name}: the loss {loss} is not a number after step {state.step}: lower the"
+        " learning rates"
+    )
+
+
+def _over(phase: Phase, state: State) -> bool:
+    return phase.seconds is not None and state.seconds >= phase.seconds
+
+
+def _fraction(phase: Phase, state: State) -> float:
+    steps = state.step / phase.iterations
+    return steps if phase.seconds is None else max(steps, state.seconds / phase.seconds)
+
+
+def _check(phase: Phase, state: State, losses: Mapping[str, Tensor]) -> None:
+    measured = {name: float(value) for name, value in losses.items()}
+    if wrong := [name for name, value in measured.items() if value != value]:
+        raise _diverged(phase, state, wrong[0])
+    due = _fraction(phase, state) >= phase.judged_from
+    if phase.judge is not None and phase.student is not None and due:
+        found = phase.judge(phase.student)
+        state.consider((found.agreement, -found.kl), phase.student)
+        measured |= {"agreement": found.agreement, "kl": found.kl}
+    if measured:
+        state.history.append({"step": state.step, **measured})
+
+
+def _told(phase: Phase, state: State, losses: Mapping[str, Tensor]) -> str:
+    parts = [f"{name} {float(value):.3g}" for name, value in losses.items()]
+    if state.score is not None:
+        parts.append(f"agreement {state.score[0]:.1f} %")
+    if phase.seconds is not None:
+        parts.append(f"{max(0.0, phase.seconds - state.seconds):.0f} s of budget left")
+    return ", ".join(parts)

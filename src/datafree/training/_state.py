@@ -1,0 +1,130 @@
+"""All that training changes, on disk and back: nothing is lost when a process is killed."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from datafree.tensors import load_tensors, save_tensors
+
+Score = tuple[float, float]
+"""Agreement in percent, and the negative divergence that decides between equal agreements."""
+
+
+@dataclass
+class State:
+    """What one phase of training changes.
+
+    Attributes:
+        modules: networks that learn, by name.
+        optimizers: their optimizers, by name.
+        random: source of all random numbers, on the CPU.
+        step: steps taken.
+        seconds: they took, over all calls.
+        history: what was measured at every check.
+        best: the best judged student so far, as a state dict …
+        score: … and how it was judged.
+    """
+
+    modules: dict[str, nn.Module]
+    optimizers: dict[str, torch.optim.Optimizer]
+    random: torch.Generator
+    step: int = 0
+    seconds: float = 0.0
+    history: list[dict[str, float]] = field(default_factory=list)
+    best: dict[str, Tensor] | None = None
+    score: Score | None = None
+
+    def consider(self, score: Score, student: nn.Module) -> None:
+        """Keep `student` if it was judged better than all before."""
+        if self.score is None or score > self.score:
+            self.score = score
+            self.best = {name: value.clone() for name, value in student.state_dict().items()}
+
+
+@dataclass
+class Saved:
+    """One file that holds a `State`, written every few minutes.
+
+    Attributes:
+        path: the file; None keeps nothing.
+        request: all that the training depends on; a state of another request is not taken up.
+        interval: seconds between two writings.
+    """
+
+    path: Path | None
+    request: Mapping[str, object]
+    interval: float
+    _last: float = field(default_factory=time.monotonic)
+
+    def save_if_due(self, state: State) -> None:
+        """Write `state` if the last writing was long enough ago."""
+        if self.path is not None and time.monotonic() - self._last >= self.interval:
+            self.save(state)
+
+    def save(self, state: State) -> None:
+        """Write `state`, atomically."""
+        if self.path is None:
+            return
+        told = {
+            "step": state.step,
+            "seconds": state.seconds,
+            "history": state.history,
+            "score": state.score,
+        }
+        save_tensors(self.path, _tensors(state), self.request, told=json.dumps(told))
+        self._last = time.monotonic()
+
+    def load(self, state: State) -> None:
+        """Put what an earlier call with an equal request left into `state`."""
+        found = None if self.path is None else load_tensors(self.path, self.request)
+        if found is None:
+            return
+        tensors, texts = found
+        for name, module in state.modules.items():
+            module.load_state_dict(_under(tensors, f"module.{name}."))
+        for name, optimizer in state.optimizers.items():
+            _restore(optimizer, _under(tensors, f"optimizer.{name}."))
+        state.random.set_state(tensors["random"])
+        state.best = _under(tensors, "best.") or None
+        told: dict[str, Any] = json.loads(texts["told"])
+        state.step, state.seconds, state.history = told["step"], told["seconds"], told["history"]
+        state.score = None if told["score"] is None else (told["score"][0], told["score"][1])
+
+
+def _tensors(state: State) -> dict[str, Tensor]:
+    tensors = {"random": state.random.get_state()}
+    for name, module in state.modules.items():
+        tensors |= {f"module.{name}.{key}": value for key, value in module.state_dict().items()}
+    for name, optimizer in state.optimizers.items():
+        for index, parameter in enumerate(_parameters(optimizer)):
+            for key, value in optimizer.state.get(parameter, {}).items():
+                if isinstance(value, Tensor):
+                    tensors[f"optimizer.{name}.{index}.{key}"] = value
+    return tensors | {f"best.{key}": value for key, value in (state.best or {}).items()}
+
+
+def _restore(optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tensor]) -> None:
+    parameters = _parameters(optimizer)
+    for name, value in tensors.items():
+        index, _, key = name.partition(".")
+        parameter = parameters[int(index)]
+        same = value.shape == parameter.shape and value.ndim > 0
+        # In the layout of the parameter; counts of steps stay on the CPU, as torch has them.
+        kept = torch.empty_like(parameter).copy_(value) if same else value
+        optimizer.state[parameter][key] = kept
+
+
+def _parameters(optimizer: torch.optim.Optimizer) -> list[Tensor]:
+    return [parameter for group in optimizer.param_groups for parameter in group["params"]]
+
+
+def _under(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    return {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}

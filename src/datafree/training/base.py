@@ -1,0 +1,206 @@
+"""What every fine-tuning method shares: hyper-parameters, one entry point, hooks for the losses."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from pathlib import Path
+from typing import Any, ClassVar, Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor, fx, nn
+
+from datafree.calibrators.base import Calibrator
+from datafree.config import Frozen, InputSpec
+from datafree.errors import ConfigError, ModelError
+from datafree.generators import GeneratorConfig
+from datafree.graph.taps import batch_norms
+from datafree.progress import Progress, silent
+from datafree.training._run import train
+from datafree.training._task import Dream, Task, Trained
+
+__all__ = ["Dream", "Task", "Trained", "Trainer"]
+
+
+class Trainer(Frozen):
+    """Base of all methods: hyper-parameters, one entry point, and hooks for the losses.
+
+    First the generator learns alone (or against a float companion), then the student's ranges are
+    set on its images, then generator and student learn together. The student's batch norms are
+    folded or frozen unless `batch_norm` says otherwise.
+
+    Attributes:
+        warmup: steps before the student is quantized.
+        iterations: steps of generator and student together.
+        batch_size: images per step.
+        generator_lr: Adam's rate for the generator.
+        student_lr: SGD's rate for the student.
+        momentum: of the student.
+        nesterov: for the student.
+        weight_decay: of the student.
+        milestones: fractions of a phase at which rates fall to a tenth.
+        steps_lr: rate of learned step sizes or clips, as a factor on `student_lr`.
+        weights: ranges of weights: recomputed from their extremes at every step (`minmax`), or
+            learned as a step (`lsq`) or as a clip (`clip`).
+        activations: ranges of activations: as calibrated (`fixed`), learned (`lsq`, `clip`) or
+            PACT's upper clip (`pact`).
+        batch_norm: student with its batch norms `folded`; with batch norms whose statistics are
+            `frozen`; or whose statistics follow the dreamt images (`train`).
+        update_generator: False keeps the generator as the warm-up left it.
+        calibration_images: dreamt for the ranges.
+        holdout: dreamt images the student never learns from, to judge it on.
+        checks: how often it is judged. The student as calibrated is judged first: if none of the
+            others is nearer to its teacher, it is what is kept.
+        latent: length of a latent vector.
+        body: of the generator: `upsample` or `dcgan`.
+        width: of the generator, in channels.
+        checkpoint_minutes: time between two checkpoints.
+    """
+
+    conditional: ClassVar[bool] = True
+    fresh: ClassVar[bool] = False
+    """Whether the student learns on images other than those the generator was judged on."""
+
+    warmup: int = Field(default=800, ge=0)
+    iterations: int = Field(default=80_000, ge=1)
+    batch_size: int = Field(default=64, ge=2)
+    generator_lr: float = Field(default=1e-3, gt=0)
+    student_lr: float = Field(default=1e-4, gt=0)
+    momentum: float = Field(default=0.9, ge=0, lt=1)
+    nesterov: bool = True
+    weight_decay: float = Field(default=1e-4, ge=0)
+    milestones: tuple[float, ...] = (0.25, 0.5, 0.75)
+    steps_lr: float = Field(default=0.1, gt=0)
+    weights: Literal["minmax", "lsq", "clip"] = "minmax"
+    activations: Literal["fixed", "lsq", "clip", "pact"] = "fixed"
+    batch_norm: Literal["folded", "frozen", "train"] = "folded"
+    update_generator: bool = True
+    latent: int = Field(default=100, ge=1)
+    body: Literal["upsample", "dcgan"] = "upsample"
+    width: int = Field(default=128, ge=2)
+    calibration_images: int = Field(default=1280, ge=2)
+    holdout: int = Field(default=512, ge=2)
+    checks: int = Field(default=20, ge=1)
+    checkpoint_minutes: float = Field(default=2.0, ge=0)
+
+    @property
+    def name(self) -> str:
+        """The method's name: the stem of its file."""
+        return type(self).__module__.rpartition(".")[2]
+
+    # --- what a method says ------------------------------------------------------------------
+
+    @abstractmethod
+    def generator_terms(
+        self, dream: Dream, student: nn.Module | None, memory: Any
+    ) -> dict[str, Tensor]:
+        """Weighted terms of the generator's loss, by name; scalars.
+
+        Args:
+            dream: the batch, with gradients to the generator.
+            student: who learns beside it: None while the generator learns alone.
+            memory: what `remember` returned.
+        """
+
+    @abstractmethod
+    def student_terms(self, logits: Tensor, dream: Dream) -> dict[str, Tensor]:
+        """Weighted terms of the student's loss, by name; scalars.
+
+        Args:
+            logits: the student's, of the images of `dream`.
+            dream: the batch; its `logits` carry no gradient.
+        """
+
+    def generator_config(self, spec: InputSpec) -> GeneratorConfig:
+        """The generator for images of `spec`."""
+        condition = "embedding" if self.conditional else "none"
+        return GeneratorConfig(
+            shape=spec.shape, classes=spec.classes, latent=self.latent, condition=condition,
+            body=self.body, width=self.width,
+        )  # fmt: skip
+
+    def remember(self, teacher: nn.Module, spec: InputSpec, random: torch.Generator) -> Any:
+        """Whatever is measured once, before training (`dsg_qat`: the margins)."""
+        del teacher, spec, random
+
+    def check(self, teacher: nn.Module) -> None:
+        """Refuse a network the method cannot work on.
+
+        Raises:
+            ModelError: no batch norm where the method needs one; names methods that work.
+        """
+        if not batch_norms(teacher):
+            raise ModelError(
+                f"{self.name} matches batch-norm statistics, and this network has no such layer;"
+                " use dfqf or distill, which do without"
+            )
+
+    def first_ranges(self, student: fx.GraphModule) -> None:
+        """Set the weight ranges that training starts from; the student brings some already."""
+        del student
+
+    def calibrator(self, rule: Calibrator) -> Calibrator:
+        """The rule of the activation ranges training starts from; `rule` is the run's."""
+        return rule
+
+    def learner(self, task: Task) -> fx.GraphModule | None:
+        """The float network that learns beside the generator before anything is quantized."""
+        del task
+
+    def learner_optimizer(self, learner: nn.Module) -> torch.optim.Optimizer:
+        """How `learner` learns."""
+        raise NotImplementedError
+
+    def passes(self) -> float:
+        """Images sent through a network like the teacher and back, about, to foretell the time."""
+        return self.batch_size * (self.warmup + (4.0 if self.fresh else 3.0) * self.iterations)
+
+    def dreams(self) -> float:
+        """Images the generator makes, about."""
+        again = 1.5 if self.fresh else 1.0
+        return self.batch_size * again * (self.warmup + self.iterations)
+
+    def describe(self) -> dict[str, Any]:
+        """Method name and all hyper-parameters, as JSON values."""
+        return {"method": self.name, **self.model_dump(mode="json")}
+
+    # --- the way through -----------------------------------------------------------------------
+
+    def train(
+        self,
+        task: Task,
+        *,
+        progress: Progress = silent,
+        checkpoint: Path | None = None,
+        max_seconds: float | None = None,
+    ) -> Trained:
+        """Fine-tune a student of ``task.teacher``.
+
+        Args:
+            task: networks, input, scheme, seed.
+            progress: shown while it runs, in steps, with losses.
+            checkpoint: folder that keeps generator, student, optimizers and random numbers every
+                few minutes, so that a call with the same arguments goes on there and ends with the
+                same student as one that was never interrupted.
+            max_seconds: time for the steps of both phases; they end early and cleanly. The same
+                seed then gives the same student only where the time does.
+
+        Raises:
+            ModelError: the method cannot work on this network.
+            DataError: the losses diverged.
+        """
+        self.check(task.teacher)
+        if task.scheme is None and task.companion is None:
+            raise ConfigError(f"{self.name} needs bits for its student")
+        return train(self, task, progress, checkpoint, max_seconds)
+
+    def rate(self, name: str, fraction: float, *, tuning: bool) -> float:
+        """Factor on the rate of optimizer `name` at this fraction of a phase.
+
+        Args:
+            name: `generator`, `student` or `steps`.
+            fraction: 0 to 1.
+            tuning: the student is quantized.
+        """
+        del name, tuning
+        return 0.1 ** sum(fraction >= milestone for milestone in self.milestones)

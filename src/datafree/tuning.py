@@ -1,0 +1,159 @@
+"""The fine-tuning stage of a run: its networks, and what comes out of it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import fx, nn
+
+from datafree.calibrators.base import Calibrator
+from datafree.config import InputSpec, ModelConfig, RunConfig
+from datafree.corrections.prepare import prepare
+from datafree.errors import ModelError
+from datafree.folder import GENERATOR, WARM_GENERATOR
+from datafree.generators import Generator, generate, save_generator
+from datafree.graph.capture import capture, to_device
+from datafree.graph.fold import fold_batch_norms
+from datafree.graph.insert import insert_quantizers
+from datafree.images import SyntheticSet
+from datafree.models import load_teacher
+from datafree.progress import Progress, silent
+from datafree.tensors import device_of
+from datafree.training.base import Task, Trained, Trainer
+from datafree.training.dfqf import forgotten
+
+_IMAGES_SEED, _HOLDOUT_SEED = 2**35, 2**36  # added to the seed of the run
+
+
+@dataclass(frozen=True)
+class Tuned:
+    """What the stage leaves.
+
+    Attributes:
+        trained: student, generator and what was measured while they learned.
+        folded: float network whose layers are the student's; None where it is distilled and float.
+    """
+
+    trained: Trained
+    folded: fx.GraphModule | None
+
+
+def tune(  # noqa: PLR0913 - what a run hands over
+    trainer: Trainer,
+    graph: fx.GraphModule,
+    spec: InputSpec,
+    config: RunConfig,
+    rule: Calibrator,
+    images: SyntheticSet | None,
+    student: nn.Module | None = None,
+    *,
+    checkpoint: Path | None = None,
+    progress: Progress = silent,
+) -> Tuned:
+    """Fine-tune a student as `config` says.
+
+    Args:
+        trainer: the method.
+        graph: canonical graph of the teacher, on the device to train on.
+        spec: its input.
+        config: of the run.
+        rule: sets the activation ranges it starts from.
+        images: given images the ranges are set on; None takes the generator's.
+        student: a network in memory to distill into, instead of loading ``config.student``.
+        checkpoint: folder for an interrupted training.
+        progress: shown while it runs.
+    """
+    companion = None
+    if student is not None:
+        companion = capture(student, spec)
+    elif config.student is not None:
+        companion = other_network(config.student, spec, config.seed)
+    if companion is not None:
+        companion = to_device(companion, device_of(graph))
+    folded = prepare(graph, config)[0]
+    task = Task(
+        teacher=graph, folded=folded, spec=spec, rule=rule, seed=config.seed,
+        scheme=None if config.float_student else config.scheme,
+        images=None if images is None else images.images,
+        generator=config.generator, companion=companion,
+    )  # fmt: skip
+    trained = trainer.train(
+        task, progress=progress, checkpoint=checkpoint, max_seconds=config.max_time
+    )
+    return Tuned(trained, folded if companion is None else None)
+
+
+def other_network(described: ModelConfig, spec: InputSpec, seed: int) -> fx.GraphModule:
+    """The canonical graph of a network to distill into, with weights drawn anew.
+
+    Args:
+        described: where it comes from; weights it names are loaded instead. What it does not say of
+            its input is the teacher's.
+        spec: input of the teacher.
+        seed: of its weights.
+
+    Raises:
+        ModelError: it does not take the teacher's images or has other classes.
+    """
+    known = {"input_shape": spec.shape, "mean": spec.mean, "std": spec.std}
+    missing = {key: value for key, value in known.items() if getattr(described, key) is None}
+    found = load_teacher(described.model_copy(update=missing), pretrained=False)
+    if (found.spec.shape, found.spec.classes) != (spec.shape, spec.classes):
+        raise ModelError(
+            f"{described.source} maps images of {found.spec.shape} to {found.spec.classes} classes"
+            f" and its teacher {spec.shape} to {spec.classes}: choose a student that fits"
+        )
+    graph = capture(found.model, spec)
+    return graph if described.weights is not None else forgotten(graph, seed)
+
+
+def blank_student(
+    graph: fx.GraphModule, spec: InputSpec, config: RunConfig, trainer: Trainer | None
+) -> fx.GraphModule:
+    """A student as `config` makes it, before anything is learned: to load a state into.
+
+    Args:
+        graph: canonical graph of the teacher.
+        spec: its input.
+        config: of the run.
+        trainer: its fine-tuning method, if it has one.
+    """
+    unfolded = trainer is not None and trainer.batch_norm != "folded"
+    if config.student is not None:
+        graph = other_network(config.student, spec, config.seed)
+        if config.float_student:
+            return graph
+        base = graph if unfolded else fold_batch_norms(graph)
+    else:
+        base = graph if unfolded else prepare(graph, config)[0]
+    return insert_quantizers(base, config.scheme)
+
+
+def dreamt(generator: Generator, spec: InputSpec, config: RunConfig) -> SyntheticSet:
+    """The images of a run whose generator learned: for pictures and checks."""
+    return _dreamt(generator, spec, config, config.images, _IMAGES_SEED)
+
+
+def held_out(generator: Generator, spec: InputSpec, config: RunConfig) -> SyntheticSet:
+    """Images the student has not seen, as many as `config` holds out."""
+    return _dreamt(generator, spec, config, config.holdout, _HOLDOUT_SEED)
+
+
+def save_generators(trained: Trained, folder: Path, config: RunConfig) -> None:
+    """Write the generator, and as it was after the warm-up, for other bit widths to start from."""
+    told: dict[str, Any] = {"teacher": config.model.source, "seed": config.seed}
+    save_generator(trained.generator, folder / GENERATOR, **told)
+    if trained.warm is not None:
+        save_generator(trained.warm, folder / WARM_GENERATOR, **told)
+
+
+def _dreamt(
+    generator: Generator, spec: InputSpec, config: RunConfig, count: int, offset: int
+) -> SyntheticSet:
+    random = torch.Generator().manual_seed(config.seed + offset)
+    images, labels = generate(generator, count, random)
+    described = {"method": "generator", "seed": config.seed, "count": count}
+    return SyntheticSet(images.contiguous(), spec, labels, described)

@@ -1,0 +1,262 @@
+"""Fine-tuning and distillation as stages of a run: folders, files, what comes back from disk."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+import datafree
+from datafree.config import InputSpec, Method, ModelConfig, RunConfig, Scheme, build
+from datafree.console import measured_rows
+from datafree.errors import ConfigError, DataError, ModelError, UnknownNameError
+from datafree.generators import Generator, GeneratorConfig, save_generator
+from datafree.pipeline import Result, run
+from datafree.registry import available
+from datafree.runs import evaluate_run, load_run
+from datafree.tuning import other_network
+from datafree.zoo import load_digits_test
+
+QUICK: dict[str, Any] = {
+    "warmup": 3, "iterations": 4, "batch_size": 8, "calibration_images": 16, "holdout": 16,
+    "checks": 2, "latent": 10,
+}  # fmt: skip
+CONFIG = RunConfig(
+    model=ModelConfig(source="digits_resnet8"),
+    scheme=Scheme(weights=3, activations=3),
+    training=Method(name="dfqf", options=QUICK),
+    images=4,
+    holdout=8,
+    export=False,
+    device="cpu",
+)
+SMALL = """
+from torch import nn
+
+def small():
+    return nn.Sequential(
+        nn.Conv2d(1, 4, 3, 2, 1), nn.BatchNorm2d(4), nn.ReLU(), nn.Flatten(), nn.Linear(64, 10)
+    )
+
+def other_classes():
+    return nn.Sequential(nn.Flatten(), nn.Linear(64, 3))
+"""
+
+
+def changed(**changes: Any) -> RunConfig:
+    return build(RunConfig, {**CONFIG.model_dump(), **changes}, "run")
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Result:
+    return run(changed(export=True), folder=tmp_path_factory.mktemp("runs") / "made")
+
+
+@pytest.fixture(scope="module")
+def folder(made: Result) -> Path:
+    assert made.folder is not None
+    return made.folder
+
+
+@pytest.fixture
+def small(tmp_path: Path) -> Path:
+    path = tmp_path / "small.py"
+    path.write_text(SMALL)
+    return path
+
+
+def test_a_tuned_run_writes_generators_and_a_checked_student(made: Result, folder: Path) -> None:
+    names = {path.name for path in folder.iterdir()}
+    assert names == {
+        "config.yaml", "generator.safetensors", "warm_generator.safetensors", "grid.png",
+        "images.safetensors", "metrics.json", "student.onnx", "student.pt2",
+        "student.safetensors",
+    }  # fmt: skip
+    results = json.loads((folder / "metrics.json").read_text())["results"]
+    assert results["training"]["warm-up"]["steps"] == 3
+    assert results["training"]["fine-tuning"]["steps"] == 4
+    assert results["held_out"]["images"] == 8
+    assert results["onnx"]["parity"]["mismatches"] == 0
+    assert results["images"] == made.images.digest()
+    assert len(made.images) == 4 and made.images.metadata["method"] == "generator"
+
+
+@pytest.mark.parametrize("name", sorted(set(available("datafree.training")) - {"distill"}))
+@pytest.mark.parametrize("batch_norm", ["folded", "frozen"])
+def test_a_tuned_student_comes_back_from_disk(name: str, batch_norm: str, tmp_path: Path) -> None:
+    options = {**QUICK, "batch_norm": batch_norm}
+    result = run(changed(training={"name": name, "options": options}), folder=tmp_path)
+    loaded = load_run(tmp_path)
+    with torch.no_grad():
+        expected = result.student(result.images.images)
+        torch.testing.assert_close(loaded.student(result.images.images), expected)
+
+
+def test_both_students_are_measured_on_labels(tmp_path: Path) -> None:
+    pixels, labels = load_digits_test()
+    data = tmp_path / "digits.npz"
+    np.savez(data, images=pixels, labels=labels)
+    result = run(changed(data=data, limit=60))
+    assert set(result.metrics["top1"]) == {"teacher", "student", "student after the last step"}
+    assert "held_out" not in result.metrics
+    rows = dict(measured_rows(result.metrics))
+    assert "steps in" in rows["warm-up"]
+    assert "(best)" in rows["fine-tuning"]
+
+
+def test_the_warm_generator_serves_another_bit_width(folder: Path) -> None:
+    warm = folder / "warm_generator.safetensors"
+    again = run(changed(generator=warm, scheme={"weights": 2, "activations": 2}))
+    assert set(again.metrics["training"]) == {"fine-tuning"}
+    assert not torch.equal(next(iter(again.student.parameters())), torch.zeros(1))
+
+
+def test_a_saved_generator_makes_images_for_other_methods(folder: Path) -> None:
+    source = {"name": "generator", "options": {"path": str(folder / "generator.safetensors")}}
+    result = run(changed(training=None, synthesis=source))
+    assert result.images.metadata["method"] == "generator"
+    assert len(result.images) == 4
+
+
+@pytest.mark.parametrize("bits", [None, 4])
+def test_distillation_into_another_network(bits: int | None, small: Path, tmp_path: Path) -> None:
+    config = changed(
+        student={"source": f"{small}:small"},
+        training={"name": "distill", "options": QUICK},
+        float_student=bits is None,
+        scheme={"weights": bits or 8, "activations": bits or 8},
+        export=True,
+    )
+    result = run(config, folder=tmp_path / "run")
+    assert "sqnr_db" not in result.metrics
+    assert result.metrics["onnx"]["parity"]["mismatches"] == 0
+    loaded = load_run(tmp_path / "run")
+    x = result.images.images
+    with torch.no_grad():
+        assert loaded.student(x).shape == (4, 10)
+        torch.testing.assert_close(loaded.student(x), result.student(x))
+    again = evaluate_run(tmp_path / "run", {"data": _digits(tmp_path), "limit": 30})[1]
+    assert set(again["top1"]) == {"teacher", "student"}
+
+
+def _digits(folder: Path) -> Path:
+    pixels, labels = load_digits_test()
+    np.savez(folder / "d.npz", images=pixels, labels=labels)
+    return folder / "d.npz"
+
+
+def test_a_student_in_memory_starts_from_its_own_weights() -> None:
+    layer = nn.Linear(64, 10)
+    student = nn.Sequential(nn.Flatten(), layer)
+    nn.init.zeros_(layer.weight)
+    before = layer.weight.clone()
+    options = {**QUICK, "learner_lr": 1e-8, "learner_decay": 0.0}
+    result = datafree.distill("digits_resnet8", student, options=options, device="cpu")
+    assert torch.equal(layer.weight, before)
+    (weight, _) = result.student.parameters()
+    assert weight.abs().max() < 1e-3
+    assert result.metrics["training"]["distillation"]["steps"] == 3
+
+
+def test_weights_of_another_network_follow_the_seed(small: Path) -> None:
+    spec = InputSpec(shape=(1, 8, 8), mean=(0.0,), std=(1.0,), classes=10)
+    described = ModelConfig(source=f"{small}:small")
+    networks = [other_network(described, spec, seed) for seed in (0, 0, 1)]
+    first = [next(iter(network.parameters())) for network in networks]
+    assert torch.equal(first[0], first[1])
+    assert not torch.equal(first[0], first[2])
+
+
+def test_a_student_of_other_classes_is_refused(small: Path) -> None:
+    config = changed(student={"source": f"{small}:other_classes"}, float_student=True)
+    with pytest.raises(
+        ModelError, match=r"to 3 classes and its teacher .* to 10: choose a student"
+    ):
+        run(config)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"training": None, "max_time": 5.0}, "max_time goes with training"),
+        ({"training": None, "generator": "g.safetensors"}, "generator goes with training"),
+        ({"reconstruction": {"name": "qdrop"}}, "leave reconstruction out"),
+        ({"allocation": {"average_bits": 4}}, "no mixed precision"),
+        ({"float_student": True}, "float_student goes with student"),
+        ({"max_time": -1.0}, "greater than 0"),
+    ],
+)
+def test_contradictions_are_told(changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        changed(**changes)
+
+
+def test_mistakes_are_told_before_anything_long() -> None:
+    with pytest.raises(UnknownNameError, match="dfqf"):
+        run(changed(training={"name": "dfqff"}))
+    with pytest.raises(ConfigError, match="bn_statistics looks at no images"):
+        run(changed(calibration={"name": "bn_statistics"}))
+    with pytest.raises(DataError, match=r"nowhere\.safetensors"):
+        run(changed(generator="nowhere.safetensors"))
+
+
+def test_a_generator_changed_in_place_is_another_run(tmp_path: Path) -> None:
+    path = tmp_path / "g.safetensors"
+    config = GeneratorConfig(shape=(1, 8, 8), classes=10, latent=10, condition="none")
+    source = {"name": "generator", "options": {"path": str(path)}}
+    chosen = changed(training=None, synthesis=source)
+    digests: list[str] = []
+    for seed in (0, 1):
+        save_generator(Generator(config, torch.Generator().manual_seed(seed)), path)
+        result = run(chosen, folder=tmp_path / "run")
+        digests.append(result.images.digest())
+        (tmp_path / "run" / "metrics.json").unlink()
+    assert digests[0] != digests[1]
+
+
+KILLED = (
+    *("quantize", "digits_resnet8", "--bits", "W3A3", "--training", "dsg_qat", "--images", "4"),
+    *("--training-option", "warmup=15", "--training-option", "iterations=60"),
+    *("--training-option", "batch_size=16", "--training-option", "checkpoint_minutes=0"),
+    *("--training-option", "calibration_images=32", "--training-option", "holdout=32"),
+    *("--training-option", "margin_images=32", "--device", "cpu", "--output"),
+)
+
+
+@pytest.mark.e2e
+def test_after_kill_9_resume_ends_with_the_same_metrics(tmp_path: Path) -> None:
+    command = [sys.executable, "-c", "from datafree.cli import main; main()"]
+    whole, broken = tmp_path / "whole", tmp_path / "broken"
+    subprocess.run([*command, *KILLED, str(whole)], check=True, capture_output=True)
+    process = subprocess.Popen([*command, *KILLED, str(broken)], stdout=subprocess.DEVNULL)
+    checkpoint = broken / "unfinished" / "training" / "fine-tuning.safetensors"
+    deadline = time.monotonic() + 120
+    while not checkpoint.exists() and time.monotonic() < deadline:
+        time.sleep(0.01)
+    process.send_signal(signal.SIGKILL)
+    assert process.wait() == -signal.SIGKILL
+    assert checkpoint.exists() and not (broken / "metrics.json").exists()
+    done = subprocess.run(
+        [*command, "quantize", "--resume", str(broken)], check=True, capture_output=True, text=True
+    )
+    assert "fine-tuning" in done.stdout
+    one, two = (json.loads((f / "metrics.json").read_text()) for f in (whole, broken))
+    for results in (one["results"], two["results"]):
+        for phase in results["training"].values():
+            del phase["seconds"]
+    assert one["results"] == two["results"]
+    assert one["hashes"]["student.safetensors"] == two["hashes"]["student.safetensors"]
+    again = subprocess.run(
+        [*command, "quantize", "--resume", str(broken)], capture_output=True, text=True, check=False
+    )
+    assert again.returncode == 2
+    assert "is finished: there is nothing to resume" in again.stderr

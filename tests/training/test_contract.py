@@ -1,0 +1,220 @@
+"""What every fine-tuning method must do, found by its file."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from datafree.calibrators.mse import MSE
+from datafree.config import Scheme, build
+from datafree.errors import ConfigError, DataError
+from datafree.generators import Generator, GeneratorConfig, save_generator
+from datafree.graph.fold import fold_batch_norms
+from datafree.graph.taps import batch_norms
+from datafree.quant.modules import QUANTIZED, ActivationQuantizer, Quantizer
+from datafree.quant.trained import TRAINED
+from datafree.registry import available, load
+from datafree.tensors import state_digest
+from datafree.training.base import Task, Trained, Trainer
+from networks import SPEC, captured, fingerprint, images
+
+PACKAGE = "datafree.training"
+QUICK: dict[str, Any] = {
+    "warmup": 4, "iterations": 6, "batch_size": 8, "calibration_images": 16, "holdout": 16,
+    "checks": 3, "margin_images": 8, "checkpoint_minutes": 0, "latent": 10,
+}  # fmt: skip
+SCHEME = Scheme(weights=3, activations=4)
+
+
+def make(name: str, **changes: Any) -> Trainer:
+    cls = load(PACKAGE, name, Trainer)
+    chosen = {k: v for k, v in {**QUICK, **changes}.items() if k in cls.model_fields}
+    return build(cls, chosen, name)
+
+
+def task(name: str, network: str = "Tiny", **changes: Any) -> Task:
+    graph = captured(network)
+    companion = captured("Functional") if name == "distill" else None
+    made = Task(graph, fold_batch_norms(graph), SPEC, SCHEME, MSE(), companion=companion)
+    return replace(made, **changes)
+
+
+@pytest.fixture(params=available(PACKAGE))
+def name(request: pytest.FixtureRequest) -> str:
+    return request.param
+
+
+def digests(trained: Trained) -> tuple[str, ...]:
+    parts = (trained.student, trained.last, trained.generator)
+    return tuple(state_digest(part.state_dict()) for part in parts)
+
+
+def test_the_student_is_an_ordinary_one_and_the_teacher_as_it_was(name: str) -> None:
+    given = task(name)
+    before = fingerprint(given.teacher), fingerprint(given.folded)
+    trained = make(name).train(given)
+    assert (fingerprint(given.teacher), fingerprint(given.folded)) == before
+    for student in (trained.student, trained.last):
+        assert not student.training
+        assert not any(isinstance(module, TRAINED) for module in student.modules())
+        assert all(m.has_range for m in student.modules() if isinstance(m, Quantizer))
+        assert any(isinstance(m, ActivationQuantizer) for m in student.modules())
+        assert torch.isfinite(student(images(4))).all()
+        bits = {m.weight_quantizer.grid.bits for m in student.modules() if isinstance(m, QUANTIZED)}
+        assert bits == {3}
+
+
+def test_weights_were_learned(name: str) -> None:
+    given = task(name)
+    trained = make(name, student_lr=0.1).train(given)
+    learned = dict(trained.last.named_parameters())
+    start = given.folded if name != "distill" else fold_batch_norms(given.companion or given.folded)
+    moved = [n for n, p in start.named_parameters() if not torch.equal(p, learned[n])]
+    assert len(moved) == len(list(start.named_parameters()))
+
+
+def test_same_seed_same_student(name: str) -> None:
+    found: list[tuple[str, ...]] = []
+    for seed in (0, 0, 1):
+        torch.manual_seed(len(found))
+        found.append(digests(make(name).train(task(name, seed=seed))))
+    assert found[0] == found[1]
+    assert found[0] != found[2]
+
+
+class Counter:
+    """Stops after so many steps of training, as Ctrl-C would."""
+
+    def __init__(self, stop_at: int | None = None) -> None:
+        self.done, self.total, self.stop_at = 0, 0, stop_at
+
+    def __call__(self, description: str, total: int) -> Counter:
+        assert description.split()[1] in ("warm-up", "distillation", "fine-tuning")
+        self.total += total
+        return self
+
+    def __enter__(self) -> Any:
+        return self.step
+
+    def __exit__(self, *_: object) -> None:
+        return None
+
+    def step(self, done: int) -> None:
+        self.done += done
+        if self.stop_at is not None and self.done >= self.stop_at:
+            raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize("stop_at", [2, 5, 9])
+def test_an_interrupted_call_goes_on_to_the_same_student(
+    name: str, stop_at: int, tmp_path: Path
+) -> None:
+    method, counter = make(name, activations="pact"), Counter()
+    whole = method.train(task(name), progress=counter)
+    assert counter.done == counter.total == 10
+    with pytest.raises(KeyboardInterrupt):
+        method.train(task(name), progress=Counter(stop_at), checkpoint=tmp_path)
+    assert list(tmp_path.glob("*.safetensors"))
+    progress = Counter()
+    again = method.train(task(name), progress=progress, checkpoint=tmp_path)
+    assert digests(again) == digests(whole)
+    assert progress.done == progress.total
+    for phase, told in whole.summary.items():
+        assert again.summary[phase]["history"] == told["history"]
+        assert again.summary[phase].get("best") == told.get("best")
+
+
+def test_a_checkpoint_of_another_request_is_left_alone(name: str, tmp_path: Path) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        make(name).train(task(name), progress=Counter(7), checkpoint=tmp_path)
+    other = task(name, seed=5)
+    found = make(name).train(other, checkpoint=tmp_path)
+    assert digests(found) == digests(make(name).train(other))
+
+
+def test_a_time_budget_ends_both_phases_cleanly(name: str) -> None:
+    method = make(name, warmup=10**6, iterations=10**6)
+    trained = method.train(task(name), max_seconds=1.0)
+    taken = [phase["steps"] for phase in trained.summary.values()]
+    assert len(taken) == 2
+    assert all(0 < steps < 10**6 for steps in taken)
+    assert "best" in trained.summary["fine-tuning"]
+    assert torch.isfinite(trained.student(images(2))).all()
+
+
+def test_the_best_judged_student_is_kept(name: str) -> None:
+    trained = make(name, iterations=12, checks=12, student_lr=0.5).train(task(name))
+    told = trained.summary["fine-tuning"]
+    judged = [(c["agreement"], -c["kl"]) for c in told["history"]]
+    assert len(judged) == 13
+    assert (told["best"]["agreement"], -told["best"]["kl"]) == max(judged)
+    assert told["last"]["step"] == 12
+
+
+@pytest.mark.parametrize("batch_norm", ["frozen", "train"])
+def test_batch_norms_can_stay(name: str, batch_norm: str) -> None:
+    given = task(name)
+    trained = make(name, batch_norm=batch_norm).train(given)
+    layers = batch_norms(trained.last)
+    assert len(layers) == len(batch_norms(given.companion or given.teacher)) > 0
+    if name == "distill":  # the float student's statistics have followed before
+        return
+    for path, layer in batch_norms(given.teacher).items():
+        assert layer.running_mean is not None
+        own = layers[path].running_mean
+        assert own is not None
+        assert torch.equal(own, layer.running_mean) == (batch_norm == "frozen")
+
+
+def test_a_generator_that_was_warmed_up_is_taken(name: str, tmp_path: Path) -> None:
+    method, path = make(name), tmp_path / "warm.safetensors"
+    first = method.train(task(name))
+    assert first.warm is not None
+    save_generator(first.warm, path)
+    given = task(name, generator=path)
+    second = method.train(given)
+    assert second.warm is None
+    if name == "distill":
+        assert set(second.summary) == {"distillation", "fine-tuning"}
+        return
+    assert set(second.summary) == {"fine-tuning"}
+    # One warm-up serves all: it goes on as if it had been warmed up here.
+    assert digests(second) == digests(first)
+
+
+def test_a_generator_of_other_images_is_refused(name: str, tmp_path: Path) -> None:
+    config = GeneratorConfig(shape=(1, 8, 8), classes=5, latent=10)
+    path = tmp_path / "other.safetensors"
+    save_generator(Generator(config, torch.Generator().manual_seed(0)), path)
+    with pytest.raises(DataError, match=r"other\.safetensors makes images of \(1, 8, 8\)"):
+        make(name).train(task(name, generator=path))
+
+
+def test_given_images_set_the_ranges(name: str) -> None:
+    one = make(name, activations="fixed").train(task(name, images=images(16, 1)))
+    two = make(name, activations="fixed").train(task(name, images=10 * images(16, 1)))
+    first = [m.scale for m in one.student.modules() if isinstance(m, ActivationQuantizer)]
+    second = [m.scale for m in two.student.modules() if isinstance(m, ActivationQuantizer)]
+    assert second[0] > 3 * first[0]
+
+
+@pytest.mark.parametrize("weights", ["minmax", "lsq", "clip"])
+def test_every_way_to_learn_ranges(name: str, weights: str) -> None:
+    for activations in ("fixed", "lsq", "clip", "pact"):
+        method = make(name, weights=weights, activations=activations, iterations=2)
+        assert torch.isfinite(method.train(task(name)).last(images(2))).all()
+
+
+def test_unknown_hyper_parameters_are_refused(name: str) -> None:
+    with pytest.raises(ConfigError, match="speed is not known"):
+        build(load(PACKAGE, name, Trainer), {"speed": 1}, name)
+
+
+def test_losses_that_are_no_numbers_are_told(name: str) -> None:
+    given = task(name)
+    with pytest.raises(DataError, match=r"is not a number after step .* lower the learning rates"):
+        make(name, student_lr=1e30, learner_lr=1e30, generator_lr=1e30, iterations=40).train(given)
