@@ -106,7 +106,7 @@ def trained(  # noqa: PLR0913 - one row of a table
     name, options = ROWS[row]
     common = {
         "warmup": args.warmup, "iterations": args.iterations, "batch_size": args.batch_size,
-        "student_lr": args.student_lr, "holdout": 512, "checks": 10,
+        "student_lr": args.student_lr, "width": args.width, "holdout": 512, "checks": 10,
     }  # fmt: skip
     cls = load_method("datafree.training", name, Trainer)
     method = build(cls, {**common, **options}, row)
@@ -190,14 +190,15 @@ def main() -> None:
     parser.add_argument("--granularity", default="tensor", choices=["tensor", "channel"])
     parser.add_argument("--policy", default="first_last_8")
     parser.add_argument("--warmup", type=int, default=300)
-    parser.add_argument("--iterations", type=int, default=400)
+    parser.add_argument("--iterations", type=int, default=300)
     parser.add_argument("--batch-size", type=int, default=64)
+    parser.add_argument("--width", type=int, default=32, help="of the generator; 128 in the papers")
     parser.add_argument("--student-lr", type=float, default=0.01)
     parser.add_argument("--table-only", action="store_true", help="measure nothing")
     args = parser.parse_args()
     settings = (
         f"{args.warmup} steps of warm-up, {args.iterations} of fine-tuning, batches of"
-        f" {args.batch_size}, student's rate {args.student_lr:g}"
+        f" {args.batch_size}, student's rate {args.student_lr:g}, generator of width {args.width}"
     )
     record = Record(RESULTS / f"finetuning_{args.network}.jsonl", KEYS)
     if not args.table_only:

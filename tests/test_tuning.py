@@ -177,7 +177,10 @@ def test_weights_of_another_network_follow_the_seed(small: Path) -> None:
 
 
 def test_a_student_of_other_classes_is_refused(small: Path) -> None:
-    config = changed(student={"source": f"{small}:other_classes"}, float_student=True)
+    distill = {"name": "distill", "options": QUICK}
+    config = changed(
+        student={"source": f"{small}:other_classes"}, float_student=True, training=distill
+    )
     with pytest.raises(
         ModelError, match=r"to 3 classes and its teacher .* to 10: choose a student"
     ):
@@ -192,6 +195,9 @@ def test_a_student_of_other_classes_is_refused(small: Path) -> None:
         ({"reconstruction": {"name": "qdrop"}}, "leave reconstruction out"),
         ({"allocation": {"average_bits": 4}}, "no mixed precision"),
         ({"float_student": True}, "float_student goes with student"),
+        ({"bias_correction": "analytic"}, "leave bias_correction out"),
+        ({"training": {"name": "distill"}}, "distill goes with student"),
+        ({"student": {"source": "digits_resnet8"}}, "distill goes with student"),
         ({"max_time": -1.0}, "greater than 0"),
     ],
 )
@@ -205,6 +211,9 @@ def test_mistakes_are_told_before_anything_long() -> None:
         run(changed(training={"name": "dfqff"}))
     with pytest.raises(ConfigError, match="bn_statistics looks at no images"):
         run(changed(calibration={"name": "bn_statistics"}))
+    unfolded = {"name": "gdfq", "options": {"batch_norm": "frozen"}}
+    with pytest.raises(ConfigError, match="change the folded teacher"):
+        run(changed(training=unfolded, equalize=True))
     with pytest.raises(DataError, match=r"nowhere\.safetensors"):
         run(changed(generator="nowhere.safetensors"))
 

@@ -257,6 +257,10 @@ class RunConfig(Frozen):
             raise ValueError("training learns the weights itself: leave reconstruction out")
         elif self.allocation is not None:
             raise ValueError("training has no mixed precision yet: give the bits in layer_bits")
+        elif self.bias_correction is not None:
+            raise ValueError("training learns biases itself: leave bias_correction out")
+        elif (self.training.name == "distill") != (self.student is not None):
+            raise ValueError("the training distill goes with student, the network to distill into")
         if self.float_student and self.student is None:
             raise ValueError("float_student goes with student: name a network to distill into")
         return self

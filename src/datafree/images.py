@@ -19,8 +19,12 @@ from torch.utils.data import Dataset
 from datafree.config import InputSpec
 from datafree.errors import DataError
 from datafree.files import atomic_path
+from datafree.tensors import on_device
 
 FORMAT = "datafree-images-1"
+
+
+_BATCH_VALUES = 40 * 3 * 224 * 224  # input values per forward pass: 40 ImageNet images
 
 
 @dataclass(frozen=True)
@@ -150,3 +154,15 @@ class SyntheticSet(Dataset[tuple[Tensor, ...]]):
         array = canvas.squeeze(-1).numpy() if channels == 1 else canvas[..., :3].numpy()
         with atomic_path(path) as temporary:
             Image.fromarray(array).save(temporary)
+
+
+def batch_size(spec: InputSpec) -> int:
+    """Images per forward pass that fit any machine: 40 of ImageNet's size, 8 to 256."""
+    channels, height, width = spec.shape
+    return min(256, max(8, _BATCH_VALUES // (channels * height * width)))
+
+
+def device_batches(images: SyntheticSet, device: torch.device) -> Iterator[Tensor]:
+    """The images of a set on `device`, `batch_size` at a time."""
+    for batch in images.batches(batch_size(images.spec)):
+        yield on_device(batch, device)

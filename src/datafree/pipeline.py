@@ -2,22 +2,17 @@
 
 from __future__ import annotations
 
-import json
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, fx, nn
+from torch import fx, nn
 
-from datafree.allocation.allocate import allocate
-from datafree.calibrators.base import Calibrator, ImagelessRule, calibrate
+from datafree.calibrators.base import Calibrator
 from datafree.config import InputSpec, Method, RunConfig, Scheme
-from datafree.corrections.analytic_bias import correct_biases_analytically
-from datafree.corrections.bias_correction import correct_biases
-from datafree.corrections.prepare import prepare
 from datafree.data import open_labelled
 from datafree.errors import DataError
 from datafree.evaluate import Predictor, compare, layer_sqnr, top1
@@ -25,10 +20,7 @@ from datafree.expected import expected_seconds, in_words
 from datafree.export.base import Exporter, ExportReport
 from datafree.files import sha256
 from datafree.folder import (
-    ALLOCATION,
-    FRONTIER,
     IMAGES,
-    STUDENT,
     TRAINING,
     UNFINISHED,
     claim,
@@ -37,20 +29,18 @@ from datafree.folder import (
     save_student,
 )
 from datafree.graph.capture import capture, to_device
-from datafree.graph.insert import insert_quantizers
-from datafree.graph.statistics import Statistics
-from datafree.images import SyntheticSet
+from datafree.images import SyntheticSet, batch_size, device_batches
 from datafree.models import Teacher, load_teacher
 from datafree.plan import Plan, make_method, make_plan, resolve_device
+from datafree.post_training import allocated, quantize_weights
 from datafree.progress import Progress, silent
 from datafree.report.record import Stopwatch, write_metrics
 from datafree.synthesis.base import Synthesizer
-from datafree.tensors import device_of
+from datafree.tensors import fast_layout, on_device
 from datafree.tuning import dreamt, held_out, save_generators, tune
 
 _HOLDOUT_SEED = 1_000_003  # added to the seed of held-out images; neighbouring seeds share nothing
 _WORTH_SPLITTING = 5.0  # seconds
-_BATCH_VALUES = 40 * 3 * 224 * 224  # input values per forward pass: 40 ImageNet images
 
 
 @dataclass(frozen=True)
@@ -127,10 +117,11 @@ def run(  # noqa: PLR0913 - one door, what a caller may bring
     metrics: dict[str, Any] = {"teacher": teacher.digest, "images": images.digest()}
     if config.allocation is not None:
         with watch.stage("allocation"):
-            metrics["allocation"] = _allocate(graph, config, images, folder, progress)
+            metrics["allocation"] = allocated(graph, config, images, folder, progress)
         config = config.with_layer_bits(metrics["allocation"]["layer_bits"])
     if plan.trainer is None:
-        made = _post_training(graph, config, plan, images, folder, watch, progress)
+        found = quantize_weights(graph, config, plan, images, folder, watch, progress)
+        made = _Made(found.student, found.folded, found.metrics)
     else:
         with watch.stage("training"):
             made, images = _train(graph, config, plan, images, student, folder, progress)
@@ -167,38 +158,6 @@ class _Made:
     held_out: SyntheticSet | None = None
 
 
-def _post_training(  # noqa: PLR0913 - what a run hands over
-    graph: fx.GraphModule,
-    config: RunConfig,
-    plan: Plan,
-    images: SyntheticSet,
-    folder: Path | None,
-    watch: Stopwatch,
-    progress: Progress,
-) -> _Made:
-    """Quantize a fixed set of weights: calibrate, reconstruct, correct biases."""
-    metrics: dict[str, Any] = {}
-    with watch.stage("calibration"):
-        folded, statistics = prepare(graph, config)
-        folded = _fast(folded)
-        student = _fast(insert_quantizers(folded, config.scheme))
-        if isinstance(plan.rule, ImagelessRule):
-            plan.rule.set_ranges(student, folded, statistics, images.spec)
-        else:
-            calibrate(student, _batches(images, device_of(graph)), plan.rule)
-    if plan.reconstructor is not None:
-        with watch.stage("reconstruction"):
-            outcomes = plan.reconstructor.reconstruct(
-                folded, student, images.images, seed=config.seed, progress=progress,
-                checkpoint=None if folder is None else folder / UNFINISHED / STUDENT,
-            )  # fmt: skip
-        metrics["reconstruction"] = [asdict(outcome) for outcome in outcomes]
-    if config.bias_correction is not None:
-        with watch.stage("bias correction"):
-            metrics |= _correct_biases(folded, student, statistics, config, images, progress)
-    return _Made(student, folded, metrics)
-
-
 def _train(  # noqa: PLR0913 - what a run hands over
     graph: fx.GraphModule,
     config: RunConfig,
@@ -223,9 +182,12 @@ def _train(  # noqa: PLR0913 - what a run hands over
         save_images(images, folder)
         save_generators(trained, folder, config)
     made = _Made(
-        _fast(trained.student), tuned.folded, {"training": trained.summary}, _fast(trained.last),
+        fast_layout(trained.student),
+        tuned.folded,
+        {"training": trained.summary},
+        fast_layout(trained.last),
         held_out(trained.generator, spec, config) if config.holdout else None,
-    )  # fmt: skip
+    )
     return made, images
 
 
@@ -272,42 +234,6 @@ def _images(
     return images
 
 
-def _correct_biases(
-    folded: fx.GraphModule,
-    student: fx.GraphModule,
-    statistics: Statistics,
-    config: RunConfig,
-    images: SyntheticSet,
-    progress: Progress,
-) -> dict[str, Any]:
-    """Correct the student's biases; what is to be told of it as metrics."""
-    if config.bias_correction == "empirical":
-        correct_biases(folded, student, images.images, progress=progress)
-        return {}
-    corrected = correct_biases_analytically(folded, student, statistics, images.spec)
-    return {"bias_not_corrected": list(corrected.skipped)}
-
-
-def _allocate(
-    graph: fx.GraphModule,
-    config: RunConfig,
-    images: SyntheticSet,
-    folder: Path | None,
-    progress: Progress,
-) -> dict[str, Any]:
-    """The summary of this run's allocation: the one an interrupted run left, or a new one."""
-    if folder is not None and (folder / ALLOCATION).exists():
-        return json.loads((folder / ALLOCATION).read_text(encoding="utf-8"))["chosen"]
-    assert config.allocation is not None  # noqa: S101 - asked for by the caller
-    # How outliers are split depends on the bits: they are chosen before.
-    folded = _fast(prepare(graph, config.model_copy(update={"split_outliers": 0.0}))[0])
-    found = allocate(folded, config.scheme, images.images, config.allocation, progress=progress)
-    if folder is not None:
-        found.save_picture(folder / FRONTIER)
-        found.save(folder / ALLOCATION)
-    return found.summary()
-
-
 def _evaluate(
     graph: fx.GraphModule,
     made: _Made,
@@ -321,7 +247,7 @@ def _evaluate(
     teacher = graph if changed or made.folded is None else made.folded
     measured: dict[str, Any] = {}
     if len(images) and made.folded is not None:
-        measured["sqnr_db"] = layer_sqnr(made.folded, made.student, _batches(images, device))
+        measured["sqnr_db"] = layer_sqnr(made.folded, made.student, device_batches(images, device))
     if config.data is not None:
         networks: dict[str, Predictor] = {"teacher": teacher, "student": made.student}
         if made.last is not None:
@@ -333,7 +259,7 @@ def _evaluate(
         other = config.model_copy(update=changes)
         held = synthesize_images(graph, spec, other, progress, scheme=config.scheme)
     if held is not None:
-        measured["held_out"] = asdict(compare(teacher, made.student, _batches(held, device)))
+        measured["held_out"] = asdict(compare(teacher, made.student, device_batches(held, device)))
     return measured
 
 
@@ -354,7 +280,7 @@ def accuracy(
         )
     data = open_labelled(config.data, spec, config.limit)
     device = resolve_device(config.device)
-    batches = ((_on(x, device), y) for x, y in data.batches(_batch_size(spec)))
+    batches = ((on_device(x, device), y) for x, y in data.batches(batch_size(spec)))
     with progress("evaluation", len(data)) as step:
         found = top1(predictors, batches, step)
     return {"top1": found.top1, "test_images": found.images}
@@ -418,21 +344,3 @@ def _foretell(
         return
     parts = ", ".join(f"{stage} {in_words(seconds)}" for stage, seconds in found.items())
     tell(f"expected to take about {in_words(total)} here ({parts})")
-
-
-def _batch_size(spec: InputSpec) -> int:
-    channels, height, width = spec.shape
-    return min(256, max(8, _BATCH_VALUES // (channels * height * width)))
-
-
-def _batches(images: SyntheticSet, device: torch.device) -> Iterator[Tensor]:
-    for batch in images.batches(_batch_size(images.spec)):
-        yield _on(batch, device)
-
-
-def _on(images: Tensor, device: torch.device) -> Tensor:
-    return images.to(device, memory_format=torch.channels_last)
-
-
-def _fast(graph: fx.GraphModule) -> fx.GraphModule:
-    return graph.to(memory_format=torch.channels_last)  # pyright: ignore

@@ -90,6 +90,12 @@ def _trainer(config: RunConfig, rule: RangeRule, graph: fx.GraphModule) -> Train
             " ranges on: choose another calibrator"
         )
     trainer.check(graph)
+    changed = config.equalize or config.absorb_biases or config.split_outliers
+    if changed and (trainer.batch_norm != "folded" or config.student is not None):
+        raise ConfigError(
+            "equalize, absorb_biases and split_outliers change the folded teacher, from which this"
+            " student is not made: leave them out"
+        )
     if config.generator is not None:
         load_generator(config.generator)
     return trainer

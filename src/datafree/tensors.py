@@ -34,9 +34,19 @@ def device_of(module: nn.Module) -> torch.device:
     return next(module.parameters()).device
 
 
+def fast_layout(network: M) -> M:
+    """`network` itself, its weights channels-last from now on: same function, faster on a CPU."""
+    return network.to(memory_format=torch.channels_last)  # pyright: ignore
+
+
 def fast_copy(network: M) -> M:
-    """A copy of `network` with channels-last weights: same function, faster on CPU."""
-    return copy.deepcopy(network).to(memory_format=torch.channels_last)  # pyright: ignore
+    """A copy of `network` in the layout of `fast_layout`."""
+    return fast_layout(copy.deepcopy(network))
+
+
+def on_device(images: Tensor, device: torch.device) -> Tensor:
+    """Images (B, C, H, W) on `device`, in the layout in which convolutions are fastest."""
+    return images.to(device, memory_format=torch.channels_last)
 
 
 @torch.no_grad()

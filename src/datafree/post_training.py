@@ -1,0 +1,120 @@
+"""The stages of post-training: bits for every layer, ranges, rounding, biases."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from torch import fx
+
+from datafree.allocation.allocate import allocate
+from datafree.calibrators.base import ImagelessRule, calibrate
+from datafree.config import RunConfig
+from datafree.corrections.analytic_bias import correct_biases_analytically
+from datafree.corrections.bias_correction import correct_biases
+from datafree.corrections.prepare import prepare
+from datafree.folder import ALLOCATION, FRONTIER, STUDENT, UNFINISHED
+from datafree.graph.insert import insert_quantizers
+from datafree.graph.statistics import Statistics
+from datafree.images import SyntheticSet, device_batches
+from datafree.plan import Plan
+from datafree.progress import Progress
+from datafree.report.record import Stopwatch
+from datafree.tensors import device_of, fast_layout
+
+
+@dataclass(frozen=True)
+class PostTrained:
+    """A student, the float network it was made from, and what was measured on the way."""
+
+    student: fx.GraphModule
+    folded: fx.GraphModule
+    metrics: dict[str, Any]
+
+
+def allocated(
+    graph: fx.GraphModule,
+    config: RunConfig,
+    images: SyntheticSet,
+    folder: Path | None,
+    progress: Progress,
+) -> dict[str, Any]:
+    """The summary of a run's allocation: the one an interrupted run left in `folder`, or a new one.
+
+    Args:
+        graph: canonical graph of the teacher.
+        config: of the run.
+        images: sensitivities are measured on.
+        folder: of the run, or None.
+        progress: shown while they are measured.
+    """
+    if folder is not None and (folder / ALLOCATION).exists():
+        return json.loads((folder / ALLOCATION).read_text(encoding="utf-8"))["chosen"]
+    assert config.allocation is not None  # noqa: S101 - asked for by the caller
+    # How outliers are split depends on the bits: they are chosen before.
+    folded = fast_layout(prepare(graph, config.model_copy(update={"split_outliers": 0.0}))[0])
+    found = allocate(folded, config.scheme, images.images, config.allocation, progress=progress)
+    if folder is not None:
+        found.save_picture(folder / FRONTIER)
+        found.save(folder / ALLOCATION)
+    return found.summary()
+
+
+def quantize_weights(  # noqa: PLR0913 - what a run hands over
+    graph: fx.GraphModule,
+    config: RunConfig,
+    plan: Plan,
+    images: SyntheticSet,
+    folder: Path | None,
+    watch: Stopwatch,
+    progress: Progress,
+) -> PostTrained:
+    """Quantize the weights as they are: calibrate, learn the rounding, correct biases.
+
+    Args:
+        graph: canonical graph of the teacher.
+        config: of the run, bits of layers allocated.
+        plan: its methods.
+        images: to calibrate and learn on; none where no stage needs any.
+        folder: of the run, where an interrupted reconstruction is kept.
+        watch: takes the time of every stage.
+        progress: shown during long stages.
+    """
+    metrics: dict[str, Any] = {}
+    with watch.stage("calibration"):
+        folded, statistics = prepare(graph, config)
+        folded = fast_layout(folded)
+        student = fast_layout(insert_quantizers(folded, config.scheme))
+        if isinstance(plan.rule, ImagelessRule):
+            plan.rule.set_ranges(student, folded, statistics, images.spec)
+        else:
+            calibrate(student, device_batches(images, device_of(graph)), plan.rule)
+    if plan.reconstructor is not None:
+        with watch.stage("reconstruction"):
+            outcomes = plan.reconstructor.reconstruct(
+                folded, student, images.images, seed=config.seed, progress=progress,
+                checkpoint=None if folder is None else folder / UNFINISHED / STUDENT,
+            )  # fmt: skip
+        metrics["reconstruction"] = [asdict(outcome) for outcome in outcomes]
+    if config.bias_correction is not None:
+        with watch.stage("bias correction"):
+            metrics |= _correct_biases(folded, student, statistics, config, images, progress)
+    return PostTrained(student, folded, metrics)
+
+
+def _correct_biases(
+    folded: fx.GraphModule,
+    student: fx.GraphModule,
+    statistics: Statistics,
+    config: RunConfig,
+    images: SyntheticSet,
+    progress: Progress,
+) -> dict[str, Any]:
+    """Correct the student's biases; what is to be told of it as metrics."""
+    if config.bias_correction == "empirical":
+        correct_biases(folded, student, images.images, progress=progress)
+        return {}
+    corrected = correct_biases_analytically(folded, student, statistics, images.spec)
+    return {"bias_not_corrected": list(corrected.skipped)}

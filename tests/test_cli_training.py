@@ -1,0 +1,125 @@
+"""Fine-tuning and distillation from the command line."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from datafree.cli import app
+from datafree.cli_options import images_fields, parse_time, unfinished
+from datafree.config import load_config
+from datafree.errors import ConfigError
+from datafree.runs import load_run
+
+QUICK = (
+    *("--training-option", "warmup=2", "--training-option", "iterations=3"),
+    *("--training-option", "batch_size=8", "--training-option", "calibration_images=16"),
+    *("--training-option", "holdout=16", "--training-option", "width=4", "--device", "cpu"),
+)
+SMALL = """
+from torch import nn
+
+def small():
+    return nn.Sequential(nn.Flatten(), nn.Linear(64, 10))
+"""
+
+
+@pytest.fixture
+def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("COLUMNS", "200")
+    (tmp_path / "small.py").write_text(SMALL)
+    return tmp_path
+
+
+def call(*arguments: str) -> str:
+    done = CliRunner().invoke(app, arguments, catch_exceptions=False)
+    assert done.exit_code == 0, done.output
+    return done.output
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"),
+    [("90s", 90), ("30m", 1800), ("1.5h", 5400), (None, None)],
+)
+def test_times(text: str | None, seconds: float | None) -> None:
+    assert parse_time(text) == seconds
+
+
+@pytest.mark.parametrize("text", ["90", "", "m", "1d", "1,5h"])
+def test_other_times_are_refused(text: str) -> None:
+    with pytest.raises(ConfigError, match=r"90s, 30m or 1\.5h"):
+        parse_time(text)
+
+
+def test_images_are_a_number_or_a_generator() -> None:
+    assert images_fields(None) == {}
+    assert images_fields("64") == {"images": 64}
+    made = images_fields("run/generator.safetensors")
+    assert made["synthesis"] == {
+        "name": "generator", "options": {"path": "run/generator.safetensors"},
+    }  # fmt: skip
+    with pytest.raises(ConfigError, match="neither a number of images nor a generator"):
+        images_fields("many")
+
+
+def test_only_unfinished_runs_are_resumed(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="holds no run to resume"):
+        unfinished(tmp_path)
+    (tmp_path / "config.yaml").write_text("")
+    assert unfinished(tmp_path) == tmp_path / "config.yaml"
+    (tmp_path / "metrics.json").write_text("{}")
+    with pytest.raises(ConfigError, match="is finished: there is nothing to resume"):
+        unfinished(tmp_path)
+
+
+@pytest.mark.usefixtures("place")
+def test_from_fine_tuning_to_another_width_and_to_images() -> None:
+    told = call(
+        "quantize", "digits_resnet8", "--bits", "W3A3", "--training", "dfqf", *QUICK, "--images",
+        "4", "--max-time", "5m", "--output", "first",
+    )  # fmt: skip
+    assert "expected to take" in told
+    assert "fine-tuning" in told and "3 steps in" in told
+    config = load_config(Path("first/config.yaml"))
+    assert config.max_time == 300
+    assert config.training is not None and config.training.options["iterations"] == 3
+    warm = "first/warm_generator.safetensors"
+    told = call(
+        "quantize", "digits_resnet8", "--bits", "W2A2", "--training", "dfqf", *QUICK,
+        "--generator", warm, "--output", "second",
+    )  # fmt: skip
+    assert "2 steps in" not in told  # no warm-up
+    call(
+        "quantize", "digits_resnet8", "--images", "first/generator.safetensors", "--holdout", "0",
+        "--device", "cpu", "--output", "third",
+    )  # fmt: skip
+    assert load_run(Path("third")).images.metadata["method"] == "generator"
+
+
+@pytest.mark.usefixtures("place")
+def test_distill_without_and_with_bits() -> None:
+    options = [part if part != "--training-option" else "-o" for part in QUICK]
+    told = call("distill", "digits_resnet8", "--student", "small.py:small", *options)
+    assert "weights in float" in told and "distillation" in told
+    assert load_config(Path("run/config.yaml")).float_student
+    told = call(
+        "distill", "digits_resnet8", "--student", "small.py:small", "--bits", "W4A4", *options,
+        "--output", "low",
+    )  # fmt: skip
+    assert "% of float" in told
+    assert load_run(Path("low")).config.scheme.label == "W4A4"
+
+
+def test_distill_says_what_it_needs() -> None:
+    with pytest.raises(ConfigError, match="give a MODEL and the network to distill it into"):
+        CliRunner().invoke(app, ["distill", "digits_resnet8"], catch_exceptions=False)
+
+
+def test_methods_lists_fine_tuning() -> None:
+    told = call("methods")
+    assert "fine-tuning" in told
+    for name in ("gdfq", "dsg_qat", "dfqf", "distill"):
+        assert name in told
