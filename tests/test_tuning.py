@@ -243,7 +243,7 @@ KILLED = (
 
 @pytest.mark.e2e
 def test_after_kill_9_resume_ends_with_the_same_metrics(tmp_path: Path) -> None:
-    command = [sys.executable, "-c", "from datafree.cli import main; main()"]
+    command = [sys.executable, "-m", "datafree"]
     whole, broken = tmp_path / "whole", tmp_path / "broken"
     subprocess.run([*command, *KILLED, str(whole)], check=True, capture_output=True)
     process = subprocess.Popen([*command, *KILLED, str(broken)], stdout=subprocess.DEVNULL)

@@ -64,6 +64,7 @@ def quantize(
     training_options: Mapping[str, Any] | None = None,
     generator: Path | str | None = None,
     max_seconds: float | None = None,
+    precision: Literal["fp32", "bf16"] = "fp32",
     weight_range: Literal["minmax", "mse"] | None = None,
     weight_granularity: Literal["channel", "tensor"] = "channel",
     data: Path | str | None = None,
@@ -125,6 +126,7 @@ def quantize(
         training_options: its hyper-parameters, e.g. ``{"iterations": 2000}``.
         generator: file of a generator that an earlier training warmed up, to start from.
         max_seconds: time for the training, which then ends early and cleanly.
+        precision: of the training; `bf16` needs Hugging Face accelerate.
         weight_range: range of the weights' grids, `minmax` or `mse` [`minmax`; `mse` where they
             are reconstructed or of mixed precision].
         weight_granularity: one weight grid per output `channel` or per `tensor`.
@@ -171,6 +173,7 @@ def quantize(
         "training": _method(training, training_options),
         "generator": None if generator is None else Path(generator),
         "max_time": max_seconds,
+        "precision": precision,
         "allocation": allocation,
         "data": None if data is None else Path(data),
         "holdout": holdout,

@@ -25,6 +25,7 @@ from datafree.cli_options import (
     MethodOption,
     Model,
     Output,
+    Precision,
     Resume,
     Seed,
     Shape,
@@ -165,6 +166,7 @@ def quantize(
     training_option: TrainingOption = None,
     generator: GeneratorFile = None,
     max_time: MaxTime = None,
+    precision: Precision = None,
     weight_range: Annotated[
         str | None,
         typer.Option(
@@ -238,6 +240,7 @@ def quantize(
         "allocation": allocation,
         "training": method_fields(training, training_option),
         "generator": generator, "max_time": parse_time(max_time),
+        "precision": precision,
         "holdout": holdout, "data": data, "limit": limit,
         "weight_type": weight_type, "seed": seed, "device": device,
     }  # fmt: skip
@@ -247,6 +250,8 @@ def quantize(
     result = run(
         resolved, folder=output, force=force, progress=console.progress, tell=console.out.print
     )
+    if result.folder is None:
+        return  # one of several processes, and not the first
     console.show_result(result.config, result.metrics, result.seconds, images=len(result.images))
     names = sorted(path.name for path in output.iterdir())
     console.out.print(f"written to [bold]{escape(str(output))}[/bold]: {', '.join(names)}")

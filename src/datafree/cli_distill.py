@@ -20,6 +20,7 @@ from datafree.cli_options import (
     MethodOption,
     Model,
     Output,
+    Precision,
     Resume,
     Seed,
     Shape,
@@ -51,6 +52,7 @@ def distill(  # noqa: PLR0913 - one option each
     option: MethodOption = None,
     generator: GeneratorFile = None,
     max_time: MaxTime = None,
+    precision: Precision = None,
     data: Data = None,
     limit: Limit = None,
     weights: Weights = None,
@@ -84,7 +86,8 @@ def distill(  # noqa: PLR0913 - one option each
             "model": model_fields(weights, input_shape, mean, std),
             "scheme": parse_bits(bits),
             "training": method_fields(None, option),
-            "generator": generator, "max_time": parse_time(max_time), "data": data, "limit": limit,
+            "generator": generator, "max_time": parse_time(max_time),
+            "precision": precision, "data": data, "limit": limit,
             "seed": seed, "device": device,
         }  # fmt: skip
         base: dict[str, Any] = {
@@ -99,6 +102,8 @@ def distill(  # noqa: PLR0913 - one option each
     result = run(
         resolved, folder=output, force=force, progress=console.progress, tell=console.out.print
     )
+    if result.folder is None:
+        return  # one of several processes, and not the first
     console.show_result(result.config, result.metrics, result.seconds, images=len(result.images))
     names = sorted(path.name for path in output.iterdir())
     console.out.print(f"written to [bold]{escape(str(output))}[/bold]: {', '.join(names)}")

@@ -60,6 +60,10 @@ MaxTime = Annotated[
     str | None,
     typer.Option(help="Time for training: 90s, 30m, 1.5h; it ends early and cleanly."),
 ]
+Precision = Annotated[
+    str | None,
+    typer.Option(help="Of training: fp32, or bf16 where that is safe; needs accelerate. [fp32]"),
+]
 Resume = Annotated[
     Path | None,
     typer.Option(help="Folder of an interrupted run to go on with; no other option is needed."),

@@ -196,6 +196,7 @@ class RunConfig(Frozen):
         student: network of another architecture to distill into, its weights drawn anew unless it
             names some; None makes the student from the teacher.
         float_student: leave the distilled student in float.
+        precision: of training: `bf16` computes layers in bfloat16 where that is safe.
         max_time: seconds training may take; it ends early and cleanly. None has no limit.
         allocation: bits of the weights chosen layer by layer within a budget, instead of
             ``scheme.weights``; None has the same everywhere.
@@ -227,6 +228,7 @@ class RunConfig(Frozen):
     student: ModelConfig | None = None
     float_student: bool = False
     max_time: float | None = Field(default=None, gt=0)
+    precision: Literal["fp32", "bf16"] = "fp32"
     allocation: AllocationConfig | None = None
     holdout: int = Field(default=16, ge=0)
     data: Path | None = None

@@ -72,7 +72,8 @@ def show_result(
 
     `images` is the number of images the run had.
     """
-    table = Table(title=escape(f"{config.model.source} {config.scheme.label}"), show_header=False)
+    label = "float student" if config.float_student else config.scheme.label
+    table = Table(title=escape(f"{config.model.source} {label}"), show_header=False)
     table.add_column(style="bold")
     table.add_column()
     scheme = config.scheme
@@ -89,18 +90,25 @@ def show_result(
     bits = "mixed" if scheme.layer_bits else f"{scheme.weights} bits"
     if "allocation" in metrics:
         bits = f"mixed, {metrics['allocation']['average_bits']:.2f} bits on average"
-    rows = [
+    source = "the generator" if config.training else _method(config.synthesis)
+    quantized = [
         (
             "weights",
             f"{bits}, {weights}, per {scheme.weight_granularity}, {scheme.weight_range} ranges",
         ),
         ("activations", f"{activations}, {scheme.placement.replace('_', ' ')}"),
         ("layer policy", scheme.policy),
-        ("images", f"{config.images} by {_method(config.synthesis)}" if images else "none"),
+        ("images", f"{config.images} by {source}" if images else "none"),
         ("calibrator", _method(config.calibration)),
         ("corrections", ", ".join(corrections) or "none"),
         ("rounding", _method(config.reconstruction) if config.reconstruction else "nearest"),
-        *([("fine-tuning", _method(config.training))] if config.training else []),
+    ]
+    tuned = [] if config.training is None else [("training", _method(config.training))]
+    if config.student is not None:
+        tuned.insert(0, ("student", config.student.source))
+    rows = [
+        *([] if config.float_student else quantized),
+        *tuned,
         ("seed", str(config.seed)),
         *measured_rows(metrics),
         ("time", ", ".join(f"{name} {value:.1f} s" for name, value in seconds.items())),

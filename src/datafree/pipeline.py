@@ -37,6 +37,7 @@ from datafree.progress import Progress, silent
 from datafree.report.record import Stopwatch, write_metrics
 from datafree.synthesis.base import Synthesizer
 from datafree.tensors import fast_layout, on_device
+from datafree.training.base import Team, gather_team
 from datafree.tuning import dreamt, held_out, save_generators, tune
 
 _HOLDOUT_SEED = 1_000_003  # added to the seed of held-out images; neighbouring seeds share nothing
@@ -107,11 +108,13 @@ def run(  # noqa: PLR0913 - one door, what a caller may bring
         plan = make_plan(config, graph, spec, given=images is not None)
         if images is None and plan.synthesizer is None:
             images = SyntheticSet.none(spec)
-        if tell is not None:
+        team = gather_team(device, config.precision) if plan.trainer is not None else Team()
+        if tell is not None and team.rank == 0:
             _foretell(config, graph, spec, plan, tell)
-    if folder is not None:
+    if folder is not None and team.rank == 0:
         given = "" if images is None else images.digest()
         claim(folder, config, f"{teacher.digest} {given}{_files(config)}")
+    team.wait()
     with watch.stage("synthesis"):
         images = _images(graph, spec, config, images, folder, progress)
     metrics: dict[str, Any] = {"teacher": teacher.digest, "images": images.digest()}
@@ -124,7 +127,11 @@ def run(  # noqa: PLR0913 - one door, what a caller may bring
         made = _Made(found.student, found.folded, found.metrics)
     else:
         with watch.stage("training"):
-            made, images = _train(graph, config, plan, images, student, folder, progress)
+            shown = progress if team.rank == 0 else silent
+            made, images = _train(graph, config, plan, images, student, folder, shown, team)
+    if team.rank != 0:
+        # The first process measures and writes.
+        return Result(made.student, graph, spec, images, config, made.metrics, watch.seconds)
     metrics |= {"images": images.digest(), **made.metrics}
     with watch.stage("evaluation"):
         metrics |= _evaluate(graph, made, config, images, progress)
@@ -166,6 +173,7 @@ def _train(  # noqa: PLR0913 - what a run hands over
     companion: nn.Module | None,
     folder: Path | None,
     progress: Progress,
+    team: Team,
 ) -> tuple[_Made, SyntheticSet]:
     """Fine-tune a student; with it the images to check it on, the generator's if none are given."""
     assert plan.trainer is not None  # noqa: S101 - asked for by the caller
@@ -174,11 +182,12 @@ def _train(  # noqa: PLR0913 - what a run hands over
     tuned = tune(
         plan.trainer, graph, spec, config, plan.rule, images if len(images) else None, companion,
         checkpoint=None if folder is None else folder / UNFINISHED / TRAINING, progress=progress,
+        team=team,
     )  # fmt: skip
     trained = tuned.trained
     if not len(images):
         images = dreamt(trained.generator, spec, config)
-    if folder is not None:
+    if folder is not None and team.rank == 0:
         save_images(images, folder)
         save_generators(trained, folder, config)
     made = _Made(

@@ -18,7 +18,7 @@ _OPTIONS = {
 _CHOSEN = frozenset(
     ("synthesis", "images", "calibration", "equalize", "replace_relu6", "absorb_biases",
      "split_outliers", "bias_correction", "reconstruction", "training", "generator", "max_time",
-     "allocation")
+     "precision", "allocation")
 )  # fmt: skip
 _SCHEME_OPTIONS = {
     ("weight_granularity", "tensor"): "--per-tensor",

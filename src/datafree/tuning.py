@@ -22,7 +22,7 @@ from datafree.images import SyntheticSet
 from datafree.models import load_teacher
 from datafree.progress import Progress, silent
 from datafree.tensors import device_of
-from datafree.training.base import Task, Trained, Trainer
+from datafree.training.base import Task, Team, Trained, Trainer
 from datafree.training.dfqf import forgotten
 
 _IMAGES_SEED, _HOLDOUT_SEED = 2**35, 2**36  # added to the seed of the run
@@ -52,6 +52,7 @@ def tune(  # noqa: PLR0913 - what a run hands over
     *,
     checkpoint: Path | None = None,
     progress: Progress = silent,
+    team: Team | None = None,
 ) -> Tuned:
     """Fine-tune a student as `config` says.
 
@@ -65,6 +66,7 @@ def tune(  # noqa: PLR0913 - what a run hands over
         student: a network in memory to distill into, instead of loading ``config.student``.
         checkpoint: folder for an interrupted training.
         progress: shown while it runs.
+        team: the processes that train together.
     """
     companion = None
     if student is not None:
@@ -81,7 +83,7 @@ def tune(  # noqa: PLR0913 - what a run hands over
         generator=config.generator, companion=companion,
     )  # fmt: skip
     trained = trainer.train(
-        task, progress=progress, checkpoint=checkpoint, max_seconds=config.max_time
+        task, progress=progress, checkpoint=checkpoint, max_seconds=config.max_time, team=team
     )
     return Tuned(trained, folded if companion is None else None)
 

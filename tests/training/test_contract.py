@@ -209,6 +209,17 @@ def test_every_way_to_learn_ranges(name: str, weights: str) -> None:
         assert torch.isfinite(method.train(task(name)).last(images(2))).all()
 
 
+def test_only_pact_s_clips_decay(name: str) -> None:
+    lost: dict[str, float] = {}
+    for decay in (0.0, 0.9):
+        method = make(name, activations="pact", weight_decay=decay, student_lr=0.1, iterations=3)
+        trained = method.train(task(name, scheme=SCHEME.model_copy(update={"weights": 8})))
+        lost[str(decay)] = sum(
+            float(m.scale) for m in trained.last.modules() if isinstance(m, ActivationQuantizer)
+        )
+    assert lost["0.9"] < lost["0.0"]
+
+
 def test_unknown_hyper_parameters_are_refused(name: str) -> None:
     with pytest.raises(ConfigError, match="speed is not known"):
         build(load(PACKAGE, name, Trainer), {"speed": 1}, name)

@@ -13,6 +13,7 @@ from datafree.errors import DataError
 from datafree.evaluate import Comparison
 from datafree.progress import Progress, note
 from datafree.training._state import Saved, State
+from datafree.training._team import Team
 
 _SHOWN_EVERY = 1.0  # seconds
 
@@ -47,7 +48,7 @@ class Phase:
     seconds: float | None = None
 
 
-def run_phase(phase: Phase, state: State, saved: Saved, progress: Progress) -> None:
+def run_phase(phase: Phase, state: State, saved: Saved, progress: Progress, team: Team) -> None:
     """Take the steps that are left; `state` holds the result.
 
     Raises:
@@ -61,20 +62,25 @@ def run_phase(phase: Phase, state: State, saved: Saved, progress: Progress) -> N
         step(state.step)
         if not state.step and not phase.judged_from:
             # What training starts from is a candidate too: it may be the best.
-            _check(phase, state, losses)
+            _check(phase, state, losses, team)
         while state.step < phase.iterations and not _over(phase, state):
             losses = _advanced(phase, state)
             state.step += 1
             step(1)
             state.seconds = before + time.monotonic() - started
+            if phase.seconds is not None:
+                state.seconds = team.first_says(state.seconds)
             last = state.step == phase.iterations or _over(phase, state)
             if time.monotonic() - shown > _SHOWN_EVERY:
                 note(step, _told(phase, state, losses))
                 shown = time.monotonic()
             if state.step % every == 0 or last:
-                _check(phase, state, losses)
-            saved.save_if_due(state)
-    saved.save(state)
+                _check(phase, state, losses, team)
+            if team.rank == 0:
+                saved.save_if_due(state)
+    if team.rank == 0:
+        saved.save(state)
+    state.share(team)
 
 
 def _advanced(phase: Phase, state: State) -> Mapping[str, Tensor]:
@@ -100,11 +106,11 @@ def _fraction(phase: Phase, state: State) -> float:
     return steps if phase.seconds is None else max(steps, state.seconds / phase.seconds)
 
 
-def _check(phase: Phase, state: State, losses: Mapping[str, Tensor]) -> None:
+def _check(phase: Phase, state: State, losses: Mapping[str, Tensor], team: Team) -> None:
     measured = {name: float(value) for name, value in losses.items()}
     if wrong := [name for name, value in measured.items() if value != value]:
         raise _diverged(phase, state, wrong[0])
-    due = _fraction(phase, state) >= phase.judged_from
+    due = _fraction(phase, state) >= phase.judged_from and team.rank == 0
     if phase.judge is not None and phase.student is not None and due:
         found = phase.judge(phase.student)
         state.consider((found.agreement, -found.kl), phase.student)

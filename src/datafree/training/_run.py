@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,48 +19,21 @@ from datafree.evaluate import Comparison, compare
 from datafree.generators import Generator, generate, load_generator
 from datafree.graph.fold import fold_batch_norms
 from datafree.graph.insert import insert_quantizers
-from datafree.graph.taps import BatchNorm, tap_batch_norms, tap_outputs
+from datafree.graph.taps import tap_batch_norms, tap_outputs
 from datafree.progress import Progress
-from datafree.quant.trained import finish_training, prepare_training
+from datafree.quant.trained import PACT, finish_training, prepare_training
 from datafree.tensors import fast_copy, load_tensors, save_tensors, state_digest
+from datafree.training._game import Game, Move, numbers
 from datafree.training._loop import Phase, run_phase
 from datafree.training._state import Saved, State
-from datafree.training._task import Dream, Task, Trained
+from datafree.training._task import Task, Trained
+from datafree.training._team import Team
 
 if TYPE_CHECKING:
     from datafree.training.base import Trainer
 
 _CHUNK = 64
-# Added to the seed.
-_HOLDOUT_SEED, _RANGES_SEED, _TUNING_SEED, _MEMORY_SEED = 2**32, 2**33, 2**34, 2**37
 _JUDGED_FROM = 0.5  # of a phase whose generator starts from nothing
-
-
-@dataclass
-class Game:
-    """Who dreams and who looks on.
-
-    Attributes:
-        teacher: frozen.
-        generator: in train mode.
-        memory: what `Trainer.remember` returned.
-        taps: filled by the teacher's forward pass.
-        blocks: filled by the generator's.
-    """
-
-    teacher: nn.Module
-    generator: Generator
-    memory: Any
-    taps: list[tuple[BatchNorm, Tensor]]
-    blocks: list[Tensor] = field(default_factory=list)
-
-    def dream(self, count: int, start: int, random: torch.Generator) -> Dream:
-        """A new batch, with the graph that leads to the generator."""
-        self.blocks.clear()
-        latents, labels = self.generator.draw(count, random)
-        images = self.generator(latents, labels)
-        logits = self.teacher(images)
-        return Dream(images, labels, logits, list(self.taps), list(self.blocks), start, random)
 
 
 def train(
@@ -69,17 +42,16 @@ def train(
     progress: Progress,
     folder: Path | None,
     max_seconds: float | None,
+    team: Team,
 ) -> Trained:
     """What `Trainer.train` does, after its checks."""
     teacher = fast_copy(task.teacher).requires_grad_(False).eval()
-    random = torch.Generator().manual_seed(task.seed)
     given = None if task.generator is None else _given(trainer, task)
-    fresh = given or Generator(trainer.generator_config(task.spec), random)
-    measuring = torch.Generator().manual_seed(task.seed + _MEMORY_SEED)
-    memory = trainer.remember(teacher, task.spec, measuring)
+    fresh = given or Generator(trainer.generator_config(task.spec), numbers(task.seed, "weights"))
+    memory = trainer.remember(teacher, task.spec, numbers(task.seed, "memory"))
     with ExitStack() as stack:
         taps = stack.enter_context(tap_batch_norms(teacher))
-        game = Game(teacher, fresh.to(task.device).train(), memory, taps)
+        game = Game(teacher, fresh.to(task.device).train(), memory, taps, team)
         blocks = game.generator.blocks
         stack.enter_context(tap_outputs(blocks, lambda _, output: game.blocks.append(output)))
         run = _Run(
@@ -91,7 +63,7 @@ def train(
             _Budget(trainer, given, max_seconds),
             _request(trainer, task, given, max_seconds),
         )
-        learned = None if given is not None and task.companion is None else run.warm_up(random)
+        learned = None if given is not None and task.companion is None else run.warm_up()
         warm = copy.deepcopy(game.generator) if given is None else None
         if task.scheme is None:
             assert learned is not None  # noqa: S101 - `Trainer.train` refuses a task without
@@ -127,7 +99,7 @@ class _Run:
     request: dict[str, object]
     summary: dict[str, Any] = field(default_factory=dict)
 
-    def warm_up(self, random: torch.Generator) -> tuple[fx.GraphModule, fx.GraphModule] | None:
+    def warm_up(self) -> tuple[fx.GraphModule, fx.GraphModule] | None:
         """Let the generator learn, alone or with a float network; that one, best and last."""
         trainer, game = self.trainer, self.game
         learner = trainer.learner(self.task)
@@ -137,10 +109,10 @@ class _Run:
         if learner is not None:
             modules["student"] = learner.requires_grad_().train()
             optimizers["student"] = trainer.learner_optimizer(learner)
-        state = State(modules, optimizers, random)
-        advance = self._advance(learner, optimizers, random, dreaming=True, tuning=False)
-        judge = self._judge("distilled") if kept else None
+        state = State(modules, optimizers)
         name = "distillation" if kept else "warm-up"
+        judge = self._judge("distilled") if kept else None
+        advance = Move(trainer, game, learner, optimizers, (self.task.seed, name), tuning=False)
         seconds = self.budget.share(trainer.warmup)
         phase = Phase(
             f"{trainer.name} {name}", trainer.warmup, advance, learner, judge, trainer.checks,
@@ -152,7 +124,6 @@ class _Run:
     def fine_tune(self, float_student: fx.GraphModule | None) -> tuple[fx.GraphModule, ...]:
         """Quantize, and let generator and student learn together; the student, best and last."""
         trainer, task, game = self.trainer, self.task, self.game
-        random = torch.Generator().manual_seed(task.seed + _TUNING_SEED)
         student = self._student(float_student)
         handles = prepare_training(student, trainer.weights, trainer.activations)
         student.requires_grad_().train(trainer.batch_norm == "train")
@@ -161,14 +132,12 @@ class _Run:
         optimizers: dict[str, Optimizer] = {"student": self._student_steps(others)}
         modules: dict[str, nn.Module] = {"student": student}
         if handles.steps:
-            optimizers["steps"] = SGD(handles.steps, trainer.student_lr * trainer.steps_lr)
+            optimizers["steps"] = self._range_steps(student, handles.steps)
         if trainer.update_generator:
             modules["generator"] = game.generator
             optimizers["generator"] = self._generator_steps()
-        state = State(modules, optimizers, random)
-        advance = self._advance(
-            student, optimizers, random, dreaming=trainer.update_generator, tuning=True
-        )
+        state = State(modules, optimizers)
+        advance = Move(trainer, game, student, optimizers, (task.seed, "tuning"), tuning=True)
         phase = Phase(
             f"{trainer.name} fine-tuning", trainer.iterations, advance, student,
             self._judge("tuned"), trainer.checks, 0.0, self.budget.share(trainer.iterations),
@@ -192,46 +161,10 @@ class _Run:
         trainer.first_ranges(student)
         images = task.images
         if images is None:
-            random = torch.Generator().manual_seed(task.seed + _RANGES_SEED)
+            random = numbers(task.seed, "ranges")
             images, _ = generate(self.game.generator, trainer.calibration_images, random)
         calibrate(student, self._chunks(images), trainer.calibrator(task.rule))
         return student
-
-    def _advance(
-        self,
-        student: nn.Module | None,
-        optimizers: Mapping[str, Optimizer],
-        random: torch.Generator,
-        *,
-        dreaming: bool,
-        tuning: bool,
-    ) -> Callable[[int, float], Mapping[str, Tensor]]:
-        """One step of all that learns."""
-        trainer, game = self.trainer, self.game
-        first = {name: [g["lr"] for g in o.param_groups] for name, o in optimizers.items()}
-
-        def advance(step: int, fraction: float) -> Mapping[str, Tensor]:
-            for name, optimizer in optimizers.items():
-                for group, rate in zip(optimizer.param_groups, first[name], strict=True):
-                    group["lr"] = rate * trainer.rate(name, fraction, tuning=tuning)
-            start, count = step * trainer.batch_size, trainer.batch_size
-            losses: dict[str, Tensor] = {}
-            dream = None
-            if dreaming:
-                dream = game.dream(count, start, random)
-                losses = trainer.generator_terms(dream, student, game.memory)
-                _descend(losses, optimizers["generator"])
-            if student is not None:
-                if dream is None or trainer.fresh:
-                    with torch.no_grad():
-                        dream = game.dream(count, start, random)
-                dream = dream.detached()
-                own = trainer.student_terms(student(dream.images), dream)
-                _descend(own, *(o for name, o in optimizers.items() if name != "generator"))
-                losses |= {f"student {name}": value for name, value in own.items()}
-            return {name: value.detach() for name, value in losses.items()}
-
-        return advance
 
     def _judge(self, name: str) -> Callable[[nn.Module], Comparison]:
         """Says how near a student is to the teacher, on images kept from the first question on."""
@@ -256,7 +189,7 @@ class _Run:
         if found is not None:
             images = found[0]["images"]
         else:
-            random = torch.Generator().manual_seed(self.task.seed + _HOLDOUT_SEED)
+            random = numbers(self.task.seed, "holdout")
             images, _ = generate(self.game.generator, self.trainer.holdout, random)
             if path is not None:
                 save_tensors(path, {"images": images}, self.request)
@@ -272,7 +205,7 @@ class _Run:
     def _run(self, phase: Phase, state: State, name: str) -> None:
         path = None if self.folder is None else self.folder / f"{name}.safetensors"
         saved = Saved(path, {**self.request, "phase": name}, self.trainer.checkpoint_minutes * 60)
-        run_phase(phase, state, saved, self.progress)
+        run_phase(phase, state, saved, self.progress, self.game.team)
         told: dict[str, Any] = {"steps": state.step, "seconds": round(state.seconds, 1)}
         judged = [check for check in state.history if "agreement" in check]
         if state.score is not None:
@@ -283,6 +216,20 @@ class _Run:
     def _generator_steps(self) -> Optimizer:
         trainer = self.trainer
         return Adam(self.game.generator.parameters(), trainer.generator_lr, betas=(0.5, 0.999))
+
+    def _range_steps(self, student: nn.Module, steps: list[nn.Parameter]) -> Optimizer:
+        """Steps and clips without decay, PACT's clips with it: its L2 term."""
+        trainer = self.trainer
+        decayed = {id(m.alpha) for m in student.modules() if isinstance(m, PACT)}
+        groups = [
+            {"params": [p for p in steps if id(p) not in decayed]},
+            {
+                "params": [p for p in steps if id(p) in decayed],
+                "weight_decay": trainer.weight_decay,
+            },
+        ]
+        kept = [group for group in groups if group["params"]]
+        return SGD(kept, trainer.student_lr * trainer.steps_lr)
 
     def _student_steps(self, parameters: list[nn.Parameter]) -> Optimizer:
         trainer = self.trainer
@@ -331,17 +278,6 @@ def _given(trainer: Trainer, task: Task) -> Generator:
             f" {trainer.name}"
         )
     return generator
-
-
-def _descend(terms: Mapping[str, Tensor], *optimizers: Optimizer) -> None:
-    """One step of all `optimizers` down the sum of `terms`; nothing else receives gradients."""
-    parameters = [p for o in optimizers for group in o.param_groups for p in group["params"]]
-    total = torch.stack(list(terms.values())).sum()
-    gradients = torch.autograd.grad(total, parameters, allow_unused=True)
-    for parameter, gradient in zip(parameters, gradients, strict=True):
-        parameter.grad = gradient
-    for optimizer in optimizers:
-        optimizer.step()
 
 
 def _best_and_last(student: fx.GraphModule, state: State) -> tuple[fx.GraphModule, fx.GraphModule]:

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from datafree.tensors import load_tensors, save_tensors
+from datafree.training._team import Team
 
 Score = tuple[float, float]
 """Agreement in percent, and the negative divergence that decides between equal agreements."""
@@ -25,7 +26,6 @@ class State:
     Attributes:
         modules: networks that learn, by name.
         optimizers: their optimizers, by name.
-        random: source of all random numbers, on the CPU.
         step: steps taken.
         seconds: they took, over all calls.
         history: what was measured at every check.
@@ -35,7 +35,6 @@ class State:
 
     modules: dict[str, nn.Module]
     optimizers: dict[str, torch.optim.Optimizer]
-    random: torch.Generator
     step: int = 0
     seconds: float = 0.0
     history: list[dict[str, float]] = field(default_factory=list)
@@ -47,6 +46,15 @@ class State:
         if self.score is None or score > self.score:
             self.score = score
             self.best = {name: value.clone() for name, value in student.state_dict().items()}
+
+    def share(self, team: Team) -> None:
+        """Give all processes what the first one has: networks, and the best student."""
+        for name, module in self.modules.items():
+            team.share(list(module.state_dict().values()))
+            if name == "student" and team.first_says(float(self.best is not None)):
+                best = self.best or {k: v.clone() for k, v in module.state_dict().items()}
+                team.share(list(best.values()))
+                self.best = best
 
 
 @dataclass
@@ -92,7 +100,6 @@ class Saved:
             module.load_state_dict(_under(tensors, f"module.{name}."))
         for name, optimizer in state.optimizers.items():
             _restore(optimizer, _under(tensors, f"optimizer.{name}."))
-        state.random.set_state(tensors["random"])
         state.best = _under(tensors, "best.") or None
         told: dict[str, Any] = json.loads(texts["told"])
         state.step, state.seconds, state.history = told["step"], told["seconds"], told["history"]
@@ -100,7 +107,7 @@ class Saved:
 
 
 def _tensors(state: State) -> dict[str, Tensor]:
-    tensors = {"random": state.random.get_state()}
+    tensors: dict[str, Tensor] = {}
     for name, module in state.modules.items():
         tensors |= {f"module.{name}.{key}": value for key, value in module.state_dict().items()}
     for name, optimizer in state.optimizers.items():

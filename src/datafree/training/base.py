@@ -18,8 +18,9 @@ from datafree.graph.taps import batch_norms
 from datafree.progress import Progress, silent
 from datafree.training._run import train
 from datafree.training._task import Dream, Task, Trained
+from datafree.training._team import Team, gather_team
 
-__all__ = ["Dream", "Task", "Trained", "Trainer"]
+__all__ = ["Dream", "Task", "Team", "Trained", "Trainer", "gather_team"]
 
 
 class Trainer(Frozen):
@@ -43,7 +44,7 @@ class Trainer(Frozen):
         weights: ranges of weights: recomputed from their extremes at every step (`minmax`), or
             learned as a step (`lsq`) or as a clip (`clip`).
         activations: ranges of activations: as calibrated (`fixed`), learned (`lsq`, `clip`) or
-            PACT's upper clip (`pact`).
+            PACT's upper clip (`pact`), which decays as weights do.
         batch_norm: student with its batch norms `folded`; with batch norms whose statistics are
             `frozen`; or whose statistics follow the dreamt images (`train`).
         update_generator: False keeps the generator as the warm-up left it.
@@ -173,6 +174,7 @@ class Trainer(Frozen):
         progress: Progress = silent,
         checkpoint: Path | None = None,
         max_seconds: float | None = None,
+        team: Team | None = None,
     ) -> Trained:
         """Fine-tune a student of ``task.teacher``.
 
@@ -184,15 +186,23 @@ class Trainer(Frozen):
                 same student as one that was never interrupted.
             max_seconds: time for the steps of both phases; they end early and cleanly. The same
                 seed then gives the same student only where the time does.
+            team: the processes that train together; None is this one, in float32.
 
         Raises:
             ModelError: the method cannot work on this network.
+            ConfigError: there are no bits, or too few images for every process.
             DataError: the losses diverged.
         """
         self.check(task.teacher)
         if task.scheme is None and task.companion is None:
             raise ConfigError(f"{self.name} needs bits for its student")
-        return train(self, task, progress, checkpoint, max_seconds)
+        team = team or Team()
+        if self.batch_size < 2 * team.size:
+            raise ConfigError(
+                f"batches of {self.batch_size} leave {team.size} processes less than two images"
+                " each: raise batch_size"
+            )
+        return train(self, task, progress, checkpoint, max_seconds, team)
 
     def rate(self, name: str, fraction: float, *, tuning: bool) -> float:
         """Factor on the rate of optimizer `name` at this fraction of a phase.

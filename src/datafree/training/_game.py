@@ -1,0 +1,133 @@
+"""One step of generator and student."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from datafree.generators import Generator
+from datafree.graph.taps import BatchNorm
+from datafree.training._task import Dream
+from datafree.training._team import Team
+
+if TYPE_CHECKING:
+    from datafree.training.base import Trainer
+
+
+def numbers(seed: int, *purpose: object) -> torch.Generator:
+    """Random numbers of their own for every purpose, on the CPU.
+
+    They depend on nothing that was drawn before, so a training that goes on after an interruption
+    needs no state of them.
+    """
+    digest = hashlib.sha256(repr((seed, *purpose)).encode()).digest()
+    return torch.Generator().manual_seed(int.from_bytes(digest[:8], "big") >> 1)
+
+
+@dataclass
+class Game:
+    """Who dreams and who looks on.
+
+    Attributes:
+        teacher: frozen.
+        generator: in train mode.
+        memory: what `Trainer.remember` returned.
+        taps: filled by the teacher's forward pass.
+        team: the processes that play.
+        blocks: filled by the generator's forward pass.
+    """
+
+    teacher: nn.Module
+    generator: Generator
+    memory: Any
+    taps: list[tuple[BatchNorm, Tensor]]
+    team: Team
+    blocks: list[Tensor] = field(default_factory=list)
+
+    def dream(self, count: int, start: int, random: torch.Generator) -> Dream:
+        """A new batch, with the graph that leads to the generator."""
+        self.blocks.clear()
+        latents, labels = self.generator.draw(count, random)
+        images = self.generator(latents, labels).float()
+        logits = self.teacher(images).float()
+        # Statistics are sums over many values, whatever precision the layers compute in.
+        features = [(layer, tapped.float()) for layer, tapped in self.taps]
+        blocks = [block.float() for block in self.blocks]
+        return Dream(images, labels, logits, features, blocks, start, random)
+
+
+@dataclass(frozen=True)
+class Move:
+    """One step of all that learns in a phase.
+
+    Attributes:
+        trainer: the method.
+        game: teacher and generator.
+        student: who learns beside the generator, or None.
+        optimizers: of the `generator`, if it learns, and of the student.
+        seed: of the random numbers, with the name of the phase.
+        tuning: the student is quantized.
+    """
+
+    trainer: Trainer
+    game: Game
+    student: nn.Module | None
+    optimizers: Mapping[str, Optimizer]
+    seed: tuple[int, str]
+    tuning: bool
+    _rates: dict[str, list[float]] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        """Remember the rates that schedules are factors on."""
+        for name, optimizer in self.optimizers.items():
+            self._rates[name] = [group["lr"] for group in optimizer.param_groups]
+
+    def __call__(self, step: int, fraction: float) -> Mapping[str, Tensor]:
+        """Step `step` at `fraction` of the phase; the losses by name, detached."""
+        self._set_rates(fraction)
+        team, trainer = self.game.team, self.trainer
+        count = trainer.batch_size // team.size
+        start = step * trainer.batch_size + team.rank * count
+        random = numbers(*self.seed, step, team.rank)
+        losses: dict[str, Tensor] = {}
+        dream = None
+        if "generator" in self.optimizers:
+            with team.computing():
+                dream = self.game.dream(count, start, random)
+                losses = trainer.generator_terms(dream, self.student, self.game.memory)
+            if losses:  # every weight 0: images of a generator that stays as it was drawn
+                _descend(losses, [self.optimizers["generator"]], team)
+        if self.student is not None:
+            with team.computing():
+                if dream is None or trainer.fresh:
+                    with torch.no_grad():
+                        dream = self.game.dream(count, start, random)
+                dream = dream.detached()
+                own = trainer.student_terms(self.student(dream.images).float(), dream)
+            _descend(own, [o for n, o in self.optimizers.items() if n != "generator"], team)
+            losses |= {f"student {name}": value for name, value in own.items()}
+        return {name: value.detach() for name, value in losses.items()}
+
+    def _set_rates(self, fraction: float) -> None:
+        for name, optimizer in self.optimizers.items():
+            factor = self.trainer.rate(name, fraction, tuning=self.tuning)
+            for group, rate in zip(optimizer.param_groups, self._rates[name], strict=True):
+                group["lr"] = rate * factor
+
+
+def _descend(terms: Mapping[str, Tensor], optimizers: Iterable[Optimizer], team: Team) -> None:
+    """One step of all `optimizers` down the sum of `terms`; nothing else receives gradients."""
+    optimizers = list(optimizers)
+    parameters = [p for o in optimizers for group in o.param_groups for p in group["params"]]
+    total = torch.stack([term.float() for term in terms.values()]).sum()
+    gradients = torch.autograd.grad(total, parameters, allow_unused=True)
+    for parameter, gradient in zip(parameters, team.mean(gradients), strict=True):
+        parameter.grad = gradient
+    for optimizer in optimizers:
+        optimizer.step()
