@@ -13,6 +13,8 @@ from datafree.config import load_config
 from datafree.errors import ConfigError
 from datafree.runs import load_run
 
+pytestmark = pytest.mark.integration
+
 QUICK = (
     *("--training-option", "warmup=2", "--training-option", "iterations=3"),
     *("--training-option", "batch_size=8", "--training-option", "calibration_images=16"),

@@ -26,6 +26,8 @@ from datafree.runs import evaluate_run, load_run
 from datafree.tuning import other_network
 from datafree.zoo import load_digits_test
 
+pytestmark = pytest.mark.integration
+
 QUICK: dict[str, Any] = {
     "warmup": 3, "iterations": 4, "batch_size": 8, "calibration_images": 16, "holdout": 16,
     "checks": 2, "latent": 10,

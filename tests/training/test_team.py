@@ -95,7 +95,7 @@ def together(folder: Path, *command: str) -> list[subprocess.CompletedProcess[st
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             env={**common, "RANK": str(rank), "LOCAL_RANK": str(rank)},
-        )  # fmt: skip
+        )
         for rank in range(2)
     ]
     done: list[subprocess.CompletedProcess[str]] = []
