@@ -88,7 +88,7 @@ def calibrated(
     folded = fast_folded(graph)
     images = DSG(iterations=200).generate(graph, teacher.spec, 64, seed=seed)
     found: dict[str, float] = {}
-    for name in CALIBRATORS:
+    for name in args.calibrators:
         rule = load_method("datafree.calibrators", name, Calibrator)()
         for weight_range in ("minmax", "mse"):
             student = insert_quantizers(folded, scheme_of(bits, args, weight_range))
@@ -188,6 +188,7 @@ def main() -> None:
     parser.add_argument("--rows", nargs="+", default=list(ROWS), choices=list(ROWS))
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
     parser.add_argument("--granularity", default="tensor", choices=["tensor", "channel"])
+    parser.add_argument("--calibrators", nargs="+", default=list(CALIBRATORS))
     parser.add_argument("--policy", default="first_last_8")
     parser.add_argument("--warmup", type=int, default=300)
     parser.add_argument("--iterations", type=int, default=300)
