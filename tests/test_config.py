@@ -161,3 +161,23 @@ def test_a_missing_or_binary_file(tmp_path: Path) -> None:
     (tmp_path / "b.yaml").write_bytes(b"\xff\xfe\xfa")
     with pytest.raises(ConfigError, match="cannot read configuration"):
         load_config(tmp_path / "b.yaml")
+
+
+@pytest.mark.parametrize(
+    ("changes", "rule"),
+    [
+        ({}, None),
+        ({"scheme": {"weights": 7}}, "analytic"),
+        ({"scheme": {"layer_bits": {"conv": 4}}}, "analytic"),
+        ({"scheme": {"weights": 4}, "reconstruction": {"name": "adaround"}}, None),
+        ({"scheme": {"weights": 4}, "training": {"name": "dfqf"}}, None),
+        ({"scheme": {"weights": 4}, "bias_correction": "none"}, None),
+        ({"bias_correction": "empirical"}, "empirical"),
+        ({"bias_correction": "analytic", "reconstruction": {"name": "qdrop"}}, "analytic"),
+    ],
+)
+def test_biases_are_corrected_where_low_bits_are_rounded_to_the_nearest(
+    changes: dict[str, Any], rule: str | None
+) -> None:
+    config = build(RunConfig, {"model": {"source": "net"}, **changes}, "run")
+    assert config.bias_rule == rule

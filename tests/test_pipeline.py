@@ -11,7 +11,7 @@ import torch
 from torch import fx, nn
 
 import datafree.pipeline as pipeline
-from datafree import expected
+from datafree import expected, post_training
 from datafree.api import synthesize
 from datafree.config import AllocationConfig, Method, ModelConfig, RunConfig, Scheme, load_config
 from datafree.errors import ConfigError, DatafreeError, ModelError, OutputExistsError
@@ -333,7 +333,7 @@ def test_an_unfinished_run_of_another_network_is_not_continued(
     chosen = config(allocation=AllocationConfig(average_bits=4))
     folder = tmp_path / "run"
     with monkeypatch.context() as patch:
-        patch.setattr(pipeline, "calibrate", stop)
+        patch.setattr(post_training, "calibrate", stop)
         with pytest.raises(KeyboardInterrupt):
             run(chosen, teacher=in_memory(build("Tiny", seed=1)), folder=folder)
     assert (folder / "allocation.json").exists()

@@ -57,7 +57,7 @@ def quantize(
     replace_relu6: bool | None = None,
     absorb_biases: bool | None = None,
     split_outliers: float | None = None,
-    bias_correction: Literal["empirical", "analytic"] | None = None,
+    bias_correction: Literal["auto", "empirical", "analytic", "none"] | None = None,
     reconstruction: str | None = None,
     reconstruction_options: Mapping[str, Any] | None = None,
     training: str | None = None,
@@ -117,7 +117,8 @@ def quantize(
             [False].
         split_outliers: share of input channels to split, those of largest weight [0].
         bias_correction: take the mean shift of every layer's output off its bias, as the images
-            show it (`empirical`) or as batch norms tell it without images (`analytic`) [neither].
+            show it (`empirical`) or as batch norms tell it without images (`analytic`), or `none`
+            [`auto`: `analytic` below 8 bits where the rounding is not learned].
         reconstruction: how weights learn their rounding on the images: `adaround`, `brecq`,
             `qdrop`, `genie_m` [to the nearest].
         reconstruction_options: its hyper-parameters, e.g. ``{"iterations": 2000}``.

@@ -145,7 +145,8 @@ def quantize(
     bias_correction: Annotated[
         str | None,
         typer.Option(
-            help="Take mean shifts off biases: empirical (on images) or analytic (without). [none]"
+            help="Take mean shifts off biases: empirical (on images), analytic (without), none, or"
+            " auto: analytic below 8 bits where the rounding is not learned. [auto]"
         ),
     ] = None,
     per_tensor: Annotated[

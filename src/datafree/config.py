@@ -188,7 +188,9 @@ class RunConfig(Frozen):
         split_outliers: share of a convolution's input channels that are added by splitting those
             with the largest weights, except in the first and in grouped ones; 0 splits none.
         bias_correction: take the mean shift of every layer's output off its bias, as the images
-            show it (`empirical`) or as batch norms tell it without images (`analytic`).
+            show it (`empirical`) or as batch norms tell it without images (`analytic`); `auto` is
+            `analytic` where weights below 8 bits are rounded to the nearest, which gains most there
+            and costs nothing; None never does.
         reconstruction: how weights learn their rounding on the images; None rounds to the nearest.
         training: how the student is fine-tuned under its teacher on a generator's images, instead
             of on a fixed set; None leaves its weights as quantized.
@@ -221,7 +223,7 @@ class RunConfig(Frozen):
     replace_relu6: bool = False
     absorb_biases: bool = False
     split_outliers: float = Field(default=0.0, ge=0, le=1)
-    bias_correction: Literal["empirical", "analytic"] | None = None
+    bias_correction: Literal["auto", "empirical", "analytic"] | None = "auto"
     reconstruction: Method | None = None
     training: Method | None = None
     generator: Path | None = None
@@ -259,13 +261,22 @@ class RunConfig(Frozen):
             raise ValueError("training learns the weights itself: leave reconstruction out")
         elif self.allocation is not None:
             raise ValueError("training has no mixed precision yet: give the bits in layer_bits")
-        elif self.bias_correction is not None:
+        elif self.bias_correction not in (None, "auto"):
             raise ValueError("training learns biases itself: leave bias_correction out")
         elif (self.training.name == "distill") != (self.student is not None):
             raise ValueError("the training distill goes with student, the network to distill into")
         if self.float_student and self.student is None:
             raise ValueError("float_student goes with student: name a network to distill into")
         return self
+
+    @property
+    def bias_rule(self) -> Literal["empirical", "analytic"] | None:
+        """How this run corrects biases: `bias_correction` with `auto` decided."""
+        if self.bias_correction != "auto":
+            return self.bias_correction
+        fewest = min((self.scheme.weights, *self.scheme.layer_bits.values()))
+        learned = self.reconstruction is not None or self.training is not None
+        return "analytic" if fewest < 8 and not learned else None
 
     def with_layer_bits(self, layer_bits: Mapping[str, int]) -> RunConfig:
         """This run with the bits that were allocated to its layers in its scheme."""

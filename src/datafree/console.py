@@ -84,7 +84,7 @@ def show_result(
         "ReLU6 replaced": config.replace_relu6,
         "bias absorption": config.absorb_biases,
         f"outlier splitting ({config.split_outliers:g})": config.split_outliers,
-        f"{config.bias_correction} bias correction": config.bias_correction,
+        f"{config.bias_rule} bias correction": config.bias_rule,
     }
     corrections = [name for name, wanted in chosen.items() if wanted]
     bits = "mixed" if scheme.layer_bits else f"{scheme.weights} bits"

@@ -135,6 +135,6 @@ def resolve_device(name: str) -> torch.device:
 
 
 def _needs_images(config: RunConfig, rule: RangeRule) -> bool:
-    empirical = config.bias_correction == "empirical"
+    empirical = config.bias_rule == "empirical"
     learned = config.reconstruction is not None or config.allocation is not None
     return isinstance(rule, Calibrator) or learned or empirical

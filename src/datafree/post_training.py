@@ -98,7 +98,7 @@ def quantize_weights(  # noqa: PLR0913 - what a run hands over
                 checkpoint=None if folder is None else folder / UNFINISHED / STUDENT,
             )  # fmt: skip
         metrics["reconstruction"] = [asdict(outcome) for outcome in outcomes]
-    if config.bias_correction is not None:
+    if config.bias_rule is not None:
         with watch.stage("bias correction"):
             metrics |= _correct_biases(folded, student, statistics, config, images, progress)
     return PostTrained(student, folded, metrics)
@@ -113,8 +113,10 @@ def _correct_biases(
     progress: Progress,
 ) -> dict[str, Any]:
     """Correct the student's biases; what is to be told of it as metrics."""
-    if config.bias_correction == "empirical":
+    if config.bias_rule == "empirical":
         correct_biases(folded, student, images.images, progress=progress)
         return {}
     corrected = correct_biases_analytically(folded, student, statistics, images.spec)
-    return {"bias_not_corrected": list(corrected.skipped)}
+    # Whoever did not ask for it is not bothered with what it could not do.
+    asked = config.bias_correction == "analytic"
+    return {"bias_not_corrected": list(corrected.skipped)} if asked else {}
