@@ -169,6 +169,24 @@ def test_a_student_in_memory_starts_from_its_own_weights() -> None:
     assert result.metrics["training"]["distillation"]["steps"] == 3
 
 
+def test_students_in_memory_that_do_not_fit_are_refused(tmp_path: Path) -> None:
+    place = tmp_path / "run"
+    other = nn.Sequential(nn.Flatten(), nn.Linear(64, 7))
+    with pytest.raises(ModelError, match=r"Sequential maps images .* to 7 classes"):
+        datafree.distill("digits_resnet8", other, output=place, device="cpu")
+    bare = nn.Sequential(nn.Flatten(), nn.AdaptiveAvgPool1d(10))
+    with pytest.raises(ModelError, match="has no parameters"):
+        datafree.distill("digits_resnet8", bare, output=place, device="cpu")
+    assert not place.exists()
+
+
+@pytest.mark.parametrize("batch_norm", ["folded", "frozen"])
+def test_noise_is_measured_against_the_same_layers(batch_norm: str) -> None:
+    options = {**QUICK, "batch_norm": batch_norm, "student_lr": 1e-9, "steps_lr": 1e-9}
+    tuned = run(changed(scheme={}, training={"name": "gdfq", "options": options}))
+    assert min(tuned.metrics["sqnr_db"].values()) > 15
+
+
 def test_weights_of_another_network_follow_the_seed(small: Path) -> None:
     spec = InputSpec(shape=(1, 8, 8), mean=(0.0,), std=(1.0,), classes=10)
     described = ModelConfig(source=f"{small}:small")
@@ -201,6 +219,8 @@ def test_a_student_of_other_classes_is_refused(small: Path) -> None:
         ({"training": {"name": "distill"}}, "distill goes with student"),
         ({"student": {"source": "digits_resnet8"}}, "distill goes with student"),
         ({"max_time": -1.0}, "greater than 0"),
+        ({"training": None, "precision": "bf16"}, "precision goes with training"),
+        ({"synthesis": {"name": "generator"}}, "give the file as generator"),
     ],
 )
 def test_contradictions_are_told(changes: dict[str, Any], message: str) -> None:

@@ -250,13 +250,18 @@ class RunConfig(Frozen):
     @model_validator(mode="after")
     def _training_fits(self) -> Self:
         if self.training is None:
-            alone = {
+            alone: dict[str, Any] = {
                 "generator": self.generator,
                 "student": self.student,
                 "max_time": self.max_time,
             }
+            alone["precision"] = None if self.precision == "fp32" else self.precision
             if given := [name for name, value in alone.items() if value is not None]:
                 raise ValueError(f"{given[0]} goes with training: name a method, such as dfqf")
+        elif self.synthesis.name == "generator":
+            raise ValueError(
+                "training dreams its own images: give the file as generator, not as images"
+            )
         elif self.reconstruction is not None:
             raise ValueError("training learns the weights itself: leave reconstruction out")
         elif self.allocation is not None:

@@ -57,7 +57,8 @@ def expected_seconds(  # noqa: PLR0913 - what a run consists of
     if reconstructor is not None:
         found["reconstruction"] = each * reconstructor.passes(count)
     if trainer is not None:
-        found["training"] = trainer.passes() * each + trainer.dreams() * _per_dream(trainer, spec)
+        per_dream = _per_dream(trainer, spec, device_of(graph))
+        found["training"] = trainer.passes() * each + trainer.dreams() * per_dream
     return found
 
 
@@ -75,10 +76,10 @@ def seconds_per_image(graph: fx.GraphModule, spec: InputSpec) -> float:
     return _best_time(lambda: graph(images), [images]) / size
 
 
-def _per_dream(trainer: Trainer, spec: InputSpec) -> float:
-    """What the generator takes for one image, forward and back to its weights; on a processor."""
+def _per_dream(trainer: Trainer, spec: InputSpec, device: torch.device) -> float:
+    """What the generator takes for one image, forward and back to its weights."""
     size, random = _measured_images(spec), torch.Generator().manual_seed(0)
-    generator = Generator(trainer.generator_config(spec), random)
+    generator = Generator(trainer.generator_config(spec), random).to(device)
     latents, labels = generator.draw(size, random)
     weights = list(generator.parameters())
     return _best_time(lambda: generator(latents, labels), weights) / size

@@ -37,8 +37,8 @@ from datafree.progress import Progress, silent
 from datafree.report.record import Stopwatch, write_metrics
 from datafree.synthesis.base import Synthesizer
 from datafree.tensors import fast_layout, on_device
-from datafree.training.base import Team, gather_team
-from datafree.tuning import dreamt, held_out, save_generators, tune
+from datafree.training.base import Team, Trainer, gather_team
+from datafree.tuning import dreamt, find_companion, held_out, save_generators, tune
 
 _HOLDOUT_SEED = 1_000_003  # added to the seed of held-out images; neighbouring seeds share nothing
 _WORTH_SPLITTING = 5.0  # seconds
@@ -108,6 +108,7 @@ def run(  # noqa: PLR0913 - one door, what a caller may bring
         plan = make_plan(config, graph, spec, given=images is not None)
         if images is None and plan.synthesizer is None:
             images = SyntheticSet.none(spec)
+        companion = find_companion(student, config, spec)
         team = gather_team(device, config.precision) if plan.trainer is not None else Team()
         if tell is not None and team.rank == 0:
             _foretell(config, graph, spec, plan, tell)
@@ -128,7 +129,7 @@ def run(  # noqa: PLR0913 - one door, what a caller may bring
     else:
         with watch.stage("training"):
             shown = progress if team.rank == 0 else silent
-            made, images = _train(graph, config, plan, images, student, folder, shown, team)
+            made, images = _train(graph, config, plan, images, companion, folder, shown, team)
     if team.rank != 0:
         # The first process measures and writes.
         return Result(made.student, graph, spec, images, config, made.metrics, watch.seconds)
@@ -170,7 +171,7 @@ def _train(  # noqa: PLR0913 - what a run hands over
     config: RunConfig,
     plan: Plan,
     images: SyntheticSet,
-    companion: nn.Module | None,
+    companion: fx.GraphModule | None,
     folder: Path | None,
     progress: Progress,
     team: Team,
@@ -334,6 +335,18 @@ def summarize(report: ExportReport) -> dict[str, Any]:
     }
 
 
+def _phases(config: RunConfig, trainer: Trainer | None) -> Trainer | None:
+    """`trainer` with no steps in the phases that this run leaves out."""
+    if trainer is None:
+        return None
+    left_out: dict[str, int] = {}
+    if config.generator is not None and config.student is None:
+        left_out["warmup"] = 0
+    if config.float_student:
+        left_out["iterations"] = 0
+    return trainer.model_copy(update=left_out)
+
+
 def _foretell(
     config: RunConfig,
     graph: fx.GraphModule,
@@ -343,8 +356,9 @@ def _foretell(
 ) -> None:
     held_out = config.holdout if config.data is None else 0
     found = expected_seconds(
-        graph, spec, plan.synthesizer, plan.reconstructor, config.images, held_out, plan.trainer
-    )
+        graph, spec, plan.synthesizer, plan.reconstructor, config.images, held_out,
+        _phases(config, plan.trainer),
+    )  # fmt: skip
     if config.max_time is not None:
         found["training"] = min(config.max_time, found["training"])
     total = sum(found.values())

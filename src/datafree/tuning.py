@@ -20,6 +20,7 @@ from datafree.graph.fold import fold_batch_norms
 from datafree.graph.insert import insert_quantizers
 from datafree.images import SyntheticSet
 from datafree.models import load_teacher
+from datafree.models.hubs import HUBS
 from datafree.progress import Progress, silent
 from datafree.tensors import device_of
 from datafree.training.base import Task, Team, Trained, Trainer
@@ -48,7 +49,7 @@ def tune(  # noqa: PLR0913 - what a run hands over
     config: RunConfig,
     rule: Calibrator,
     images: SyntheticSet | None,
-    student: nn.Module | None = None,
+    companion: fx.GraphModule | None = None,
     *,
     checkpoint: Path | None = None,
     progress: Progress = silent,
@@ -63,16 +64,11 @@ def tune(  # noqa: PLR0913 - what a run hands over
         config: of the run.
         rule: sets the activation ranges it starts from.
         images: given images the ranges are set on; None takes the generator's.
-        student: a network in memory to distill into, instead of loading ``config.student``.
+        companion: network to distill into, canonical, as `find_companion` returns it.
         checkpoint: folder for an interrupted training.
         progress: shown while it runs.
         team: the processes that train together.
     """
-    companion = None
-    if student is not None:
-        companion = capture(student, spec)
-    elif config.student is not None:
-        companion = other_network(config.student, spec, config.seed)
     if companion is not None:
         companion = to_device(companion, device_of(graph))
     folded = prepare(graph, config)[0]
@@ -85,7 +81,30 @@ def tune(  # noqa: PLR0913 - what a run hands over
     trained = trainer.train(
         task, progress=progress, checkpoint=checkpoint, max_seconds=config.max_time, team=team
     )
-    return Tuned(trained, folded if companion is None else None)
+    counterpart = folded if trainer.batch_norm == "folded" else graph
+    return Tuned(trained, counterpart if companion is None else None)
+
+
+def find_companion(
+    student: nn.Module | None, config: RunConfig, spec: InputSpec
+) -> fx.GraphModule | None:
+    """The network to distill into: the one in memory, or the one `config` names, or none.
+
+    Raises:
+        ModelError: it does not fit the teacher, or has nothing to learn.
+    """
+    if student is not None:
+        graph = capture(student, spec)
+        with torch.no_grad():
+            classes = graph(torch.zeros(2, *spec.shape)).shape[-1]
+        _fits(type(student).__name__, spec.shape, classes, spec)
+    elif config.student is not None:
+        graph = other_network(config.student, spec, config.seed)
+    else:
+        return None
+    if not any(True for _ in graph.parameters()):
+        raise ModelError("the network to distill into has no parameters: nothing could be learned")
+    return graph
 
 
 def other_network(described: ModelConfig, spec: InputSpec, seed: int) -> fx.GraphModule:
@@ -100,16 +119,22 @@ def other_network(described: ModelConfig, spec: InputSpec, seed: int) -> fx.Grap
     Raises:
         ModelError: it does not take the teacher's images or has other classes.
     """
-    known = {"input_shape": spec.shape, "mean": spec.mean, "std": spec.std}
+    known: dict[str, Any] = {"input_shape": spec.shape, "mean": spec.mean, "std": spec.std}
     missing = {key: value for key, value in known.items() if getattr(described, key) is None}
+    if described.source.partition(":")[0] in HUBS and described.weights is None:
+        missing["classes"] = spec.classes
     found = load_teacher(described.model_copy(update=missing), pretrained=False)
-    if (found.spec.shape, found.spec.classes) != (spec.shape, spec.classes):
-        raise ModelError(
-            f"{described.source} maps images of {found.spec.shape} to {found.spec.classes} classes"
-            f" and its teacher {spec.shape} to {spec.classes}: choose a student that fits"
-        )
+    _fits(described.source, found.spec.shape, found.spec.classes, spec)
     graph = capture(found.model, spec)
     return graph if described.weights is not None else forgotten(graph, seed)
+
+
+def _fits(name: str, shape: tuple[int, ...], classes: int, spec: InputSpec) -> None:
+    if (shape, classes) != (spec.shape, spec.classes):
+        raise ModelError(
+            f"{name} maps images of {shape} to {classes} classes and its teacher {spec.shape} to"
+            f" {spec.classes}: choose a student that fits"
+        )
 
 
 def blank_student(

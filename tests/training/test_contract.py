@@ -146,6 +146,34 @@ def test_a_time_budget_ends_both_phases_cleanly(name: str) -> None:
     assert torch.isfinite(trained.student(images(2))).all()
 
 
+def test_under_a_time_budget_the_student_is_judged_all_along(name: str) -> None:
+    method = make(name, warmup=1, iterations=10**6, checks=5)
+    trained = method.train(task(name), max_seconds=3.0)
+    judged = [c for c in trained.summary["fine-tuning"]["history"] if "agreement" in c]
+    assert len(judged) >= 4
+
+
+def test_generators_keep_no_hooks_and_remember_nothing(name: str) -> None:
+    trained = make(name).train(task(name))
+    for generator in (trained.generator, trained.warm):
+        assert generator is not None
+        assert not any(module._forward_hooks for module in generator.modules())
+
+
+def test_a_fixed_generator_keeps_its_weights(name: str, tmp_path: Path) -> None:
+    method = make(name, update_generator=False)
+    trained = method.train(task(name))
+    assert trained.warm is not None
+    for (key, value), warm in zip(
+        trained.generator.named_parameters(), trained.warm.parameters(), strict=True
+    ):
+        assert torch.equal(value, warm), key
+    with pytest.raises(KeyboardInterrupt):
+        method.train(task(name), progress=Counter(8), checkpoint=tmp_path)
+    again = method.train(task(name), checkpoint=tmp_path)
+    assert digests(again) == digests(trained)
+
+
 def test_the_best_judged_student_is_kept(name: str) -> None:
     trained = make(name, iterations=12, checks=12, student_lr=0.5).train(task(name))
     told = trained.summary["fine-tuning"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -11,6 +12,7 @@ from torch import nn
 from datafree.calibrators.mse import MSE
 from datafree.config import InputSpec, Scheme
 from datafree.errors import ConfigError
+from datafree.generators import save_generator
 from datafree.graph.capture import capture
 from datafree.graph.fold import fold_batch_norms
 from datafree.quant.modules import QUANTIZED
@@ -77,3 +79,16 @@ def test_networks_without_batch_norms_are_enough() -> None:
 def test_a_float_student_needs_another_network() -> None:
     with pytest.raises(ConfigError, match="needs bits"):
         DFQF().train(replace(task(None), companion=None))
+
+
+def test_a_time_budget_is_spent_on_the_phases_that_there_are(tmp_path: Path) -> None:
+    method = METHOD.model_copy(update={"warmup": 10**6, "iterations": 10**6})
+    alone = method.train(task(None), max_seconds=1.0).summary
+    assert 0.9 < alone["distillation"]["seconds"] < 2.0
+    warm = METHOD.train(task(None)).warm
+    assert warm is not None
+    save_generator(warm, tmp_path / "g.safetensors")
+    given = replace(task(Scheme(weights=4, activations=4)), generator=tmp_path / "g.safetensors")
+    both = method.train(given, max_seconds=2.0).summary
+    assert 0.9 < both["distillation"]["seconds"] < 2.0
+    assert 0.9 < both["fine-tuning"]["seconds"] < 2.0

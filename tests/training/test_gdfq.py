@@ -62,6 +62,7 @@ def test_large_images_get_classes_in_their_batch_norms() -> None:
 def test_rates_fall_to_a_tenth_at_every_milestone() -> None:
     rates = [GDFQ().rate("student", f, tuning=True) for f in (0, 0.24, 0.25, 0.5, 0.75)]
     assert rates == pytest.approx([1, 1, 0.1, 0.01, 0.001])
+    assert GDFQ().rate("generator", 0.9, tuning=False) == 1  # the warm-up is the schedule's start
 
 
 def test_a_generator_without_classes_is_refused() -> None:

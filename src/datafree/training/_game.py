@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from datafree.generators import Generator
-from datafree.graph.taps import BatchNorm
+from datafree.graph.taps import BatchNorm, tap_outputs
 from datafree.training._task import Dream
 from datafree.training._team import Team
 
@@ -40,7 +40,7 @@ class Game:
         memory: what `Trainer.remember` returned.
         taps: filled by the teacher's forward pass.
         team: the processes that play.
-        blocks: filled by the generator's forward pass.
+        sees_blocks: whether the outputs of the generator's blocks are kept.
     """
 
     teacher: nn.Module
@@ -48,17 +48,19 @@ class Game:
     memory: Any
     taps: list[tuple[BatchNorm, Tensor]]
     team: Team
-    blocks: list[Tensor] = field(default_factory=list)
+    sees_blocks: bool
 
     def dream(self, count: int, start: int, random: torch.Generator) -> Dream:
         """A new batch, with the graph that leads to the generator."""
-        self.blocks.clear()
+        kept: list[Tensor] = []
+        watched = self.generator.blocks if self.sees_blocks else {}
         latents, labels = self.generator.draw(count, random)
-        images = self.generator(latents, labels).float()
+        with tap_outputs(watched, lambda _, output: kept.append(output)):
+            images = self.generator(latents, labels).float()
         logits = self.teacher(images).float()
         # Statistics are sums over many values, whatever precision the layers compute in.
         features = [(layer, tapped.float()) for layer, tapped in self.taps]
-        blocks = [block.float() for block in self.blocks]
+        blocks = [block.float() for block in kept]
         return Dream(images, labels, logits, features, blocks, start, random)
 
 

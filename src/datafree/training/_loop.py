@@ -56,7 +56,6 @@ def run_phase(phase: Phase, state: State, saved: Saved, progress: Progress, team
     """
     saved.load(state)
     before, started, shown = state.seconds, time.monotonic(), 0.0
-    every = max(1, phase.iterations // phase.checks)
     losses: Mapping[str, Tensor] = {}
     with progress(phase.name, phase.iterations) as step:
         step(state.step)
@@ -64,6 +63,7 @@ def run_phase(phase: Phase, state: State, saved: Saved, progress: Progress, team
             # What training starts from is a candidate too: it may be the best.
             _check(phase, state, losses, team)
         while state.step < phase.iterations and not _over(phase, state):
+            checked = _checks(phase, state)
             losses = _advanced(phase, state)
             state.step += 1
             step(1)
@@ -74,7 +74,7 @@ def run_phase(phase: Phase, state: State, saved: Saved, progress: Progress, team
             if time.monotonic() - shown > _SHOWN_EVERY:
                 note(step, _told(phase, state, losses))
                 shown = time.monotonic()
-            if state.step % every == 0 or last:
+            if _checks(phase, state) > checked or last:
                 _check(phase, state, losses, team)
             if team.rank == 0:
                 saved.save_if_due(state)
@@ -104,6 +104,11 @@ def _over(phase: Phase, state: State) -> bool:
 def _fraction(phase: Phase, state: State) -> float:
     steps = state.step / phase.iterations
     return steps if phase.seconds is None else max(steps, state.seconds / phase.seconds)
+
+
+def _checks(phase: Phase, state: State) -> int:
+    """Checks that are due by now; the small number is for fractions that are not exact."""
+    return int(_fraction(phase, state) * phase.checks + 1e-9)
 
 
 def _check(phase: Phase, state: State, losses: Mapping[str, Tensor], team: Team) -> None:

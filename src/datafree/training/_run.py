@@ -19,7 +19,7 @@ from datafree.evaluate import Comparison, compare
 from datafree.generators import Generator, generate, load_generator
 from datafree.graph.fold import fold_batch_norms
 from datafree.graph.insert import insert_quantizers
-from datafree.graph.taps import tap_batch_norms, tap_outputs
+from datafree.graph.taps import tap_batch_norms
 from datafree.progress import Progress
 from datafree.quant.trained import PACT, finish_training, prepare_training
 from datafree.tensors import fast_copy, load_tensors, save_tensors, state_digest
@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from datafree.training.base import Trainer
 
 _CHUNK = 64
+_RANGES_CHUNK = 128  # some rules average over batches, ten of 128 in DFQF
 _JUDGED_FROM = 0.5  # of a phase whose generator starts from nothing
 
 
@@ -51,19 +52,19 @@ def train(
     memory = trainer.remember(teacher, task.spec, numbers(task.seed, "memory"))
     with ExitStack() as stack:
         taps = stack.enter_context(tap_batch_norms(teacher))
-        game = Game(teacher, fresh.to(task.device).train(), memory, taps, team)
-        blocks = game.generator.blocks
-        stack.enter_context(tap_outputs(blocks, lambda _, output: game.blocks.append(output)))
+        game = Game(teacher, fresh.to(task.device).train(), memory, taps, team, trainer.sees_blocks)
+        warms, tunes = given is None or task.companion is not None, task.scheme is not None
+        steps = trainer.warmup * warms + trainer.iterations * tunes
         run = _Run(
             trainer,
             task,
             game,
             progress,
             folder,
-            _Budget(trainer, given, max_seconds),
+            _Budget(max(steps, 1), max_seconds),
             _request(trainer, task, given, max_seconds),
         )
-        learned = None if given is not None and task.companion is None else run.warm_up()
+        learned = run.warm_up() if warms else None
         warm = copy.deepcopy(game.generator) if given is None else None
         if task.scheme is None:
             assert learned is not None  # noqa: S101 - `Trainer.train` refuses a task without
@@ -75,17 +76,13 @@ def train(
 
 @dataclass(frozen=True)
 class _Budget:
-    """How the time is shared: by steps."""
+    """How the time is shared between the phases that there are: by steps."""
 
-    trainer: Trainer
-    given: Generator | None
+    steps: int
     seconds: float | None
 
     def share(self, iterations: int) -> float | None:
-        if self.seconds is None:
-            return None
-        warmup = 0 if self.given is not None else self.trainer.warmup
-        return self.seconds * iterations / (warmup + self.trainer.iterations)
+        return None if self.seconds is None else self.seconds * iterations / self.steps
 
 
 @dataclass
@@ -130,11 +127,11 @@ class _Run:
         steps = {id(parameter) for parameter in handles.steps}
         others = [p for p in student.parameters() if id(p) not in steps]
         optimizers: dict[str, Optimizer] = {"student": self._student_steps(others)}
-        modules: dict[str, nn.Module] = {"student": student}
+        # The generator's batch norms gather statistics even where its weights stay.
+        modules: dict[str, nn.Module] = {"student": student, "generator": game.generator}
         if handles.steps:
             optimizers["steps"] = self._range_steps(student, handles.steps)
         if trainer.update_generator:
-            modules["generator"] = game.generator
             optimizers["generator"] = self._generator_steps()
         state = State(modules, optimizers)
         advance = Move(trainer, game, student, optimizers, (task.seed, "tuning"), tuning=True)
@@ -163,7 +160,7 @@ class _Run:
         if images is None:
             random = numbers(task.seed, "ranges")
             images, _ = generate(self.game.generator, trainer.calibration_images, random)
-        calibrate(student, self._chunks(images), trainer.calibrator(task.rule))
+        calibrate(student, self._chunks(images, _RANGES_CHUNK), trainer.calibrator(task.rule))
         return student
 
     def _judge(self, name: str) -> Callable[[nn.Module], Comparison]:
@@ -197,9 +194,9 @@ class _Run:
             chunks = [self.game.teacher(chunk) for chunk in self._chunks(images)]
         return images, torch.cat(chunks)
 
-    def _chunks(self, images: Tensor) -> list[Tensor]:
+    def _chunks(self, images: Tensor, size: int = _CHUNK) -> list[Tensor]:
         device = self.task.device
-        chunks = images.split(_CHUNK)
+        chunks = images.split(size)
         return [chunk.to(device, memory_format=torch.channels_last) for chunk in chunks]
 
     def _run(self, phase: Phase, state: State, name: str) -> None:
@@ -273,9 +270,9 @@ def _given(trainer: Trainer, task: Task) -> Generator:
     )
     if not same or (trainer.conditional and made.condition == "none"):
         raise DataError(
-            f"{task.generator} makes images of {made.shape} with condition {made.condition}, and"
-            f" {trainer.name} needs {wanted.shape} with {wanted.condition}: warm one up by"
-            f" {trainer.name}"
+            f"{task.generator} makes images of {made.shape} and {made.classes} classes with"
+            f" condition {made.condition}, and {trainer.name} needs {wanted.shape} and"
+            f" {wanted.classes} with {wanted.condition}: warm one up by {trainer.name}"
         )
     return generator
 

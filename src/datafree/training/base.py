@@ -39,7 +39,7 @@ class Trainer(Frozen):
         momentum: of the student.
         nesterov: for the student.
         weight_decay: of the student.
-        milestones: fractions of a phase at which rates fall to a tenth.
+        milestones: fractions of the fine-tuning at which rates fall to a tenth.
         steps_lr: rate of learned step sizes or clips, as a factor on `student_lr`.
         weights: ranges of weights: recomputed from their extremes at every step (`minmax`), or
             learned as a step (`lsq`) or as a clip (`clip`).
@@ -47,7 +47,7 @@ class Trainer(Frozen):
             PACT's upper clip (`pact`), which decays as weights do.
         batch_norm: student with its batch norms `folded`; with batch norms whose statistics are
             `frozen`; or whose statistics follow the dreamt images (`train`).
-        update_generator: False keeps the generator as the warm-up left it.
+        update_generator: False keeps the generator's weights as the warm-up left them.
         calibration_images: dreamt for the ranges.
         holdout: dreamt images the student never learns from, to judge it on.
         checks: how often it is judged. The student as calibrated is judged first: if none of the
@@ -59,6 +59,8 @@ class Trainer(Frozen):
     """
 
     conditional: ClassVar[bool] = True
+    sees_blocks: ClassVar[bool] = False
+    """Whether the losses look at the outputs of the generator's blocks."""
     fresh: ClassVar[bool] = False
     """Whether the student learns on images other than those the generator was judged on."""
 
@@ -212,5 +214,5 @@ class Trainer(Frozen):
             fraction: 0 to 1.
             tuning: the student is quantized.
         """
-        del name, tuning
-        return 0.1 ** sum(fraction >= milestone for milestone in self.milestones)
+        del name
+        return 0.1 ** sum(tuning and fraction >= milestone for milestone in self.milestones)

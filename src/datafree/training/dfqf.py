@@ -137,6 +137,8 @@ class DFQF(Trainer):
 def forgotten(network: fx.GraphModule, seed: int) -> fx.GraphModule:
     """A copy of `network` with random weights, as its layers initialise themselves.
 
+    Parameters outside of layers, such as position embeddings, keep their values.
+
     Args:
         network: canonical graph; not changed.
         seed: the same seed gives the same weights; torch's own random numbers are not touched.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
@@ -46,6 +46,8 @@ class DSGQAT(GDFQ):
         margin_images: Gaussian images the margins are measured on.
     """
 
+    sees_blocks: ClassVar[bool] = True
+
     iterations: int = Field(default=40_000, ge=1)
     milestones: tuple[float, ...] = (0.5,)
     nesterov: bool = False
@@ -86,7 +88,10 @@ class DSGQAT(GDFQ):
 
     def _correlation(self, dream: Dream) -> Tensor:
         rows: list[Tensor] = []
+        # Drawn where it is needed: for all blocks it is a hundred times the latent vectors.
+        random = torch.Generator(dream.images.device)
+        random.manual_seed(dream.random.initial_seed())
         for block in dream.blocks:
-            noise = torch.randn(block.shape, generator=dream.random).to(block.device)
+            noise = torch.randn(block.shape, generator=random, device=block.device)
             rows.append(correlation_inhibition(block, noise, self.correlation))
         return torch.stack(rows).sum()
