@@ -246,16 +246,7 @@ def quantize(
         "weight_type": weight_type, "seed": seed, "device": device,
     }  # fmt: skip
     resolved = build(RunConfig, merge(merge(base, changes), images_fields(images)), "options")
-    from datafree.pipeline import run
-
-    result = run(
-        resolved, folder=output, force=force, progress=console.progress, tell=console.out.print
-    )
-    if result.folder is None:
-        return  # one of several processes, and not the first
-    console.show_result(result.config, result.metrics, result.seconds, images=len(result.images))
-    names = sorted(path.name for path in output.iterdir())
-    console.out.print(f"written to [bold]{escape(str(output))}[/bold]: {', '.join(names)}")
+    console.run_and_show(resolved, output, force=force)
 
 
 @app.command()

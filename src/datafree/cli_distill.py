@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.markup import escape
 
 from datafree import console
 from datafree.cli_options import (
@@ -97,13 +96,4 @@ def distill(  # noqa: PLR0913 - one option each
             "training": {"name": "distill"},
         }
         resolved = build(RunConfig, merge(base, changes), "options")
-    from datafree.pipeline import run
-
-    result = run(
-        resolved, folder=output, force=force, progress=console.progress, tell=console.out.print
-    )
-    if result.folder is None:
-        return  # one of several processes, and not the first
-    console.show_result(result.config, result.metrics, result.seconds, images=len(result.images))
-    names = sorted(path.name for path in output.iterdir())
-    console.out.print(f"written to [bold]{escape(str(output))}[/bold]: {', '.join(names)}")
+    console.run_and_show(resolved, output, force=force)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Generator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from rich.console import Console
@@ -59,6 +60,24 @@ def progress(description: str, total: int) -> Generator[Step]:
     )
     with RichProgress(*columns, console=err, transient=True, disable=not err.is_terminal) as bars:
         yield _Bar(bars, bars.add_task(description, total=total, note=""))
+
+
+def run_and_show(config: RunConfig, output: Path, *, force: bool) -> None:
+    """Carry a run out, with bars, and show what came of it.
+
+    Args:
+        config: of the run.
+        output: folder to write.
+        force: replace an earlier run there.
+    """
+    from datafree.pipeline import run
+
+    result = run(config, folder=output, force=force, progress=progress, tell=out.print)
+    if result.folder is None:
+        return  # one of several processes, and not the first
+    show_result(result.config, result.metrics, result.seconds, images=len(result.images))
+    names = sorted(path.name for path in output.iterdir())
+    out.print(f"written to [bold]{escape(str(output))}[/bold]: {', '.join(names)}")
 
 
 def show_result(
