@@ -10,7 +10,7 @@ import pytest
 import torch
 
 import datafree
-from datafree import pipeline
+from datafree import pipeline, post_training
 from datafree.config import AllocationConfig, Method, ModelConfig, RunConfig, Scheme, load_config
 from datafree.console import bits_rows
 from datafree.errors import ConfigError
@@ -97,10 +97,10 @@ def test_an_interrupted_run_keeps_its_bits(tmp_path: Path, monkeypatch: pytest.M
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(pipeline, "calibrate", interrupt)
+        patch.setattr(post_training, "calibrate", interrupt)
         run(config(), folder=tmp_path)
     with monkeypatch.context() as patch:
-        patch.setattr(pipeline, "allocate", interrupt)
+        patch.setattr(post_training, "allocate", interrupt)
         result = run(config(), folder=tmp_path)
     assert result.metrics == expected.metrics
     # Of another run nothing is left.

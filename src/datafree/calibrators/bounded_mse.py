@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-
 import torch
 from pydantic import Field
 from torch import Tensor
@@ -12,14 +10,6 @@ from datafree.calibrators._histogram import Histogram, extend
 from datafree.calibrators.base import Calibrator
 from datafree.calibrators.mse import MSE
 from datafree.quant.grid import Grid
-
-
-@dataclass(frozen=True)
-class _Batch:
-    """What one batch showed, and the ranges that were found for it."""
-
-    histogram: Histogram
-    ranges: dict[Grid, tuple[Tensor, Tensor]] = field(default_factory=dict)
 
 
 class BoundedMSE(Calibrator):
@@ -36,22 +26,16 @@ class BoundedMSE(Calibrator):
 
     lower_bound: float = Field(default=0.3, ge=0, le=1)
 
-    def update(self, state: tuple[_Batch, ...] | None, values: Tensor) -> tuple[_Batch, ...]:
+    def update(self, state: tuple[Histogram, ...] | None, values: Tensor) -> tuple[Histogram, ...]:
         """Count one batch by itself, as the best ratio depends on the grid; see the base class."""
-        return (*(state or ()), _Batch(extend(None, values)))
+        return (*(state or ()), extend(None, values))
 
-    def range(self, state: tuple[_Batch, ...], grid: Grid) -> tuple[Tensor, Tensor]:
+    def range(self, state: tuple[Histogram, ...], grid: Grid) -> tuple[Tensor, Tensor]:
         """Mean of the batches' ranges."""
         lows, highs = zip(*(self._range(batch, grid) for batch in state), strict=True)
         return torch.stack(lows).mean(), torch.stack(highs).mean()
 
-    def _range(self, batch: _Batch, grid: Grid) -> tuple[Tensor, Tensor]:
-        # The ranges of earlier batches are asked for after every batch.
-        if grid not in batch.ranges:
-            batch.ranges[grid] = self._search(batch.histogram, grid)
-        return batch.ranges[grid]
-
-    def _search(self, batch: Histogram, grid: Grid) -> tuple[Tensor, Tensor]:
+    def _range(self, batch: Histogram, grid: Grid) -> tuple[Tensor, Tensor]:
         low, high = MSE(candidates=100).range(batch, grid)
         return (
             low.clamp(max=self.lower_bound * min(batch.smallest, 0.0)),
