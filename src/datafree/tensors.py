@@ -49,6 +49,20 @@ def on_device(images: Tensor, device: torch.device) -> Tensor:
     return images.to(device, memory_format=torch.channels_last)
 
 
+def random_numbers(seed: int, *purpose: object) -> torch.Generator:
+    """Random numbers of their own for every purpose, on the CPU.
+
+    They depend on nothing that was drawn before, so work that goes on after an interruption needs
+    no state of them.
+
+    Args:
+        seed: of the run.
+        *purpose: what they are for: strings and integers.
+    """
+    digest = hashlib.sha256(repr((seed, *purpose)).encode()).digest()
+    return torch.Generator().manual_seed(int.from_bytes(digest[:8], "big") >> 1)
+
+
 @torch.no_grad()
 def initialise_uniform(layer: nn.Module, random: torch.Generator) -> None:
     """Fill weight and bias uniformly within ``1 / sqrt(fan in)``, as torch's modules do.

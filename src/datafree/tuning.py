@@ -22,11 +22,9 @@ from datafree.images import SyntheticSet
 from datafree.models import load_teacher
 from datafree.models.hubs import HUBS
 from datafree.progress import Progress, silent
-from datafree.tensors import device_of
+from datafree.tensors import device_of, random_numbers
 from datafree.training.base import Task, Team, Trained, Trainer
 from datafree.training.dfqf import forgotten
-
-_IMAGES_SEED, _HOLDOUT_SEED = 2**35, 2**36  # added to the seed of the run
 
 
 @dataclass(frozen=True)
@@ -102,7 +100,7 @@ def find_companion(
         graph = other_network(config.student, spec, config.seed)
     else:
         return None
-    if not any(True for _ in graph.parameters()):
+    if next(graph.parameters(), None) is None:
         raise ModelError("the network to distill into has no parameters: nothing could be learned")
     return graph
 
@@ -161,12 +159,12 @@ def blank_student(
 
 def dreamt(generator: Generator, spec: InputSpec, config: RunConfig) -> SyntheticSet:
     """The images of a run whose generator learned: for pictures and checks."""
-    return _dreamt(generator, spec, config, config.images, _IMAGES_SEED)
+    return _dreamt(generator, spec, config, config.images, "images")
 
 
 def held_out(generator: Generator, spec: InputSpec, config: RunConfig) -> SyntheticSet:
     """Images the student has not seen, as many as `config` holds out."""
-    return _dreamt(generator, spec, config, config.holdout, _HOLDOUT_SEED)
+    return _dreamt(generator, spec, config, config.holdout, "held out")
 
 
 def save_generators(trained: Trained, folder: Path, config: RunConfig) -> None:
@@ -178,9 +176,8 @@ def save_generators(trained: Trained, folder: Path, config: RunConfig) -> None:
 
 
 def _dreamt(
-    generator: Generator, spec: InputSpec, config: RunConfig, count: int, offset: int
+    generator: Generator, spec: InputSpec, config: RunConfig, count: int, purpose: str
 ) -> SyntheticSet:
-    random = torch.Generator().manual_seed(config.seed + offset)
-    images, labels = generate(generator, count, random)
+    images, labels = generate(generator, count, random_numbers(config.seed, purpose))
     described = {"method": "generator", "seed": config.seed, "count": count}
     return SyntheticSet(images.contiguous(), spec, labels, described)

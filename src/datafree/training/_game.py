@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -13,21 +12,12 @@ from torch.optim import Optimizer
 
 from datafree.generators import Generator
 from datafree.graph.taps import BatchNorm, tap_outputs
+from datafree.tensors import random_numbers
 from datafree.training._task import Dream
 from datafree.training._team import Team
 
 if TYPE_CHECKING:
     from datafree.training.base import Trainer
-
-
-def numbers(seed: int, *purpose: object) -> torch.Generator:
-    """Random numbers of their own for every purpose, on the CPU.
-
-    They depend on nothing that was drawn before, so a training that goes on after an interruption
-    needs no state of them.
-    """
-    digest = hashlib.sha256(repr((seed, *purpose)).encode()).digest()
-    return torch.Generator().manual_seed(int.from_bytes(digest[:8], "big") >> 1)
 
 
 @dataclass
@@ -96,7 +86,7 @@ class Move:
         team, trainer = self.game.team, self.trainer
         count = trainer.batch_size // team.size
         start = step * trainer.batch_size + team.rank * count
-        random = numbers(*self.seed, step, team.rank)
+        random = random_numbers(*self.seed, step, team.rank)
         losses: dict[str, Tensor] = {}
         dream = None
         if "generator" in self.optimizers:

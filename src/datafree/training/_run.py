@@ -22,8 +22,8 @@ from datafree.graph.insert import insert_quantizers
 from datafree.graph.taps import tap_batch_norms
 from datafree.progress import Progress
 from datafree.quant.trained import PACT, finish_training, prepare_training
-from datafree.tensors import fast_copy, load_tensors, save_tensors, state_digest
-from datafree.training._game import Game, Move, numbers
+from datafree.tensors import fast_copy, load_tensors, random_numbers, save_tensors, state_digest
+from datafree.training._game import Game, Move
 from datafree.training._loop import Phase, run_phase
 from datafree.training._state import Saved, State
 from datafree.training._task import Task, Trained
@@ -48,8 +48,10 @@ def train(
     """What `Trainer.train` does, after its checks."""
     teacher = fast_copy(task.teacher).requires_grad_(False).eval()
     given = None if task.generator is None else _given(trainer, task)
-    fresh = given or Generator(trainer.generator_config(task.spec), numbers(task.seed, "weights"))
-    memory = trainer.remember(teacher, task.spec, numbers(task.seed, "memory"))
+    fresh = given or Generator(
+        trainer.generator_config(task.spec), random_numbers(task.seed, "weights")
+    )
+    memory = trainer.remember(teacher, task.spec, random_numbers(task.seed, "memory"))
     with ExitStack() as stack:
         taps = stack.enter_context(tap_batch_norms(teacher))
         game = Game(teacher, fresh.to(task.device).train(), memory, taps, team, trainer.sees_blocks)
@@ -158,7 +160,7 @@ class _Run:
         trainer.first_ranges(student)
         images = task.images
         if images is None:
-            random = numbers(task.seed, "ranges")
+            random = random_numbers(task.seed, "ranges")
             images, _ = generate(self.game.generator, trainer.calibration_images, random)
         calibrate(student, self._chunks(images, _RANGES_CHUNK), trainer.calibrator(task.rule))
         return student
@@ -186,7 +188,7 @@ class _Run:
         if found is not None:
             images = found[0]["images"]
         else:
-            random = numbers(self.task.seed, "holdout")
+            random = random_numbers(self.task.seed, "holdout")
             images, _ = generate(self.game.generator, self.trainer.holdout, random)
             if path is not None:
                 save_tensors(path, {"images": images}, self.request)

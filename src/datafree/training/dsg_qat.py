@@ -90,7 +90,7 @@ class DSGQAT(GDFQ):
         rows: list[Tensor] = []
         # Drawn where it is needed: for all blocks it is a hundred times the latent vectors.
         random = torch.Generator(dream.images.device)
-        random.manual_seed(dream.random.initial_seed())
+        random.manual_seed(dream.random.initial_seed() + 1)  # not the latent vectors once more
         for block in dream.blocks:
             noise = torch.randn(block.shape, generator=random, device=block.device)
             rows.append(correlation_inhibition(block, noise, self.correlation))
