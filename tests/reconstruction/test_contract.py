@@ -23,6 +23,7 @@ from datafree.quant.modules import QUANTIZED, ActivationQuantizer, Quantizer
 from datafree.reconstruction.base import Reconstructor
 from datafree.registry import available, load
 from networks import SPEC, captured, fingerprint, images
+from watching import Counter
 
 PACKAGE = "datafree.reconstruction"
 QUICK = {"iterations": 8, "activation_iterations": 4, "batch_size": 8}
@@ -134,27 +135,6 @@ def test_same_seed_same_student(name: str) -> None:
     assert digests[0] != digests[2]
 
 
-class Counter:
-    def __init__(self, stop_at: int | None = None) -> None:
-        self.done, self.total, self.stop_at = 0, 0, stop_at
-
-    def __call__(self, description: str, total: int) -> Counter:
-        assert "reconstruction" in description
-        self.total = total
-        return self
-
-    def __enter__(self) -> Any:
-        return self.step
-
-    def __exit__(self, *_: object) -> None:
-        return None
-
-    def step(self, done: int) -> None:
-        self.done += done
-        if self.stop_at is not None and self.done >= self.stop_at:
-            raise KeyboardInterrupt
-
-
 @pytest.mark.parametrize("share", [0.1, 0.5, 0.9])
 def test_an_interrupted_call_goes_on_to_the_same_student(
     name: str, share: float, tmp_path: Path
@@ -163,6 +143,7 @@ def test_an_interrupted_call_goes_on_to_the_same_student(
     counter = Counter()
     expected = make(name).reconstruct(folded, whole, x, progress=counter)
     assert counter.done == counter.total > 0
+    assert counter.descriptions == [f"{name} reconstruction"]
     checkpoint = tmp_path / "student.safetensors"
     _, student, _ = prepared("InPlaceResidual")
     with pytest.raises(KeyboardInterrupt):

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +14,10 @@ from datafree.config import build as configure
 from datafree.errors import ConfigError, ModelError
 from datafree.graph.capture import capture
 from datafree.images import SyntheticSet
-from datafree.progress import Step
 from datafree.registry import available, load
 from datafree.synthesis.base import Synthesizer
 from networks import SPEC, build, captured, fingerprint, saved_generator
+from watching import Counter
 
 PACKAGE = "datafree.synthesis"
 QUICK: dict[str, Any] = {
@@ -52,24 +50,6 @@ def method(cls: type[Synthesizer]) -> Synthesizer:
 @pytest.fixture
 def teacher() -> fx.GraphModule:
     return captured("Tiny")
-
-
-class Counter:
-    """A progress that counts, and stops everything after some units."""
-
-    def __init__(self, stop_at: int | None = None) -> None:
-        self.done, self.total, self.stop_at = 0, 0, stop_at
-
-    @contextmanager
-    def __call__(self, description: str, total: int) -> Generator[Step]:
-        self.total += total
-
-        def step(done: int) -> None:
-            self.done += done
-            if self.stop_at is not None and self.done >= self.stop_at:
-                raise KeyboardInterrupt
-
-        yield step
 
 
 def test_a_set_of_images(method: Synthesizer, teacher: fx.GraphModule) -> None:

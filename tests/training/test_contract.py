@@ -21,6 +21,7 @@ from datafree.registry import available, load
 from datafree.tensors import state_digest
 from datafree.training.base import Task, Trained, Trainer
 from networks import SPEC, captured, fingerprint, images
+from watching import Counter
 
 PACKAGE = "datafree.training"
 QUICK: dict[str, Any] = {
@@ -86,29 +87,6 @@ def test_same_seed_same_student(name: str) -> None:
     assert found[0] != found[2]
 
 
-class Counter:
-    """Stops after so many steps of training, as Ctrl-C would."""
-
-    def __init__(self, stop_at: int | None = None) -> None:
-        self.done, self.total, self.stop_at = 0, 0, stop_at
-
-    def __call__(self, description: str, total: int) -> Counter:
-        assert description.split()[1] in ("warm-up", "distillation", "fine-tuning")
-        self.total += total
-        return self
-
-    def __enter__(self) -> Any:
-        return self.step
-
-    def __exit__(self, *_: object) -> None:
-        return None
-
-    def step(self, done: int) -> None:
-        self.done += done
-        if self.stop_at is not None and self.done >= self.stop_at:
-            raise KeyboardInterrupt
-
-
 @pytest.mark.parametrize("stop_at", [2, 5, 9])
 def test_an_interrupted_call_goes_on_to_the_same_student(
     name: str, stop_at: int, tmp_path: Path
@@ -116,6 +94,8 @@ def test_an_interrupted_call_goes_on_to_the_same_student(
     method, counter = make(name, activations="pact"), Counter()
     whole = method.train(task(name), progress=counter)
     assert counter.done == counter.total == 10
+    begun = "distillation" if name == "distill" else "warm-up"
+    assert counter.descriptions == [f"{name} {begun}", f"{name} fine-tuning"]
     with pytest.raises(KeyboardInterrupt):
         method.train(task(name), progress=Counter(stop_at), checkpoint=tmp_path)
     assert list(tmp_path.glob("*.safetensors"))
