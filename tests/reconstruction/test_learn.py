@@ -28,6 +28,15 @@ def test_the_error_of_a_linear_layer_is_averaged_over_samples_only() -> None:
     assert output_error(outputs, targets).item() == pytest.approx(10)
 
 
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+def test_the_gradient_of_the_error_is_twice_the_difference(layout: torch.memory_format) -> None:
+    outputs = torch.randn(4, 3, 5, 6).to(memory_format=layout).requires_grad_()
+    targets = torch.randn(4, 3, 5, 6)
+    (gradient,) = torch.autograd.grad(0.5 * output_error(outputs, targets), [outputs])
+    expected = (outputs.detach() - targets) / (4 * 5 * 6)
+    assert torch.allclose(gradient, expected, rtol=1e-6)
+
+
 def test_the_exponent_of_the_penalty() -> None:
     penalty = Penalty(weight=0.01, warmup=0.2, start=20, end=2)
     assert penalty.beta(0.0) is None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
@@ -158,11 +159,36 @@ def output_error(
         power: exponent.
         weights: factors of the same shape, or None.
     """
+    share = outputs.shape[1] / outputs.numel()
+    if power == 2 and weights is None:
+        squares: Tensor = _SquaredError.apply(outputs, targets)  # pyright: ignore
+        return squares * share
     difference = outputs - targets
     error = difference.square() if power == 2 else difference.abs().pow(power)
     if weights is not None:
         error = error * weights
-    return error.sum() * (outputs.shape[1] / outputs.numel())
+    return error.sum() * share
+
+
+class _SquaredError(torch.autograd.Function):
+    """``sum (outputs - targets)^2``, differentiable once, for `outputs` only.
+
+    One pass over the activations on the way back where autograd's own takes five: as much as the
+    convolution before it.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, outputs: Tensor, targets: Tensor) -> Tensor:
+        """Keep the difference: it is half the gradient."""
+        difference = outputs - targets
+        ctx.save_for_backward(difference)
+        return difference.square().sum()
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
+        """``2 (outputs - targets)`` times the gradient of what came of the sum."""
+        (difference,) = ctx.saved_tensors
+        return difference * (2 * gradients[0]), None
 
 
 @dataclass(frozen=True)
