@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import resource
 import time
+from pathlib import Path
 from typing import Any
 
 from common import (
@@ -43,11 +44,17 @@ KEYS = ("source", "method", "bits", "seed", "images", "synthesis", "iterations")
 
 
 def reconstructed(
-    name: str, folded: fx.GraphModule, student: fx.GraphModule, images: SyntheticSet, args: Any
+    name: str,
+    folded: fx.GraphModule,
+    student: fx.GraphModule,
+    images: SyntheticSet,
+    args: Any,
+    checkpoint: Path | None = None,
 ) -> dict[str, float]:
     """Let `student` learn; seconds per 1,000 steps and the process's peak memory so far.
 
-    `name` may end in options that are not the default: ``genie_m+steps_below=8``.
+    `name` may end in options that are not the default: ``genie_m+steps_below=8``. A call that goes
+    on from `checkpoint` measures nothing: part of the work was done before.
     """
     if name == "nearest":
         return {}
@@ -55,9 +62,14 @@ def reconstructed(
     chosen = {k: int(v) for k, _, v in (option.partition("=") for option in options)}
     cls = load_method("datafree.reconstruction", stem, Reconstructor)
     method = build(cls, {"iterations": args.iterations, **chosen}, name)
+    resumed = checkpoint is not None and checkpoint.exists()
     started = time.perf_counter()
-    outcomes = method.reconstruct(folded, student, images.images, seed=args.seed)
+    outcomes = method.reconstruct(
+        folded, student, images.images, seed=args.seed, checkpoint=checkpoint
+    )
     seconds = time.perf_counter() - started
+    if resumed:
+        return {}
     return {
         "seconds": seconds,
         "seconds_per_1000": 1000 * seconds / (args.iterations * len(outcomes)),
@@ -87,7 +99,10 @@ def measure(args: argparse.Namespace, record: Record) -> None:
                     continue
                 student = insert_quantizers(folded, scheme_of(bits))
                 calibrate(student, images.images.split(64), MSE(power=2.4))
-                extra = reconstructed(name, folded, student, images, args)
+                unfinished = RESULTS / "images" / f"unfinished_{'_'.join(map(str, cell.values()))}"
+                extra = reconstructed(
+                    name, folded, student, images, args, unfinished.with_suffix(".safetensors")
+                )
                 found = top1({"student": student}, batches)
                 record.add(
                     **cell, **extra, top1=found.top1["student"], test_images=found.images,
