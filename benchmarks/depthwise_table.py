@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -49,18 +50,17 @@ class Row:
     Attributes:
         source: of the images; None for none at all, which is DFQ.
         method: that learns the rounding; None rounds to the nearest.
-        biases: corrected from batch norms.
     """
 
     source: str | None
     method: str | None = None
-    biases: bool = False
 
 
+CORRECTED = ", biases corrected"
+"""What follows the name of a row whose biases were corrected from batch norms in the end."""
 ROWS = {
     "dfq, no images": Row(None),
     "zeroq + mse": Row("zeroq"),
-    "zeroq + mse, biases corrected": Row("zeroq", biases=True),
     "dsg + adaround": Row("dsg", "adaround"),
     "genie + genie_m": Row("genie", "genie_m"),
     "real + mse": Row("real"),
@@ -79,34 +79,30 @@ def images_of(row: Row, teacher: Any, graph: fx.GraphModule, args: argparse.Name
     return wanted.get(teacher, graph).images
 
 
-def student_of(
-    row: Row,
-    bits: str,
-    images: Tensor | None,
-    graph: fx.GraphModule,
-    spec: InputSpec,
-    args: argparse.Namespace,
-) -> fx.GraphModule:
-    """The network quantized as `row` says."""
+def students_of(
+    name: str, bits: str, images: Tensor | None, graph: fx.GraphModule, spec: InputSpec, args: Any
+) -> Iterator[tuple[str, fx.GraphModule]]:
+    """The network quantized as row `name` says, then with corrected biases; names of both rows."""
     base = {"model": ModelConfig(source=args.network), "scheme": scheme_of(bits)}
     if images is None:
         config = RunConfig(**merge(base, STEPS["equalize, absorb, analytic (DFQ)"]))
-        return corrected(graph, spec, config, None)
+        yield name, corrected(graph, spec, config, None)
+        return
     folded, statistics = prepare(graph, RunConfig(**base))
     folded = folded.to(memory_format=torch.channels_last)  # pyright: ignore
     student = insert_quantizers(folded, scheme_of(bits))
     calibrate(student, images.split(32), MSE(power=2.4))
-    if row.biases:
-        correct_biases_analytically(folded, student, statistics, spec)
-    if row.method is not None:
-        cls = load_method("datafree.reconstruction", row.method, Reconstructor)
+    if (method := ROWS[name].method) is not None:
+        cls = load_method("datafree.reconstruction", method, Reconstructor)
         options = {
             "iterations": args.iterations,
             "batch_size": args.batch,
             "rounding_lr": args.rounding_lr,
         }
-        build(cls, options, row.method).reconstruct(folded, student, images, seed=args.seed)
-    return student
+        build(cls, options, method).reconstruct(folded, student, images, seed=args.seed)
+    yield name, student
+    correct_biases_analytically(folded, student, statistics, spec)
+    yield name + CORRECTED, student
 
 
 def measure(args: argparse.Namespace, record: Record) -> None:
@@ -116,24 +112,26 @@ def measure(args: argparse.Namespace, record: Record) -> None:
     for bits in args.bits:
         for name in args.rows:
             row = ROWS[name]
-            cell = cell_of(name, bits, args)
-            if record.has(**cell):
+            variants = [name] if row.source is None else [name, name + CORRECTED]
+            if all(record.has(**cell_of(row, variant, bits, args)) for variant in variants):
                 continue
             images = None if row.source is None else images_of(row, teacher, graph, args)
             started = time.perf_counter()
-            student = student_of(row, bits, images, graph, teacher.spec, args)
-            seconds = time.perf_counter() - started
-            found = top1({"student": student}, batches)
-            record.add(
-                **cell, seconds=seconds, top1=found.top1["student"], test_images=found.images,
-                environment=environment(),
-            )  # fmt: skip
-            print(f"{bits} {name}: {found.top1['student']:.2f}, {seconds:.0f} s", flush=True)
+            for variant, student in students_of(name, bits, images, graph, teacher.spec, args):
+                cell = cell_of(row, variant, bits, args)
+                if record.has(**cell):
+                    continue
+                seconds = time.perf_counter() - started
+                found = top1({"student": student}, batches)
+                record.add(
+                    **cell, seconds=seconds, top1=found.top1["student"],
+                    test_images=found.images, environment=environment(),
+                )  # fmt: skip
+                print(f"{bits} {variant}: {found.top1['student']:.2f}, {seconds:.0f} s", flush=True)
 
 
-def cell_of(name: str, bits: str, args: argparse.Namespace) -> dict[str, Any]:
-    """What identifies a cell of row `name`: its budget, as far as the row spends it."""
-    row = ROWS[name]
+def cell_of(row: Row, name: str, bits: str, args: argparse.Namespace) -> dict[str, Any]:
+    """What identifies a cell of `row`, called `name`: its budget, as far as the row spends it."""
     steps = args.genie_iterations if row.source == "genie" else args.synthesis_iterations
     return {
         "row": name, "bits": bits, "seed": args.seed,
@@ -169,8 +167,11 @@ def table(args: argparse.Namespace, record: Record) -> str:
         "|---" * (len(args.bits) + 1) + "|",
     ]
     for name in args.rows:
-        values = [record.mean_spread("top1", **cell_of(name, bits, args)) for bits in args.bits]
-        lines.append(f"| {name} | " + " | ".join(values) + " |")
+        for variant in (name, name + CORRECTED):
+            cells = [cell_of(ROWS[name], variant, bits, args) for bits in args.bits]
+            values = [record.mean_spread("top1", **cell) for cell in cells]
+            if any(value != "-" for value in values):
+                lines.append(f"| {variant} | " + " | ".join(values) + " |")
     return "\n".join(lines) + "\n"
 
 
