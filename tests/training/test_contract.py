@@ -154,12 +154,14 @@ def test_a_fixed_generator_keeps_its_weights(name: str, tmp_path: Path) -> None:
     assert digests(again) == digests(trained)
 
 
-def test_the_best_judged_student_is_kept(name: str) -> None:
-    trained = make(name, iterations=12, checks=12, student_lr=0.5).train(task(name))
-    told = trained.summary["fine-tuning"]
-    judged = [(c["agreement"], -c["kl"]) for c in told["history"]]
+def test_the_last_student_that_is_not_measurably_worse_than_the_best_is_kept(name: str) -> None:
+    method = make(name, iterations=12, checks=12, student_lr=0.5)
+    told = method.train(task(name)).summary["fine-tuning"]
+    judged = told["history"]
     assert len(judged) == 13
-    assert (told["best"]["agreement"], -told["best"]["kl"]) == max(judged)
+    best = max(check["agreement"] for check in judged)
+    error = (best * (100 - best) / method.holdout) ** 0.5
+    assert told["best"] == [c for c in judged if c["agreement"] >= best - error][-1]
     assert told["last"]["step"] == 12
 
 

@@ -43,7 +43,7 @@ def test_a_float_student_of_another_architecture_learns() -> None:
     # Judged in the second half, when the generator is worth asking.
     judged = [check["step"] for check in told["history"] if "agreement" in check]
     assert judged == [10, 15, 20]
-    assert told["best"]["kl"] <= judged[0]
+    assert told["best"] in told["history"]
 
 
 def test_with_bits_the_distilled_student_is_quantized() -> None:

@@ -118,7 +118,7 @@ def _check(phase: Phase, state: State, losses: Mapping[str, Tensor], team: Team)
     due = _fraction(phase, state) >= phase.judged_from and team.rank == 0
     if phase.judge is not None and phase.student is not None and due:
         found = phase.judge(phase.student)
-        state.consider((found.agreement, -found.kl), phase.student)
+        state.consider(found.agreement, found.images, phase.student)
         measured |= {"agreement": found.agreement, "kl": found.kl}
     if measured:
         state.history.append({"step": state.step, **measured})
@@ -126,8 +126,8 @@ def _check(phase: Phase, state: State, losses: Mapping[str, Tensor], team: Team)
 
 def _told(phase: Phase, state: State, losses: Mapping[str, Tensor]) -> str:
     parts = [f"{name} {float(value):.3g}" for name, value in losses.items()]
-    if state.score is not None:
-        parts.append(f"agreement {state.score[0]:.1f} %")
+    if state.agreement is not None:
+        parts.append(f"agreement {state.agreement:.1f} %")
     if phase.seconds is not None:
         parts.append(f"{max(0.0, phase.seconds - state.seconds):.0f} s of budget left")
     return ", ".join(parts)

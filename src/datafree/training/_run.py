@@ -207,8 +207,8 @@ class _Run:
         run_phase(phase, state, saved, self.progress, self.game.team)
         told: dict[str, Any] = {"steps": state.step, "seconds": round(state.seconds, 1)}
         judged = [check for check in state.history if "agreement" in check]
-        if state.score is not None:
-            best = max(judged, key=lambda check: (check["agreement"], -check["kl"]))
+        if state.agreement is not None:
+            best = next(check for check in judged if check["step"] == state.kept)
             told |= {"best": best, "last": judged[-1]}
         self.summary[name] = {**told, "history": state.history}
 

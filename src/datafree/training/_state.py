@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -15,9 +16,6 @@ from torch import Tensor, nn
 from datafree.tensors import load_tensors, save_tensors
 from datafree.training._team import Team
 
-Score = tuple[float, float]
-"""Agreement in percent, and the negative divergence that decides between equal agreements."""
-
 
 @dataclass
 class State:
@@ -29,8 +27,9 @@ class State:
         step: steps taken.
         seconds: they took, over all calls.
         history: what was measured at every check.
-        best: the best judged student so far, as a state dict …
-        score: … and how it was judged.
+        best: the student that would be kept, as a state dict …
+        kept: … the step it was judged after …
+        agreement: … and the highest in percent that any student was judged so far.
     """
 
     modules: dict[str, nn.Module]
@@ -39,12 +38,23 @@ class State:
     seconds: float = 0.0
     history: list[dict[str, float]] = field(default_factory=list)
     best: dict[str, Tensor] | None = None
-    score: Score | None = None
+    kept: int = 0
+    agreement: float | None = None
 
-    def consider(self, score: Score, student: nn.Module) -> None:
-        """Keep `student` if it was judged better than all before."""
-        if self.score is None or score > self.score:
-            self.score = score
+    def consider(self, agreement: float, images: int, student: nn.Module) -> None:
+        """Keep `student` unless it is measurably worse than the best judged before.
+
+        Measurably: by more than one standard error of the best agreement on that many images. Of
+        students that cannot be told apart the one that learned longest is kept.
+
+        Args:
+            agreement: of the student with its teacher, in percent.
+            images: it was judged on.
+            student: as it is now.
+        """
+        self.agreement = best = max(agreement, self.agreement or 0.0)
+        if agreement >= best - math.sqrt(best * (100 - best) / images):
+            self.kept = self.step
             self.best = {name: value.clone() for name, value in student.state_dict().items()}
 
     def share(self, team: Team) -> None:
@@ -85,7 +95,8 @@ class Saved:
             "step": state.step,
             "seconds": state.seconds,
             "history": state.history,
-            "score": state.score,
+            "kept": state.kept,
+            "agreement": state.agreement,
         }
         save_tensors(self.path, _tensors(state), self.request, told=json.dumps(told))
         self._last = time.monotonic()
@@ -103,7 +114,7 @@ class Saved:
         state.best = _under(tensors, "best.") or None
         told: dict[str, Any] = json.loads(texts["told"])
         state.step, state.seconds, state.history = told["step"], told["seconds"], told["history"]
-        state.score = None if told["score"] is None else (told["score"][0], told["score"][1])
+        state.kept, state.agreement = told["kept"], told["agreement"]
 
 
 def _tensors(state: State) -> dict[str, Tensor]:
