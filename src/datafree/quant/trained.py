@@ -1,27 +1,16 @@
-"""Quantizers of a student that is fine-tuned: learned steps, clips and ranges (algorithms B.9).
-
-`prepare_training` puts them in the place of a student's plain quantizers, `finish_training` puts
-the plain ones back with the ranges that were learned.
-"""
+"""Quantizers of a student that is fine-tuned: learned steps, clips and ranges (algorithms B.9)."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any, Literal, cast
 
 import torch
-from torch import Tensor, fx, nn
+from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from datafree.errors import ConfigError
 from datafree.quant.grid import fake_quantize
-from datafree.quant.modules import QUANTIZED, ActivationQuantizer, QuantizedLayer, Quantizer
-from datafree.quant.ranges import mse_range
-
-WeightTraining = Literal["lsq", "clip", "minmax"]
-ActivationTraining = Literal["lsq", "clip", "fixed", "pact"]
+from datafree.quant.modules import Quantizer
 
 _SMALLEST_STEP = 1e-8
 
@@ -168,7 +157,7 @@ class PACT(nn.Module):
         """
         super().__init__()
         _need_range(quantizer)
-        if not _never_negative(quantizer):
+        if not never_negative(quantizer):
             raise ValueError("PACT needs a grid from 0 up: unsigned codes, zero point 0")
         if alpha0 is not None and alpha0 <= 0:
             raise ValueError(f"alpha0 must be positive, got {alpha0}")
@@ -207,141 +196,13 @@ Trained = LSQ | FollowedRange | PACT
 TRAINED = (LSQ, FollowedRange, PACT)
 
 
-@dataclass(frozen=True)
-class Handles:
-    """What `prepare_training` put into a student, and what it took out.
-
-    Attributes:
-        steps: everything learned beside weights and biases: steps, clips and alphas.
-        weights: plain quantizers of layers' weights by the path of the layer.
-        activations: plain quantizers of activations by their path.
-    """
-
-    steps: list[nn.Parameter]
-    weights: Mapping[str, Quantizer]
-    activations: Mapping[str, ActivationQuantizer]
-
-
-def prepare_training(
-    student: fx.GraphModule, weights: WeightTraining, activations: ActivationTraining
-) -> Handles:
-    """Replace the quantizers of `student`, in place, by ones that are trained with it.
-
-    Quantizers that are switched off stay. Whether weights and biases are trained is left to the
-    caller: their `requires_grad` does not change.
-
-    Args:
-        student: calibrated.
-        weights: `lsq`, learned steps with scaled gradients; `clip`, learned clips (DFQF); or
-            `minmax`, ranges that follow the weights (GDFQ).
-        activations: `lsq` or `clip` as above; `fixed`, as calibrated; or `pact`, which falls back
-            to `lsq` on tensors whose zero point is not 0.
-
-    Returns:
-        What an optimizer and `finish_training` need.
-
-    Raises:
-        ValueError: a quantizer has no range.
-    """
-    layers = {
-        name: layer for name, layer in _layers(student).items() if layer.weight_quantizer.enabled
-    }
-    plain = {name: layer.weight_quantizer for name, layer in layers.items()}
-    others = {
-        name: module
-        for name, module in student.named_modules()
-        if isinstance(module, ActivationQuantizer) and module.enabled and activations != "fixed"
-    }
-    trained = {name: _trained_weight(quantizer, weights) for name, quantizer in plain.items()}
-    learned = {name: _trained_activation(module, activations) for name, module in others.items()}
-    for name, layer in layers.items():
-        layer.add_module("weight_quantizer", trained[name])
-    for name, module in learned.items():
-        student.set_submodule(name, module)
-    steps = [
-        module.learned
-        for module in (*trained.values(), *learned.values())
-        if not isinstance(module, FollowedRange)
-    ]
-    return Handles(steps, plain, others)
-
-
-def finish_training(student: fx.GraphModule, handles: Handles) -> None:
-    """Put the plain quantizers back, in place, with the ranges that were learned.
-
-    The student computes to the last bit what it did before.
-
-    Args:
-        student: as `prepare_training` left it, and trained; may be on another device since.
-        handles: what `prepare_training` returned for it.
-    """
-    layers = _layers(student)
-    for name, quantizer in handles.weights.items():
-        layer = layers[name]
-        _settled(layer.get_submodule("weight_quantizer"), quantizer, layer.weight)
-        layer.weight_quantizer = quantizer
-    for name, quantizer in handles.activations.items():
-        _settled(student.get_submodule(name), quantizer, None)
-        student.set_submodule(name, quantizer)
-
-
-def bounded_weight_ranges(student: fx.GraphModule, ratio: float) -> None:
-    """Set the weights' ranges, in place, to where DFQF starts learning (B.2.7).
-
-    ``A = max(A_mse, ratio max|w|)``: the range of least squared error, each end at `ratio` of the
-    extreme or beyond. Layers of 8 bits keep theirs.
-
-    Args:
-        student: with plain quantizers.
-        ratio: 0 to 1; 0.3 in the paper (Li et al., ACML 2020), 0.5 in its code.
-
-    Raises:
-        ConfigError: `ratio` is outside.
-    """
-    if not 0 <= ratio <= 1:
-        raise ConfigError(f"the ratio to the extremes must be 0 to 1, got {ratio}")
-    for layer in _layers(student).values():
-        quantizer, weight = layer.weight_quantizer, layer.weight.detach()
-        if quantizer.grid.bits >= 8:
-            continue
-        low, high = mse_range(weight, quantizer.grid, quantizer.axis, power=2.0)
-        lowest, highest = mse_range(weight, quantizer.grid, quantizer.axis, candidates=1)
-        quantizer.set_range(
-            torch.minimum(low, ratio * lowest), torch.maximum(high, ratio * highest)
-        )
-
-
-def _layers(student: nn.Module) -> dict[str, QuantizedLayer]:
-    return {n: module for n, module in student.named_modules() if isinstance(module, QUANTIZED)}
-
-
-def _trained_weight(quantizer: Quantizer, kind: WeightTraining) -> Trained:
-    if kind == "minmax":
-        return FollowedRange(quantizer)
-    if kind == "clip":
-        return LSQ(quantizer, learn="clip", scaled=False)
-    return LSQ(quantizer)
-
-
-def _trained_activation(quantizer: ActivationQuantizer, kind: ActivationTraining) -> Trained:
-    if kind == "pact" and quantizer.has_range and _never_negative(quantizer):
-        return PACT(quantizer)
-    if kind == "clip":
-        return LSQ(quantizer, learn="clip", scaled=False, activation=True)
-    return LSQ(quantizer, activation=True)
-
-
-def _settled(module: nn.Module, quantizer: Quantizer, weight: Tensor | None) -> None:
-    assert isinstance(module, TRAINED)  # noqa: S101 - prepare_training put it there
-    module.settle(quantizer, weight)
-
-
 def _need_range(quantizer: Quantizer) -> None:
     if not quantizer.has_range:
         raise ValueError("the quantizer has no range to start from: calibrate first")
 
 
-def _never_negative(quantizer: Quantizer) -> bool:
+def never_negative(quantizer: Quantizer) -> bool:
+    """Whether the lowest code stands for 0: no zero point, as PACT needs it."""
     return quantizer.grid.qmin == 0 and not bool(quantizer.zero_point.any())
 
 

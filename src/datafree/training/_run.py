@@ -21,7 +21,8 @@ from datafree.graph.fold import fold_batch_norms
 from datafree.graph.insert import insert_quantizers
 from datafree.graph.taps import tap_batch_norms
 from datafree.progress import Progress
-from datafree.quant.trained import PACT, finish_training, prepare_training
+from datafree.quant.preparation import finish_training, prepare_training
+from datafree.quant.trained import PACT
 from datafree.tensors import fast_copy, load_tensors, random_numbers, save_tensors, state_digest
 from datafree.training._game import Game, Move
 from datafree.training._loop import Phase, run_phase

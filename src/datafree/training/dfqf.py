@@ -12,7 +12,7 @@ from torch import Tensor, fx, nn
 from datafree.calibrators.base import Calibrator
 from datafree.calibrators.bounded_mse import BoundedMSE
 from datafree.losses import distillation, inception_score_loss, kl_distance, soft_cross_entropy
-from datafree.quant.trained import bounded_weight_ranges
+from datafree.quant.preparation import bounded_weight_ranges
 from datafree.tensors import device_of, fast_copy
 from datafree.training.base import Dream, Task, Trainer
 from datafree.training.gdfq import running
