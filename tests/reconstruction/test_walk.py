@@ -1,11 +1,27 @@
 from __future__ import annotations
 
+import itertools
+import weakref
+
+import pytest
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import kl_div, log_softmax, softmax
+from torch.nn.modules.module import register_module_forward_hook
 
-from datafree.reconstruction._walk import importance
+import datafree.rows
+from datafree.calibrators.base import calibrate
+from datafree.calibrators.minmax import MinMax
+from datafree.config import Scheme
+from datafree.graph.blocks import find_blocks, layer_blocks
+from datafree.graph.capture import capture
+from datafree.graph.fold import fold_batch_norms
+from datafree.graph.insert import insert_quantizers
+from datafree.quant.modules import QUANTIZED
+from datafree.reconstruction._learn import Stage
+from datafree.reconstruction._walk import importance, walk
 from datafree.rows import Rows, stored
+from networks import SPEC, images
 
 
 def rows(values: Tensor) -> Rows:
@@ -24,3 +40,68 @@ def test_importance_is_the_squared_gradient_of_the_divergence() -> None:
         expected /= expected.mean()
     torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-6)
     assert kl_div(log_softmax(rest(part(inputs)), 1), teacher, reduction="sum") > 0
+
+
+class Chain(nn.Module):
+    """Residual blocks of one size, as many as wanted."""
+
+    def __init__(self, depth: int) -> None:
+        super().__init__()
+        channels, classes = SPEC.shape[0], SPEC.classes
+        self.first = nn.ModuleList(nn.Conv2d(channels, channels, 3, 1, 1) for _ in range(depth))
+        self.second = nn.ModuleList(nn.Conv2d(channels, channels, 3, 1, 1) for _ in range(depth))
+        self.head = nn.Linear(channels, classes)
+
+    def forward(self, x: Tensor) -> Tensor:
+        for first, second in zip(self.first, self.second, strict=True):
+            x = (x + second(first(x).relu())).relu()
+        return self.head(x.mean((2, 3)))
+
+
+def walked(depth: int, *, by_layer: bool) -> int:
+    """Walk through a chain; how many tasks there were."""
+    folded = fold_batch_norms(capture(Chain(depth).eval(), SPEC))
+    student = insert_quantizers(folded, Scheme(weights=4, activations=8))
+    calibrate(student, [images(4)], MinMax())
+    blocks = [(b, layer_blocks(folded, b) if by_layer else [b]) for b in find_blocks(folded)]
+    return sum(1 for _ in walk(folded, student, images(6), blocks, (Stage(1),), 0, 2**30))
+
+
+@pytest.mark.parametrize("by_layer", [False, True])
+def test_memory_is_that_of_one_block_not_of_the_network(
+    by_layer: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    held: dict[int, int] = {}
+    peaks: list[int] = []
+    allocate = datafree.rows._allocate
+
+    def watched(values: int, limit: int) -> Tensor:
+        made = allocate(values, limit)
+        held[id(made)] = values
+        weakref.finalize(made, held.pop, id(made))
+        peaks[-1] = max(peaks[-1], sum(held.values()))
+        return made
+
+    monkeypatch.setattr(datafree.rows, "_allocate", watched)
+    for depth in (3, 9):
+        peaks.append(0)
+        assert walked(depth, by_layer=by_layer) == depth * (1 + by_layer) + 1
+    assert peaks[0] == peaks[1] >= 3 * images(6).numel()
+
+
+@pytest.mark.parametrize("by_layer", [False, True])
+def test_time_is_linear_in_depth(by_layer: bool) -> None:
+    computed = 0
+
+    def count(module: nn.Module, *_: object) -> None:
+        nonlocal computed
+        computed += isinstance(module, (nn.Conv2d, *QUANTIZED))
+
+    totals: list[int] = []
+    for depth in (2, 4, 6, 8):
+        hook = register_module_forward_hook(count)
+        computed = 0
+        walked(depth, by_layer=by_layer)
+        hook.remove()
+        totals.append(computed)
+    assert len({b - a for a, b in itertools.pairwise(totals)}) == 1
