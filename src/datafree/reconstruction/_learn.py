@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
+from torch.autograd.function import once_differentiable
 
 from datafree.graph.blocks import Block
 from datafree.progress import Step
@@ -185,10 +186,13 @@ class _SquaredError(torch.autograd.Function):
         return difference.square().sum()
 
     @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
+    @once_differentiable
+    def backward(  # pyright: ignore[reportIncompatibleMethodOverride] - torch calls it by position
+        ctx: Any, gradient: Tensor
+    ) -> tuple[Tensor, None]:
         """``2 (outputs - targets)`` times the gradient of what came of the sum."""
         (difference,) = ctx.saved_tensors
-        return difference * (2 * gradients[0]), None
+        return difference * (2 * gradient), None
 
 
 @dataclass(frozen=True)
