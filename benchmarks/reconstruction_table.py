@@ -59,7 +59,7 @@ def reconstructed(
     if name == "nearest":
         return {}
     stem, *options = name.split("+")
-    chosen = {k: int(v) for k, _, v in (option.partition("=") for option in options)}
+    chosen = {k: float(v) for k, _, v in (option.partition("=") for option in options)}
     cls = load_method("datafree.reconstruction", stem, Reconstructor)
     method = build(cls, {"iterations": args.iterations, **chosen}, name)
     resumed = checkpoint is not None and checkpoint.exists()
