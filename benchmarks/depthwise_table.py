@@ -98,6 +98,7 @@ def students_of(
             "iterations": args.iterations,
             "batch_size": args.batch,
             "rounding_lr": args.rounding_lr,
+            "lr_factor": 1.0,
         }
         build(cls, options, method).reconstruct(folded, student, images, seed=args.seed)
     yield name, student

@@ -95,7 +95,7 @@ def measure(args: argparse.Namespace, record: Record) -> None:
     teacher, graph = load(args.network)
     folded = fast_folded(graph)
     batches = test_batches(teacher.spec, limit=args.limit)
-    learned = AdaRound(iterations=args.iterations, rounding_lr=args.rounding_lr)
+    learned = AdaRound(iterations=args.iterations, rounding_lr=args.rounding_lr, lr_factor=1)
     real = real_images(teacher.spec, *REFERENCE).images
     for seed in args.seeds:
         for source in args.sources:

@@ -16,8 +16,8 @@ import time
 from typing import Any
 
 import torch
-from common import RESULTS, Record, environment, load, test_data
-from reconstruction_table import image_set, reconstructed
+from common import RESULTS, ImageSet, Record, environment, load, test_data
+from reconstruction_table import learning, reconstructed
 from torch import fx
 
 from datafree.allocation.allocate import Allocation, allocate
@@ -32,7 +32,10 @@ from datafree.graph.insert import insert_quantizers
 
 METHODS = ("nearest", "nearest_a32", "adaround")
 """`nearest_a32` leaves activations in float: what the weights alone lose."""
-KEYS = ("source", "policy", "bits", "kind", "method", "seed", "images", "synthesis", "iterations")
+KEYS = (
+    "source", "policy", "bits", "kind", "method", "seed", "images", "synthesis", "iterations",
+    "lr_factor",
+)  # fmt: skip
 
 
 def allocated(
@@ -56,13 +59,15 @@ def measure(args: argparse.Namespace, record: Record) -> None:
     for source, policy, bits in (
         (s, p, b) for s in args.sources for p in args.policies for b in args.bits
     ):
-        images = image_set(source, teacher, graph, args, args.seed)
+        images = ImageSet(
+            args.network, source, args.images, args.synthesis_iterations, args.seed
+        ).get(teacher, graph)
         scheme = Scheme(weights=bits, policy=policy, weight_range="mse")
         cells = [
             {
                 "source": source, "policy": policy, "bits": bits, "kind": kind, "method": method,
                 "seed": args.seed, "images": args.images, "synthesis": args.synthesis_iterations,
-                "iterations": args.iterations if method == "adaround" else 0,
+                **learning("nearest" if method == "nearest_a32" else method, args),
             }
             for kind in ("uniform", "mixed") for method in args.methods
         ]  # fmt: skip
@@ -101,10 +106,11 @@ def table(args: argparse.Namespace, record: Record) -> str:
         "",
         f"Top-1 on {last['test_images']} images (float 88.02), seed {args.seed}; activations at 8"
         f" bits on every layer input, {args.images} images ({args.synthesis_iterations} synthesis"
-        f" steps), adaround with {args.iterations} steps per layer. Bits to choose from: 2, 3, 4,"
-        " 5, 6, 8. `nearest_a32`: activations in float. KL: between float network and student on"
-        " the images, nats, of `nearest`; predicted: the sum of sensitivities. Bits by layer in"
-        " execution order.",
+        f" steps), adaround with {args.iterations} steps per layer at"
+        f" {learning('adaround', args)['lr_factor']:g} times the papers' rate. Bits to choose"
+        " from: 2, 3, 4, 5, 6, 8. `nearest_a32`: activations in float. KL: between float network"
+        " and student on the images, nats, of `nearest`; predicted: the sum of sensitivities. Bits"
+        " by layer in execution order.",
         "",
         f"{env['cpu']}, {env['cores']} cores, {env['threads']} thread(s), torch {env['torch']},"
         f" {env['date']}. Commands: at the head of `mixed_precision.py`.",
@@ -121,7 +127,13 @@ def table(args: argparse.Namespace, record: Record) -> str:
                 cell = next((c for c in rows if c["method"] == "nearest"), None)
                 if cell is None:
                     continue
-                values = [record.mean_spread("top1", **where, method=m) for m in METHODS]
+                values = [
+                    record.mean_spread(
+                        "top1", **where, method=m,
+                        **learning("nearest" if m == "nearest_a32" else m, args),
+                    )
+                    for m in METHODS
+                ]  # fmt: skip
                 name = f"W{bits}" if kind == "uniform" else f"average {bits}"
                 lines.append(
                     f"| {name} | {cell['bytes'] / 1000:.1f} | {' | '.join(values)} |"
@@ -143,6 +155,7 @@ def main() -> None:
     parser.add_argument("--images", type=int, default=256)
     parser.add_argument("--synthesis-iterations", type=int, default=500)
     parser.add_argument("--iterations", type=int, default=500)
+    parser.add_argument("--lr-factor", type=float, default=None, help="on rates; default: by steps")
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
     record = Record(RESULTS / f"mixed_precision_{args.network}.jsonl", KEYS)

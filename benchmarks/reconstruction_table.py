@@ -40,7 +40,7 @@ from datafree.registry import load as load_method
 
 SOURCES = ["noise", "zeroq", "dsg", "genie", "sadag", "real"]
 METHODS = ("nearest", "adaround", "qdrop", "genie_m")
-KEYS = ("source", "method", "bits", "seed", "images", "synthesis", "iterations")
+KEYS = ("source", "method", "bits", "seed", "images", "synthesis", "iterations", "lr_factor")
 
 
 def reconstructed(
@@ -56,12 +56,9 @@ def reconstructed(
     `name` may end in options that are not the default: ``genie_m+steps_below=8``. A call that goes
     on from `checkpoint` measures nothing: part of the work was done before.
     """
-    if name == "nearest":
+    method = _method(name, args)
+    if method is None:
         return {}
-    stem, *options = name.split("+")
-    chosen = {k: float(v) for k, _, v in (option.partition("=") for option in options)}
-    cls = load_method("datafree.reconstruction", stem, Reconstructor)
-    method = build(cls, {"iterations": args.iterations, **chosen}, name)
     resumed = checkpoint is not None and checkpoint.exists()
     started = time.perf_counter()
     outcomes = method.reconstruct(
@@ -75,6 +72,24 @@ def reconstructed(
         "seconds_per_1000": 1000 * seconds / (args.iterations * len(outcomes)),
         "peak_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3,
     }
+
+
+def _method(name: str, args: Any) -> Reconstructor | None:
+    if name == "nearest":
+        return None
+    stem, *options = name.split("+")
+    chosen = {k: float(v) for k, _, v in (option.partition("=") for option in options)}
+    cls = load_method("datafree.reconstruction", stem, Reconstructor)
+    given = {"iterations": args.iterations, "lr_factor": args.lr_factor, **chosen}
+    return build(cls, given, name)
+
+
+def learning(name: str, args: Any) -> dict[str, float]:
+    """Steps and the factor on all rates of the method called `name`; 0 where nothing is learned."""
+    method = _method(name, args)
+    if method is None:
+        return {"iterations": 0, "lr_factor": 0}
+    return {"iterations": args.iterations, "lr_factor": method.factor(args.iterations)}
 
 
 def measure(args: argparse.Namespace, record: Record) -> None:
@@ -93,7 +108,7 @@ def measure(args: argparse.Namespace, record: Record) -> None:
                 cell = {
                     "source": source, "method": name, "bits": bits, "seed": args.seed,
                     "images": args.images, "synthesis": steps_of(source, args.synthesis_iterations),
-                    "iterations": args.iterations if name != "nearest" else 0,
+                    **learning(name, args),
                 }  # fmt: skip
                 if record.has(**cell):
                     continue
@@ -120,14 +135,16 @@ def table(args: argparse.Namespace, record: Record) -> str:
         f"Top-1 on {record.cells[-1]['test_images']} images, seed {args.seed}. {args.images} images"
         f" a set, {args.synthesis_iterations} synthesis steps (zeroq, dsg,"
         f" genie; sadag a fifth more),"
-        f" {args.iterations} steps per unit (layer for adaround, block for qdrop and genie_m),"
+        f" {args.iterations} steps per unit (layer for adaround, block for qdrop and genie_m) at"
+        f" {learning('adaround', args)['lr_factor']:g} times the papers' rates,"
         " policy `brecq`, every layer input, weight and activation ranges of least error (power"
         " 2.4).",
         "",
         f"{env['cpu']}, {env['cores']} cores, {env['threads']} thread(s), torch {env['torch']},"
         f" {env['date']}. Command: `python benchmarks/reconstruction_table.py --bits"
         f" {' '.join(args.bits)} --images {args.images} --synthesis-iterations"
-        f" {args.synthesis_iterations} --iterations {args.iterations} --seed {args.seed}`",
+        f" {args.synthesis_iterations} --iterations {args.iterations} --seed {args.seed}"
+        f"{'' if args.lr_factor is None else f' --lr-factor {args.lr_factor:g}'}`",
     ]
     for bits in args.bits:
         lines += ["", f"## {bits}", "", "| images | " + " | ".join(args.methods) + " |"]
@@ -137,7 +154,7 @@ def table(args: argparse.Namespace, record: Record) -> str:
                 record.mean_spread(
                     "top1", source=source, method=name, bits=bits, seed=args.seed,
                     images=args.images, synthesis=steps_of(source, args.synthesis_iterations),
-                    iterations=args.iterations if name != "nearest" else 0,
+                    **learning(name, args),
                 )
                 for name in args.methods
             ]  # fmt: skip
@@ -158,6 +175,7 @@ def main() -> None:
     parser.add_argument("--images", type=int, default=1024)
     parser.add_argument("--synthesis-iterations", type=int, default=500)
     parser.add_argument("--iterations", type=int, default=20_000)
+    parser.add_argument("--lr-factor", type=float, default=None, help="on rates; default: by steps")
     parser.add_argument("--limit", type=int, default=None)
     parser.add_argument("--eval-batch", type=int, default=250)
     parser.add_argument("--table-only", action="store_true", help="measure nothing")

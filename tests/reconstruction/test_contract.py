@@ -26,7 +26,7 @@ from networks import SPEC, captured, fingerprint, images
 from watching import Counter
 
 PACKAGE = "datafree.reconstruction"
-QUICK = {"iterations": 8, "activation_iterations": 4, "batch_size": 8}
+QUICK = {"iterations": 8, "activation_iterations": 4, "batch_size": 8, "lr_factor": 1.0}
 SCHEME = Scheme(weights=3, activations=4, weight_range="mse")
 
 
@@ -67,6 +67,29 @@ def test_the_output_comes_closer_to_the_float_network(name: str) -> None:
     outcomes = learned.reconstruct(folded, student, x)
     assert error(folded, student, x) < 0.7 * before
     assert outcomes[-1].after <= outcomes[-1].before
+
+
+def test_a_short_schedule_takes_larger_steps(name: str) -> None:
+    method = make(name, lr_factor=None)
+    factors = {steps: method.factor(steps) for steps in (20_000, 5_000, 1_000, 500, 100, 1)}
+    assert factors == {20_000: 1, 5_000: 1, 1_000: 5, 500: 10, 100: 10, 1: 10}
+    assert make(name, lr_factor=0.5).factor(100) == 0.5
+
+
+def test_the_factor_is_on_every_rate(name: str) -> None:
+    """Without a factor of its own a short call is the one whose rates are given ten times."""
+    tenfold = {
+        rate: 10 * getattr(make(name), rate)
+        for rate in ("rounding_lr", "weight_step_lr", "activation_lr")
+        if rate in type(make(name)).model_fields
+    }
+    students: list[dict[str, bytes]] = []
+    for changes in ({"lr_factor": None}, tenfold, {}):
+        folded, student, x = prepared("Grouped")
+        make(name, iterations=20, **changes).reconstruct(folded, student, x)
+        students.append(values(student))
+    assert students[0] == students[1]
+    assert students[0] != students[2]
 
 
 @pytest.mark.parametrize("network", ["InPlaceResidual", "Tied", "Grouped"])

@@ -25,6 +25,8 @@ from datafree.tensors import load_tensors, save_tensors, state_digest
 # Student and float network where a block begins and where it ends, and where a layer inside it
 # begins; the layer's targets and their importance.
 _TENSORS_HELD = 8
+# Steps from which on the papers' rates suffice; Adam at more than ten times them was not tried.
+_ENOUGH_STEPS, _LARGEST_FACTOR = 5_000, 10.0
 
 
 class Reconstructor(Frozen):
@@ -36,6 +38,10 @@ class Reconstructor(Frozen):
         unit: `block` learns all layers between two cuts together; `layer` every layer by itself.
         max_layers: blocks with more layers are learned layer by layer.
         rounding_lr: Adam's rate for the rounding variables.
+        lr_factor: on all rates, `rounding_lr` and those of step sizes. None is 1, the papers'
+            rates, for at least 5,000 steps, and for fewer 5,000 divided by the steps, at most 10:
+            a rounding variable begins within 2.4 of 0 and moves by about its rate per step, so
+            that 500 steps of 0.001 would leave most choices as they were.
         rounding_weight: weight of the penalty that drives them to 0 or 1.
         warmup: share of the steps before the penalty sets in.
         beta_start: exponent of the penalty when it sets in; falls linearly.
@@ -48,6 +54,7 @@ class Reconstructor(Frozen):
     unit: Literal["block", "layer"] = "block"
     max_layers: int = Field(default=12, ge=1)
     rounding_lr: float = Field(default=1e-3, gt=0)
+    lr_factor: float | None = Field(default=None, gt=0)
     rounding_weight: float = Field(default=0.01, ge=0)
     warmup: float = Field(default=0.2, ge=0, le=1)
     beta_start: float = Field(default=20.0, gt=0)
@@ -96,12 +103,13 @@ class Reconstructor(Frozen):
             (block, [block] if self._whole(len(block.layers)) else layer_blocks(folded, block))
             for block in find_blocks(folded)
         ]
-        steps = [stage.iterations for stage in self.stages() for _, units in blocks for _ in units]
+        stages = tuple(stage.faster(self.factor(stage.iterations)) for stage in self.stages())
+        steps = [stage.iterations for stage in stages for _, units in blocks for _ in units]
         start = {**student.state_dict(), "images": images}
         saved = _Saved(checkpoint, {**self.describe(), "seed": seed, "start": state_digest(start)})
         outcomes = saved.load(student)
         limit = share(self.memory_gb, _TENSORS_HELD)
-        tasks = walk(folded, student, images, blocks, self.stages(), len(outcomes), limit)
+        tasks = walk(folded, student, images, blocks, stages, len(outcomes), limit)
         with progress(f"{self.name} reconstruction", sum(steps)) as step, closing(tasks):
             step(sum(steps[: len(outcomes)]))
             for task in tasks:
@@ -112,6 +120,12 @@ class Reconstructor(Frozen):
                 saved.save(student, outcomes)
         saved.clear()
         return outcomes
+
+    def factor(self, iterations: int) -> float:
+        """On the rates of a stage of so many steps; see `lr_factor`."""
+        if self.lr_factor is not None:
+            return self.lr_factor
+        return min(max(_ENOUGH_STEPS / iterations, 1.0), _LARGEST_FACTOR)
 
     def batch(self, images: int) -> int:
         """Images per step when there are `images`."""
