@@ -46,6 +46,19 @@ def test_everything_measured_has_a_row() -> None:
     assert console.measured_rows({}) == []
 
 
+@pytest.mark.parametrize(
+    ("undecided", "text"),
+    [((10, 5), "15.0 %"), ((30, 20), "50.0 %; more iterations would settle them")],
+)
+def test_roundings_left_undecided_are_told(undecided: tuple[int, int], text: str) -> None:
+    counts = zip((75, 25), undecided, strict=True)
+    units = [{"block": "b", "rounded": rounded, "undecided": left} for rounded, left in counts]
+    units.append({"block": "steps alone", "rounded": 0, "undecided": 0})
+    rows = console.measured_rows({"reconstruction": units})
+    assert rows == [("roundings left undecided", text)]
+    assert console.measured_rows({"reconstruction": units[-1:]}) == []
+
+
 def test_cells_are_no_markup(capsys: pytest.CaptureFixture[str]) -> None:
     console.show_table("title [/x]", ("a", "b"), [("[bold]", "[/y]")])
     shown = capsys.readouterr().out

@@ -29,6 +29,7 @@ from datafree.progress import Step
 out = Console()
 err = Console(stderr=True)
 _NAMES = 6  # layers a row of the table of bits names
+_MANY_UNDECIDED = 0.25  # share of the roundings from which on more steps are worth their time
 
 
 @dataclass(frozen=True)
@@ -169,6 +170,10 @@ def measured_rows(metrics: Mapping[str, Any]) -> list[tuple[str, str]]:
     if metrics.get("sqnr_db"):
         name, value = min(metrics["sqnr_db"].items(), key=lambda item: item[1])
         rows.append(("noisiest layer", f"{name}, {value:.1f} dB"))
+    if rounded := sum(unit["rounded"] for unit in metrics.get("reconstruction", ())):
+        share = sum(unit["undecided"] for unit in metrics["reconstruction"]) / rounded
+        advice = "; more iterations would settle them" if share > _MANY_UNDECIDED else ""
+        rows.append(("roundings left undecided", f"{100 * share:.1f} %{advice}"))
     if metrics.get("bias_not_corrected"):
         rows.append(("input mean not known", ", ".join(metrics["bias_not_corrected"])))
     for target in ("onnx", "pt2"):

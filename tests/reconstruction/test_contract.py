@@ -72,24 +72,38 @@ def test_the_output_comes_closer_to_the_float_network(name: str) -> None:
 def test_a_short_schedule_takes_larger_steps(name: str) -> None:
     method = make(name, lr_factor=None)
     factors = {steps: method.factor(steps) for steps in (20_000, 5_000, 1_000, 500, 100, 1)}
-    assert factors == {20_000: 1, 5_000: 1, 1_000: 5, 500: 10, 100: 10, 1: 10}
+    assert factors == {20_000: 1, 5_000: 1, 1_000: 5, 500: 10, 100: 50, 1: 50}
     assert make(name, lr_factor=0.5).factor(100) == 0.5
 
 
-def test_the_factor_is_on_every_rate(name: str) -> None:
-    """Without a factor of its own a short call is the one whose rates are given ten times."""
-    tenfold = {
-        rate: 10 * getattr(make(name), rate)
-        for rate in ("rounding_lr", "weight_step_lr", "activation_lr")
-        if rate in type(make(name)).model_fields
+def test_the_factor_is_on_every_rate_and_up_to_ten_on_those_of_steps(name: str) -> None:
+    own = make(name)
+    rates = ("rounding_lr", "weight_step_lr", "activation_lr")
+    given = {
+        rate: (50 if rate == "rounding_lr" else 10) * getattr(own, rate)
+        for rate in rates
+        if rate in type(own).model_fields
     }
     students: list[dict[str, bytes]] = []
-    for changes in ({"lr_factor": None}, tenfold, {}):
+    for changes in ({"lr_factor": 50.0}, given, {}):
         folded, student, x = prepared("Grouped")
         make(name, iterations=20, **changes).reconstruct(folded, student, x)
         students.append(values(student))
     assert students[0] == students[1]
     assert students[0] != students[2]
+
+
+def test_choices_that_learning_left_open_are_counted(name: str) -> None:
+    """After one tiny step all are where they began: spread over the interval."""
+    open_share: list[float] = []
+    for changes in ({"iterations": 1, "rounding_lr": 1e-9}, {"iterations": 200, "lr_factor": 50.0}):
+        folded, student, x = prepared("Tiny")
+        weights = sum(m.weight.numel() for m in student.modules() if isinstance(m, QUANTIZED))
+        outcomes = make(name, **changes).reconstruct(folded, student, x)
+        assert sum(outcome.rounded for outcome in outcomes) == weights
+        open_share.append(sum(outcome.undecided for outcome in outcomes) / weights)
+    assert open_share[0] == pytest.approx(0.9, abs=0.05)
+    assert open_share[1] < 0.5
 
 
 @pytest.mark.parametrize("network", ["InPlaceResidual", "Tied", "Grouped"])

@@ -17,6 +17,8 @@ from datafree.quant.modules import QUANTIZED, ActivationQuantizer, QuantizedLaye
 from datafree.rows import Rows
 
 _MEASURED = 128  # samples the error before and after is taken on
+_STEPS_FACTOR = 10.0
+_SETTLED = 0.05  # steps a weight may be away from its grid to count as rounded
 
 
 @dataclass(frozen=True)
@@ -46,9 +48,17 @@ class Stage:
     fisher: bool = False
 
     def faster(self, factor: float) -> Stage:
-        """The same with all rates multiplied by `factor`."""
-        rates = ("rounding_lr", "weight_step_lr", "activation_lr")
-        return replace(self, **{name: getattr(self, name) * factor for name in rates})
+        """The same with `factor` on the rounding rate, and up to 10 of it on those of steps.
+
+        Genie-M with 50 on the rates of steps too lost 5.5 points on ResNet-20 (W2A4, 100 steps).
+        """
+        steps = min(factor, _STEPS_FACTOR)
+        return replace(
+            self,
+            rounding_lr=self.rounding_lr * factor,
+            weight_step_lr=self.weight_step_lr * steps,
+            activation_lr=self.activation_lr * steps,
+        )
 
 
 @dataclass(frozen=True)
@@ -115,11 +125,16 @@ class Outcome:
         block: its layers.
         before: error of its output as it came, all quantizers of the stage at work.
         after: the same with what was learned, every weight rounded.
+        rounded: weights that learned where to round.
+        undecided: of these, how many were still between down and up when learning ended, by more
+            than a twentieth of a step. Rounding those is not what was learned.
     """
 
     block: str
     before: float
     after: float
+    rounded: int = 0
+    undecided: int = 0
 
 
 def learn(
@@ -142,6 +157,7 @@ def learn(
     """
     before = _error(task)
     learned = _Learned.install(task, student, generator)
+    rounded = undecided = 0
     try:
         if groups := learned.groups(task.stage):
             _optimize(
@@ -149,9 +165,13 @@ def learn(
             )
         else:
             step(task.stage.iterations)
+        for variables in learned.rounding.values():
+            shares = variables.shares()
+            rounded += shares.numel()
+            undecided += int(((shares - 0.5).abs() < 0.5 - _SETTLED).sum())
     finally:
         learned.remove()
-    return Outcome(task.unit.name, before, _error(task))
+    return Outcome(task.unit.name, before, _error(task), rounded, undecided)
 
 
 def output_error(

@@ -25,8 +25,8 @@ from datafree.tensors import load_tensors, save_tensors, state_digest
 # Student and float network where a block begins and where it ends, and where a layer inside it
 # begins; the layer's targets and their importance.
 _TENSORS_HELD = 8
-# Steps from which on the papers' rates suffice; Adam at more than ten times them was not tried.
-_ENOUGH_STEPS, _LARGEST_FACTOR = 5_000, 10.0
+# From so many steps on the papers' rates suffice; fewer than 100 were not tried.
+_ENOUGH_STEPS, _LARGEST_FACTOR = 5_000, 50.0
 
 
 class Reconstructor(Frozen):
@@ -38,10 +38,10 @@ class Reconstructor(Frozen):
         unit: `block` learns all layers between two cuts together; `layer` every layer by itself.
         max_layers: blocks with more layers are learned layer by layer.
         rounding_lr: Adam's rate for the rounding variables.
-        lr_factor: on all rates, `rounding_lr` and those of step sizes. None is 1, the papers'
-            rates, for at least 5,000 steps, and for fewer 5,000 divided by the steps, at most 10:
-            a rounding variable begins within 2.4 of 0 and moves by about its rate per step, so
-            that 500 steps of 0.001 would leave most choices as they were.
+        lr_factor: on `rounding_lr`, and up to 10 on the rates of step sizes. None is 1, the
+            papers' rates, for at least 5,000 steps, and 5,000 divided by the steps for fewer, at
+            most 50: a rounding variable begins within 2.4 of 0 and moves by about its rate per
+            step, so that 500 steps of 0.001 would leave most choices as they were.
         rounding_weight: weight of the penalty that drives them to 0 or 1.
         warmup: share of the steps before the penalty sets in.
         beta_start: exponent of the penalty when it sets in; falls linearly.
@@ -122,7 +122,7 @@ class Reconstructor(Frozen):
         return outcomes
 
     def factor(self, iterations: int) -> float:
-        """On the rates of a stage of so many steps; see `lr_factor`."""
+        """On the rounding rate of a stage of so many steps; see `lr_factor`."""
         if self.lr_factor is not None:
             return self.lr_factor
         return min(max(_ENOUGH_STEPS / iterations, 1.0), _LARGEST_FACTOR)
