@@ -18,7 +18,7 @@ from datafree.graph.capture import capture
 from datafree.graph.fold import fold_batch_norms
 from datafree.graph.insert import insert_quantizers
 from datafree.quant.modules import QUANTIZED
-from datafree.reconstruction._learn import Stage
+from datafree.reconstruction._schedule import Stage
 from datafree.reconstruction._walk import importance, walk
 from datafree.rows import Rows, stored
 from networks import SPEC, images

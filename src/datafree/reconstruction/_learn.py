@@ -1,88 +1,23 @@
-"""Learning the rounding of one block: the objective and the steps (algorithms B.5 - B.8, B.13)."""
+"""Learning the rounding of one block (algorithms B.5 - B.8, B.13)."""
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
-from typing import Any
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, fx, nn
-from torch.autograd.function import once_differentiable
 
 from datafree.graph.blocks import Block
 from datafree.progress import Step
 from datafree.quant.learned import LearnedStep, SoftRounding, mix
 from datafree.quant.modules import QUANTIZED, ActivationQuantizer, QuantizedLayer, Quantizer
+from datafree.reconstruction._error import output_error
+from datafree.reconstruction._schedule import Penalty, Stage
 from datafree.rows import Rows
 
 _MEASURED = 128  # samples the error before and after is taken on
-_STEPS_FACTOR = 10.0
 _SETTLED = 0.05  # steps a weight may be away from its grid to count as rounded
-
-
-@dataclass(frozen=True)
-class Stage:
-    """One pass through the network.
-
-    Attributes:
-        iterations: steps per unit.
-        rounding_lr: rate of the rounding variables; 0 keeps the weights.
-        weight_step_lr: rate of the weights' step sizes; 0 keeps them.
-        activations: activation quantizers quantize; otherwise they let float values pass.
-        activation_lr: rate of their step sizes; 0 keeps them.
-        steps_below: only activation quantizers of fewer bits learn their step.
-        drop: probability of every activation, and every input of the unit, to be the float one.
-        power: exponent of the error.
-        fisher: weigh the error by its influence on the network's output.
-    """
-
-    iterations: int
-    rounding_lr: float = 1e-3
-    weight_step_lr: float = 0.0
-    activations: bool = True
-    activation_lr: float = 0.0
-    steps_below: int = 9
-    drop: float = 0.0
-    power: float = 2.0
-    fisher: bool = False
-
-    def faster(self, factor: float) -> Stage:
-        """The same with `factor` on the rounding rate, and up to 10 of it on those of steps.
-
-        Genie-M with 50 on the rates of steps too lost 5.5 points on ResNet-20 (W2A4, 100 steps).
-        """
-        steps = min(factor, _STEPS_FACTOR)
-        return replace(
-            self,
-            rounding_lr=self.rounding_lr * factor,
-            weight_step_lr=self.weight_step_lr * steps,
-            activation_lr=self.activation_lr * steps,
-        )
-
-
-@dataclass(frozen=True)
-class Penalty:
-    """What drives rounding variables to 0 or 1: ``weight * sum (1 - |2h - 1|^beta)``.
-
-    Attributes:
-        weight: factor.
-        warmup: share of the steps without it.
-        start: beta after that.
-        end: beta at the last step, reached linearly.
-    """
-
-    weight: float
-    warmup: float
-    start: float
-    end: float
-
-    def beta(self, done: float) -> float | None:
-        """Exponent when the share `done` of the steps lies behind; None before it sets in."""
-        if done < self.warmup or not self.weight:
-            return None
-        left = (1 - done) / max(1 - self.warmup, 1e-12)
-        return self.end + (self.start - self.end) * left
 
 
 @dataclass(frozen=True)
@@ -172,52 +107,6 @@ def learn(
     finally:
         learned.remove()
     return Outcome(task.unit.name, before, _error(task), rounded, undecided)
-
-
-def output_error(
-    outputs: Tensor, targets: Tensor, power: float = 2.0, weights: Tensor | None = None
-) -> Tensor:
-    """``|outputs - targets|^power``, summed over channels, averaged over the rest: a scalar.
-
-    Args:
-        outputs: (B, C, ...).
-        targets: same shape.
-        power: exponent.
-        weights: factors of the same shape, or None.
-    """
-    share = outputs.shape[1] / outputs.numel()
-    if power == 2 and weights is None:
-        squares: Tensor = _SquaredError.apply(outputs, targets)  # pyright: ignore
-        return squares * share
-    difference = outputs - targets
-    error = difference.square() if power == 2 else difference.abs().pow(power)
-    if weights is not None:
-        error = error * weights
-    return error.sum() * share
-
-
-class _SquaredError(torch.autograd.Function):
-    """``sum (outputs - targets)^2``, differentiable once, for `outputs` only.
-
-    One pass over the activations on the way back where autograd's own takes five: as much as the
-    convolution before it.
-    """
-
-    @staticmethod
-    def forward(ctx: Any, outputs: Tensor, targets: Tensor) -> Tensor:
-        """Keep the difference: it is half the gradient."""
-        difference = outputs - targets
-        ctx.save_for_backward(difference)
-        return difference.square().sum()
-
-    @staticmethod
-    @once_differentiable
-    def backward(  # pyright: ignore[reportIncompatibleMethodOverride] - torch calls it by position
-        ctx: Any, gradient: Tensor
-    ) -> tuple[Tensor, None]:
-        """``2 (outputs - targets)`` times the gradient of what came of the sum."""
-        (difference,) = ctx.saved_tensors
-        return difference * (2 * gradient), None
 
 
 @dataclass(frozen=True)

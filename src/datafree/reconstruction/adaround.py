@@ -6,7 +6,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from datafree.reconstruction._learn import Stage
+from datafree.reconstruction._schedule import Stage
 from datafree.reconstruction.base import Reconstructor
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pydantic import Field
 
-from datafree.reconstruction._learn import Stage
+from datafree.reconstruction._schedule import Stage
 from datafree.reconstruction.base import Reconstructor
 
 

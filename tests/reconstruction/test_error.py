@@ -1,11 +1,9 @@
 from __future__ import annotations
 
-import math
-
 import pytest
 import torch
 
-from datafree.reconstruction._learn import Penalty, output_error
+from datafree.reconstruction._error import output_error
 
 
 def test_the_error_is_summed_over_channels_and_averaged_over_the_rest() -> None:
@@ -35,16 +33,3 @@ def test_the_gradient_of_the_error_is_twice_the_difference(layout: torch.memory_
     (gradient,) = torch.autograd.grad(0.5 * output_error(outputs, targets), [outputs])
     expected = (outputs.detach() - targets) / (4 * 5 * 6)
     assert torch.allclose(gradient, expected, rtol=1e-6)
-
-
-def test_the_exponent_of_the_penalty() -> None:
-    penalty = Penalty(weight=0.01, warmup=0.2, start=20, end=2)
-    assert penalty.beta(0.0) is None
-    assert penalty.beta(0.19) is None
-    assert penalty.beta(0.2) == pytest.approx(20)
-    assert penalty.beta(0.6) == pytest.approx(11)
-    assert penalty.beta(1.0) == pytest.approx(2)
-    assert Penalty(0.0, 0.2, 20, 2).beta(0.5) is None
-    last = Penalty(1.0, 1.0, 20, 2).beta(1.0)
-    assert last is not None
-    assert math.isfinite(last)

@@ -1,0 +1,29 @@
+from __future__ import annotations
+
+import math
+
+import pytest
+
+from datafree.reconstruction._schedule import Penalty, Stage
+
+
+def test_the_exponent_of_the_penalty() -> None:
+    penalty = Penalty(weight=0.01, warmup=0.2, start=20, end=2)
+    assert penalty.beta(0.0) is None
+    assert penalty.beta(0.19) is None
+    assert penalty.beta(0.2) == pytest.approx(20)
+    assert penalty.beta(0.6) == pytest.approx(11)
+    assert penalty.beta(1.0) == pytest.approx(2)
+    assert Penalty(0.0, 0.2, 20, 2).beta(0.5) is None
+    last = Penalty(1.0, 1.0, 20, 2).beta(1.0)
+    assert last is not None
+    assert math.isfinite(last)
+
+
+def test_rates_of_step_sizes_grow_at_most_tenfold() -> None:
+    stage = Stage(100, rounding_lr=0.001, weight_step_lr=0.02, activation_lr=0.3, drop=0.5)
+    assert stage.faster(1) == stage
+    assert stage.faster(4) == Stage(100, 0.004, 0.08, activation_lr=1.2, drop=0.5)
+    faster = stage.faster(50)
+    rates = (faster.rounding_lr, faster.weight_step_lr, faster.activation_lr)
+    assert rates == pytest.approx((0.05, 0.2, 3.0))
