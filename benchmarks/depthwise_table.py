@@ -39,7 +39,7 @@ from datafree.graph.insert import insert_quantizers
 from datafree.reconstruction.base import Reconstructor
 from datafree.registry import load as load_method
 
-KEYS = ("row", "bits", "seed", "images", "synthesis", "iterations", "rounding_lr")
+KEYS = ("row", "bits", "seed", "images", "synthesis", "iterations", "lr_factor")
 _GENIE_BATCH = 20  # generator and network need 3.5 GB for as many images of 224 x 224 pixels
 
 
@@ -92,18 +92,23 @@ def students_of(
     folded = folded.to(memory_format=torch.channels_last)  # pyright: ignore
     student = insert_quantizers(folded, scheme_of(bits))
     calibrate(student, images.split(32), MSE(power=2.4))
-    if (method := ROWS[name].method) is not None:
-        cls = load_method("datafree.reconstruction", method, Reconstructor)
-        options = {
-            "iterations": args.iterations,
-            "batch_size": args.batch,
-            "rounding_lr": args.rounding_lr,
-            "lr_factor": 1.0,
-        }
-        build(cls, options, method).reconstruct(folded, student, images, seed=args.seed)
+    if (method := method_of(ROWS[name], args)) is not None:
+        method.reconstruct(folded, student, images, seed=args.seed)
     yield name, student
     correct_biases_analytically(folded, student, statistics, spec)
     yield name + CORRECTED, student
+
+
+def method_of(row: Row, args: argparse.Namespace) -> Reconstructor | None:
+    """What learns the rounding of `row`, at the budget of `args`."""
+    if row.method is None:
+        return None
+    options = {
+        "iterations": args.iterations, "batch_size": args.batch, "lr_factor": args.lr_factor,
+    }  # fmt: skip
+    return build(
+        load_method("datafree.reconstruction", row.method, Reconstructor), options, row.method
+    )
 
 
 def measure(args: argparse.Namespace, record: Record) -> None:
@@ -134,18 +139,25 @@ def measure(args: argparse.Namespace, record: Record) -> None:
 def cell_of(row: Row, name: str, bits: str, args: argparse.Namespace) -> dict[str, Any]:
     """What identifies a cell of `row`, called `name`: its budget, as far as the row spends it."""
     steps = args.genie_iterations if row.source == "genie" else args.synthesis_iterations
+    method = method_of(row, args)
     return {
         "row": name, "bits": bits, "seed": args.seed,
         "images": args.images if row.source else 0,
         "synthesis": 0 if row.source in (None, "real") else steps,
         "iterations": args.iterations if row.method else 0,
-        "rounding_lr": args.rounding_lr if row.method else 0.0,
+        "lr_factor": method.factor(args.iterations) if method else 0,
     }  # fmt: skip
+
+
+def _factor(args: argparse.Namespace) -> float:
+    found = [method_of(row, args) for row in ROWS.values()]
+    return max(method.factor(args.iterations) for method in found if method)
 
 
 def table(args: argparse.Namespace, record: Record) -> str:
     """The record as Markdown."""
     env = record.cells[-1]["environment"]
+    own = "" if args.lr_factor is None else f" --lr-factor {args.lr_factor:g}"
     lines = [
         f"# {args.network}: without images, with synthetic and with real ones",
         "",
@@ -155,14 +167,13 @@ def table(args: argparse.Namespace, record: Record) -> str:
         f"Budget: {args.images} images a set, {args.synthesis_iterations} synthesis steps"
         f" ({args.genie_iterations} for genie, in batches of {_GENIE_BATCH}), {args.iterations}"
         f" steps of {args.batch} images per unit of learned rounding (layer for adaround, block for"
-        f" genie_m) at a rate of {args.rounding_lr}.",
+        f" genie_m), the rounding at {_factor(args):g} times the papers' rate.",
         "",
         f"{env['cpu']}, {env['cores']} cores, {env['threads']} thread(s), torch {env['torch']},"
         f" {env['date']}. Command: `python benchmarks/depthwise_table.py --network {args.network}"
         f" --bits {' '.join(args.bits)} --images {args.images} --synthesis-iterations"
         f" {args.synthesis_iterations} --genie-iterations {args.genie_iterations} --iterations"
-        f" {args.iterations} --batch {args.batch} --rounding-lr {args.rounding_lr} --seed"
-        f" {args.seed}`",
+        f" {args.iterations} --batch {args.batch}{own} --seed {args.seed}`",
         "",
         "| | " + " | ".join(args.bits) + " |",
         "|---" * (len(args.bits) + 1) + "|",
@@ -190,7 +201,7 @@ def main() -> None:
     parser.add_argument("--genie-iterations", type=int, default=100)
     parser.add_argument("--iterations", type=int, default=100)
     parser.add_argument("--batch", type=int, default=16)
-    parser.add_argument("--rounding-lr", type=float, default=0.01)
+    parser.add_argument("--lr-factor", type=float, default=None, help="on rates; default: by steps")
     parser.add_argument("--limit", type=int, default=None)
     parser.add_argument("--eval-batch", type=int, default=100)
     parser.add_argument("--table-only", action="store_true", help="measure nothing")
