@@ -196,6 +196,12 @@ class Record:
         with self.path.open("a") as file:
             file.write(json.dumps(cell) + "\n")
 
+    def of_seeds(self, seeds: Iterable[int]) -> Record:
+        """The same record without the cells of other seeds."""
+        kept = Record(self.path, self.keys)
+        kept.cells = [cell for cell in self.cells if cell["seed"] in set(seeds)]
+        return kept
+
     def mean_spread(self, value: str, **where: Any) -> str:
         """``mean ± standard deviation (seeds)`` of `value` over the cells that match `where`."""
         found = [c[value] for c in self.cells if all(c.get(k) == v for k, v in where.items())]

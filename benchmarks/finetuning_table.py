@@ -141,41 +141,55 @@ def trained(  # noqa: PLR0913 - one row of a table
             print(f"{bits} {row} seed {seed}: {measured.top1} in {seconds:.0f} s", flush=True)
 
 
-def table(args: argparse.Namespace, record: Record, settings: str) -> str:
-    """The record as Markdown."""
+def table(args: argparse.Namespace, record: Record) -> str:
+    """The record as Markdown: calibration, then one block per schedule."""
     env = record.cells[-1]["environment"]
+    tested = max(cell["test_images"] for cell in record.cells)
+    columns = ("seconds of warm-up", "of one fine-tuning")
     lines = [
         f"# {args.network}: fine-tuning without data",
         "",
-        f"Top-1 on {record.cells[-1]['test_images']} images, mean and deviation over seeds"
+        f"Top-1 on {tested} images, mean and deviation over seeds"
         f" {' '.join(map(str, args.seeds))}; weights per {args.granularity}, policy"
-        f" `{args.policy}`, activations quantized after activation functions. {settings}. Students"
-        " are the best by agreement on held-out dreamt images; in brackets the last.",
+        f" `{args.policy}`, activations quantized after activation functions. Students are the last"
+        " not measurably worse than the best by agreement on held-out dreamt images; in brackets"
+        " those after the last step.",
         "",
         f"{env['cpu']}, {env['cores']} cores, {env['threads']} thread(s), torch {env['torch']},"
         f" {env['date']}.",
         "",
-        "| | " + " | ".join(args.bits) + " | seconds of warm-up | of one fine-tuning |",
-        "|---" * (len(args.bits) + 3) + "|",
+        "| | " + " | ".join((*args.bits, *columns)) + " |",
+        "|---" * (len(args.bits) + len(columns) + 1) + "|",
+        _line("calibration", "", args, record),
     ]
-    for row in ("calibration", *args.rows):
-        where = {
-            "row": row, "granularity": args.granularity, "policy": args.policy,
-            "settings": "" if row == "calibration" else settings,
-        }  # fmt: skip
-        cells: list[str] = []
-        for bits in args.bits:
-            text = record.mean_spread("top1", **where, bits=bits)
-            if row != "calibration" and text != "-":
-                text += f" ({record.mean_spread('last', **where, bits=bits)})"
-            cells.append(text)
-        if row == "calibration":
-            cells += ["", ""]
-        else:
-            first = record.mean_spread("warmup_seconds", **where, bits=args.bits[0])
-            cells += [first, record.mean_spread("tuning_seconds", **where)]
-        lines.append(f"| {row} | " + " | ".join(cells) + " |")
+    where = {"granularity": args.granularity, "policy": args.policy}
+    cells = [c for c in record.cells if all(c[k] == v for k, v in where.items())]
+    for settings in dict.fromkeys(cell["settings"] for cell in cells if cell["settings"]):
+        found = {cell["row"] for cell in cells if cell["settings"] == settings}
+        lines.append(f"| *{settings}* |" + " |" * (len(args.bits) + len(columns)))
+        lines += [_line(row, settings, args, record) for row in ROWS if row in found]
     return "\n".join(lines) + "\n"
+
+
+def _line(row: str, settings: str, args: argparse.Namespace, record: Record) -> str:
+    """Top-1 by bits, then the times of warm-up and fine-tuning."""
+    where = {
+        "row": row, "granularity": args.granularity, "policy": args.policy, "settings": settings,
+    }  # fmt: skip
+    cells: list[str] = []
+    for bits in args.bits:
+        text = record.mean_spread("top1", **where, bits=bits)
+        if settings and text != "-":
+            text += f" ({record.mean_spread('last', **where, bits=bits)})"
+        cells.append(text)
+    if not settings:
+        return f"| {row} | " + " | ".join([*cells, "", ""]) + " |"
+    # Only the first bit width of a row warms the generator up.
+    measured = [c for c in record.cells if all(c[k] == v for k, v in where.items())]
+    first = max(measured, key=lambda c: c["warmup_seconds"])["bits"]
+    cells.append(record.mean_spread("warmup_seconds", **where, bits=first))
+    cells.append(record.mean_spread("tuning_seconds", **where))
+    return f"| {row} | " + " | ".join(cells) + " |"
 
 
 def main() -> None:
@@ -216,7 +230,7 @@ def main() -> None:
                     print(f"{bits} calibration seed {seed}: {found}", flush=True)
             for row in args.rows:
                 trained(row, teacher, graph, batches, args, seed, record, settings)
-    write_text(RESULTS / f"finetuning_{args.network}.md", table(args, record, settings))
+    write_text(RESULTS / f"finetuning_{args.network}.md", table(args, record.of_seeds(args.seeds)))
 
 
 if __name__ == "__main__":
