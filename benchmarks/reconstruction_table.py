@@ -40,7 +40,10 @@ from datafree.registry import load as load_method
 
 SOURCES = ["noise", "zeroq", "dsg", "genie", "sadag", "real"]
 METHODS = ("nearest", "adaround", "qdrop", "genie_m")
-KEYS = ("source", "method", "bits", "seed", "images", "synthesis", "iterations", "lr_factor")
+KEYS = (
+    "source", "method", "bits", "seed", "image_seed", "images", "synthesis", "iterations",
+    "lr_factor",
+)  # fmt: skip
 
 
 def reconstructed(
@@ -102,12 +105,13 @@ def measure(args: argparse.Namespace, record: Record) -> None:
             # SADAG's images are made for a student.
             full = f"sadag-{bits}" if source == "sadag" else source
             images = ImageSet(
-                args.network, full, args.images, args.synthesis_iterations, args.seed
+                args.network, full, args.images, args.synthesis_iterations, args.image_seed
             ).get(teacher, graph)
             for name in args.methods:
                 cell = {
                     "source": source, "method": name, "bits": bits, "seed": args.seed,
-                    "images": args.images, "synthesis": steps_of(source, args.synthesis_iterations),
+                    "image_seed": args.image_seed, "images": args.images,
+                    "synthesis": steps_of(source, args.synthesis_iterations),
                     **learning(name, args),
                 }  # fmt: skip
                 if record.has(**cell):
@@ -132,9 +136,9 @@ def table(args: argparse.Namespace, record: Record) -> str:
     lines = [
         f"# {args.network}: images x reconstructions",
         "",
-        f"Top-1 on {record.cells[-1]['test_images']} images, seed {args.seed}. {args.images} images"
-        f" a set, {args.synthesis_iterations} synthesis steps (zeroq, dsg,"
-        f" genie; sadag a fifth more),"
+        f"Top-1 on {record.cells[-1]['test_images']} images, one set of {args.images} images a"
+        " source; mean ± deviation where several seeds of the reconstruction were tried."
+        f" {args.synthesis_iterations} synthesis steps (zeroq, dsg, genie; sadag a fifth more),"
         f" {args.iterations} steps per unit (layer for adaround, block for qdrop and genie_m) at"
         f" {learning('adaround', args)['lr_factor']:g} times the papers' rates,"
         " policy `brecq`, every layer input, weight and activation ranges of least error (power"
@@ -152,7 +156,7 @@ def table(args: argparse.Namespace, record: Record) -> str:
         for source in args.sources:
             values = [
                 record.mean_spread(
-                    "top1", source=source, method=name, bits=bits, seed=args.seed,
+                    "top1", source=source, method=name, bits=bits, image_seed=args.image_seed,
                     images=args.images, synthesis=steps_of(source, args.synthesis_iterations),
                     **learning(name, args),
                 )
@@ -169,7 +173,8 @@ def main() -> None:
     )
     parser.add_argument("--network", default="resnet20_cifar10jpeg")
     parser.add_argument("--bits", nargs="+", default=["W4A4", "W3A3", "W2A4", "W2A2"])
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--seed", type=int, default=0, help="of the reconstruction")
+    parser.add_argument("--image-seed", type=int, default=0)
     parser.add_argument("--sources", nargs="+", default=SOURCES)
     parser.add_argument("--methods", nargs="+", default=list(METHODS))
     parser.add_argument("--images", type=int, default=1024)
