@@ -1,6 +1,7 @@
 """How the rates of learned rounding should follow the number of steps.
 
-    python benchmarks/rates_by_steps.py --pairs 100:1 100:10 100:30 100:50 100:100 500:1 500:10 500:30
+    python benchmarks/rates_by_steps.py --pairs 100:1 100:10 100:30 100:50 100:100 \
+        500:1 500:10 500:30
     python benchmarks/rates_by_steps.py --bits W4A4 --pairs 100:1 100:10 100:30
     python benchmarks/rates_by_steps.py --method genie_m --pairs 100:1 --options rounding_lr=0.05 \
         weight_step_lr=0.005 activation_lr=0.002
