@@ -149,11 +149,6 @@ def cell_of(row: Row, name: str, bits: str, args: argparse.Namespace) -> dict[st
     }  # fmt: skip
 
 
-def _factor(args: argparse.Namespace) -> float:
-    found = [method_of(row, args) for row in ROWS.values()]
-    return max(method.factor(args.iterations) for method in found if method)
-
-
 def table(args: argparse.Namespace, record: Record) -> str:
     """The record as Markdown."""
     env = record.cells[-1]["environment"]
@@ -167,7 +162,8 @@ def table(args: argparse.Namespace, record: Record) -> str:
         f"Budget: {args.images} images a set, {args.synthesis_iterations} synthesis steps"
         f" ({args.genie_iterations} for genie, in batches of {_GENIE_BATCH}), {args.iterations}"
         f" steps of {args.batch} images per unit of learned rounding (layer for adaround, block for"
-        f" genie_m), the rounding at {_factor(args):g} times the papers' rate.",
+        " genie_m), the rounding at so many times the papers' rate as the row says, step sizes at"
+        " 10 times theirs (genie_m at 10 x: at the papers').",
         "",
         f"{env['cpu']}, {env['cores']} cores, {env['threads']} thread(s), torch {env['torch']},"
         f" {env['date']}. Command: `python benchmarks/depthwise_table.py --network {args.network}"
@@ -180,10 +176,15 @@ def table(args: argparse.Namespace, record: Record) -> str:
     ]
     for name in args.rows:
         for variant in (name, name + CORRECTED):
-            cells = [cell_of(ROWS[name], variant, bits, args) for bits in args.bits]
-            values = [record.mean_spread("top1", **cell) for cell in cells]
-            if any(value != "-" for value in values):
-                lines.append(f"| {variant} | " + " | ".join(values) + " |")
+            found = {c["lr_factor"] for c in record.cells if c["row"] == variant}
+            for factor in sorted(found):
+                cells = [cell_of(ROWS[name], variant, bits, args) for bits in args.bits]
+                values = [
+                    record.mean_spread("top1", **(cell | {"lr_factor": factor})) for cell in cells
+                ]
+                rate = f", {factor:g} x" if factor else ""
+                if any(value != "-" for value in values):
+                    lines.append(f"| {variant}{rate} | " + " | ".join(values) + " |")
     return "\n".join(lines) + "\n"
 
 
