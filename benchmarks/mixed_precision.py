@@ -1,7 +1,7 @@
 """Top-1 of mixed against uniform weight precision at equal weight size.
 
     python benchmarks/mixed_precision.py --policies first_last_8 --methods nearest
-    python benchmarks/mixed_precision.py
+    python benchmarks/mixed_precision.py --lr-factor 1
 
 Uniform W3, W4, W5 against an average of as many bits, activations at 8 bits, weight and activation
 ranges of least error (power 2.4), images of zeroq; rounded to the nearest and learned by adaround.
@@ -157,9 +157,11 @@ def main() -> None:
     parser.add_argument("--iterations", type=int, default=500)
     parser.add_argument("--lr-factor", type=float, default=None, help="on rates; default: by steps")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--table-only", action="store_true", help="measure nothing")
     args = parser.parse_args()
     record = Record(RESULTS / f"mixed_precision_{args.network}.jsonl", KEYS)
-    measure(args, record)
+    if not args.table_only:
+        measure(args, record)
     write_text(RESULTS / f"mixed_precision_{args.network}.md", table(args, record))
 
 
