@@ -11,17 +11,15 @@ from __future__ import annotations
 import argparse
 
 import torch
-from common import ImageSet, load, scheme_of, test_batches
+from common import ImageSet, load, reconstructor, scheme_of, test_batches
 
 from datafree.calibrators.base import calibrate
 from datafree.calibrators.mse import MSE
-from datafree.config import ModelConfig, RunConfig, build
+from datafree.config import ModelConfig, RunConfig
 from datafree.corrections.analytic_bias import correct_biases_analytically
 from datafree.corrections.prepare import prepare
 from datafree.evaluate import top1
 from datafree.graph.insert import insert_quantizers
-from datafree.reconstruction.base import Reconstructor
-from datafree.registry import load as load_method
 
 NETWORK = "resnet20_cifar10jpeg"
 CASES = (("W2A4", "adaround"), ("W3A3", "genie_m"), ("W4A4", "adaround"))
@@ -44,8 +42,8 @@ def main() -> None:
     for bits, name in CASES:
         student = insert_quantizers(folded, scheme_of(bits))
         calibrate(student, images.split(64), MSE(power=2.4))
-        cls = load_method("datafree.reconstruction", name, Reconstructor)
-        build(cls, {"iterations": args.iterations}, name).reconstruct(folded, student, images)
+        method = reconstructor(name, iterations=args.iterations)
+        method.reconstruct(folded, student, images)
         learned = top1({"student": student}, batches).top1["student"]
         correct_biases_analytically(folded, student, statistics, teacher.spec)
         both = top1({"student": student}, batches).top1["student"]

@@ -21,12 +21,13 @@ import torch
 from PIL import Image
 from torch import Tensor, fx
 
-from datafree.config import InputSpec, Scheme
+from datafree.config import InputSpec, Scheme, build
 from datafree.data import calibration_set, open_labelled
 from datafree.graph.capture import capture
 from datafree.graph.fold import fold_batch_norms
 from datafree.images import SyntheticSet
 from datafree.models import Teacher, from_module
+from datafree.reconstruction.base import Reconstructor
 from datafree.registry import load as load_method
 from datafree.synthesis.base import Synthesizer
 
@@ -137,6 +138,11 @@ def scheme_of(bits: str) -> Scheme:
     return Scheme(
         weights=int(weights), activations=int(activations), policy="brecq", weight_range="mse"
     )
+
+
+def reconstructor(name: str, **options: Any) -> Reconstructor:
+    """The reconstruction called `name`."""
+    return build(load_method("datafree.reconstruction", name, Reconstructor), options, name)
 
 
 def _image_method(source: str, **wanted: Any) -> Synthesizer:

@@ -22,6 +22,7 @@ from common import (
     Record,
     environment,
     load,
+    reconstructor,
     scheme_of,
     test_batches,
 )
@@ -30,14 +31,13 @@ from torch import Tensor, fx
 
 from datafree.calibrators.base import calibrate
 from datafree.calibrators.mse import MSE
-from datafree.config import InputSpec, ModelConfig, RunConfig, build, merge
+from datafree.config import InputSpec, ModelConfig, RunConfig, merge
 from datafree.corrections.analytic_bias import correct_biases_analytically
 from datafree.corrections.prepare import prepare
 from datafree.evaluate import top1
 from datafree.files import write_text
 from datafree.graph.insert import insert_quantizers
 from datafree.reconstruction.base import Reconstructor
-from datafree.registry import load as load_method
 
 KEYS = ("row", "bits", "seed", "images", "synthesis", "iterations", "lr_factor")
 _GENIE_BATCH = 20  # generator and network need 3.5 GB for as many images of 224 x 224 pixels
@@ -103,11 +103,8 @@ def method_of(row: Row, args: argparse.Namespace) -> Reconstructor | None:
     """What learns the rounding of `row`, at the budget of `args`."""
     if row.method is None:
         return None
-    options = {
-        "iterations": args.iterations, "batch_size": args.batch, "lr_factor": args.lr_factor,
-    }  # fmt: skip
-    return build(
-        load_method("datafree.reconstruction", row.method, Reconstructor), options, row.method
+    return reconstructor(
+        row.method, iterations=args.iterations, batch_size=args.batch, lr_factor=args.lr_factor
     )
 
 

@@ -67,7 +67,7 @@ def measure(args: argparse.Namespace, record: Record) -> None:
             {
                 "source": source, "policy": policy, "bits": bits, "kind": kind, "method": method,
                 "seed": args.seed, "images": args.images, "synthesis": args.synthesis_iterations,
-                **learning("nearest" if method == "nearest_a32" else method, args),
+                **learning(method, args),
             }
             for kind in ("uniform", "mixed") for method in args.methods
         ]  # fmt: skip
@@ -84,8 +84,7 @@ def measure(args: argparse.Namespace, record: Record) -> None:
             student = insert_quantizers(folded, scheme.model_copy(update=changes))
             if not a32:
                 calibrate(student, images.images.split(64), MSE(power=2.4))
-            method = "nearest" if a32 else cell["method"]
-            extra = reconstructed(method, folded, student, images, args)
+            extra = reconstructed(cell["method"], folded, student, images, args)
             accuracy = top1({"student": student}, batches)
             record.add(
                 **cell, **extra, top1=accuracy.top1["student"], test_images=accuracy.images,
@@ -130,7 +129,7 @@ def table(args: argparse.Namespace, record: Record) -> str:
                 values = [
                     record.mean_spread(
                         "top1", **where, method=m,
-                        **learning("nearest" if m == "nearest_a32" else m, args),
+                        **learning(m, args),
                     )
                     for m in METHODS
                 ]  # fmt: skip

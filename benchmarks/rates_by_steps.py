@@ -14,15 +14,12 @@ from __future__ import annotations
 
 import argparse
 
-from common import ImageSet, fast_folded, load, scheme_of, test_batches
+from common import ImageSet, fast_folded, load, reconstructor, scheme_of, test_batches
 
 from datafree.calibrators.base import calibrate
 from datafree.calibrators.mse import MSE
-from datafree.config import build
 from datafree.evaluate import top1
 from datafree.graph.insert import insert_quantizers
-from datafree.reconstruction.base import Reconstructor
-from datafree.registry import load as load_method
 
 NETWORK = "resnet20_cifar10jpeg"
 
@@ -43,13 +40,12 @@ def main() -> None:
     images = ImageSet(NETWORK, "genie", 256, 500, 0).get(teacher, graph).images
     batches = test_batches(teacher.spec, limit=args.limit)
     options = {k: float(v) for k, _, v in (option.partition("=") for option in args.options)}
-    cls = load_method("datafree.reconstruction", args.method, Reconstructor)
     for pair in args.pairs:
         steps, _, factor = pair.partition(":")
         given = {"iterations": int(steps), "lr_factor": float(factor), **options}
         student = insert_quantizers(folded, scheme_of(args.bits))
         calibrate(student, images.split(64), MSE(power=2.4))
-        found = build(cls, given, args.method).reconstruct(folded, student, images)
+        found = reconstructor(args.method, **given).reconstruct(folded, student, images)
         undecided = sum(o.undecided for o in found) / sum(o.rounded for o in found)
         accuracy = top1({"student": student}, batches).top1["student"]
         print(f"{args.bits} {given}: {accuracy:.2f}, {100 * undecided:.1f} % undecided", flush=True)

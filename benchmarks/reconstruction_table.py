@@ -22,6 +22,7 @@ from common import (
     environment,
     fast_folded,
     load,
+    reconstructor,
     scheme_of,
     steps_of,
     test_batches,
@@ -30,13 +31,11 @@ from torch import fx
 
 from datafree.calibrators.base import calibrate
 from datafree.calibrators.mse import MSE
-from datafree.config import build
 from datafree.evaluate import top1
 from datafree.files import write_text
 from datafree.graph.insert import insert_quantizers
 from datafree.images import SyntheticSet
 from datafree.reconstruction.base import Reconstructor
-from datafree.registry import load as load_method
 
 SOURCES = ["noise", "zeroq", "dsg", "genie", "sadag", "real"]
 METHODS = ("nearest", "adaround", "qdrop", "genie_m")
@@ -78,13 +77,12 @@ def reconstructed(
 
 
 def _method(name: str, args: Any) -> Reconstructor | None:
-    if name == "nearest":
+    if name.startswith("nearest"):
         return None
     stem, *options = name.split("+")
     chosen = {k: float(v) for k, _, v in (option.partition("=") for option in options)}
-    cls = load_method("datafree.reconstruction", stem, Reconstructor)
     given = {"iterations": args.iterations, "lr_factor": args.lr_factor, **chosen}
-    return build(cls, given, name)
+    return reconstructor(stem, **given)
 
 
 def learning(name: str, args: Any) -> dict[str, float]:

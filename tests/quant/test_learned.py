@@ -73,6 +73,17 @@ def test_the_slope_of_the_step_is_the_integer_code() -> None:
     assert [name for name, _ in fixed.named_parameters()] == ["logits"]
 
 
+def test_undecided_weights_are_more_than_a_twentieth_of_a_step_from_both_sides() -> None:
+    weight = torch.tensor([0.0, 0.04, 0.06, 0.5, 0.94, 0.96, 7.02, 7.3]).view(8, 1, 1, 1)
+    quantizer = fitted(weight, 4)
+    quantizer.scale = torch.ones_like(quantizer.scale)
+    rounding = SoftRounding(weight, quantizer)
+    assert rounding.undecided() == 4
+    with torch.no_grad():
+        rounding.logits.copy_(torch.where(rounding.logits >= 0, 50.0, -50.0))
+    assert rounding.undecided() == 0
+
+
 def test_penalty() -> None:
     rounding = SoftRounding(WEIGHT, fitted(WEIGHT, 4))
     shares = rounding.shares().detach().double()

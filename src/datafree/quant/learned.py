@@ -13,6 +13,7 @@ from datafree.quant.modules import ActivationQuantizer, Quantizer
 
 _STRETCH_LOW, _STRETCH_HIGH = -0.1, 1.1
 _SMALLEST_STEP = 1e-8
+_SETTLED = 0.05  # steps
 
 
 class SoftRounding(nn.Module):
@@ -60,6 +61,11 @@ class SoftRounding(nn.Module):
     def penalty(self, beta: float) -> Tensor:
         """``sum (1 - |2 h(V) - 1|^beta)``: zero where every weight has chosen a side."""
         return (1 - (2 * self.shares() - 1).abs().pow(beta)).sum()
+
+    def undecided(self) -> int:
+        """How many weights are more than a twentieth of a step away from both down and up."""
+        with torch.no_grad():
+            return int(((self.shares() - 0.5).abs() < 0.5 - _SETTLED).sum())
 
     def step(self) -> Tensor:
         """The step size, kept positive."""

@@ -17,7 +17,6 @@ from datafree.reconstruction._schedule import Penalty, Stage
 from datafree.rows import Rows
 
 _MEASURED = 128  # samples the error before and after is taken on
-_SETTLED = 0.05  # steps a weight may be away from its grid to count as rounded
 
 
 @dataclass(frozen=True)
@@ -61,15 +60,15 @@ class Outcome:
         before: error of its output as it came, all quantizers of the stage at work.
         after: the same with what was learned, every weight rounded.
         rounded: weights that learned where to round.
-        undecided: of these, how many were still between down and up when learning ended, by more
-            than a twentieth of a step. Rounding those is not what was learned.
+        undecided: of these, how many were still between down and up when learning ended. Rounding
+            those is not what was learned.
     """
 
     block: str
     before: float
     after: float
-    rounded: int = 0
-    undecided: int = 0
+    rounded: int
+    undecided: int
 
 
 def learn(
@@ -92,21 +91,19 @@ def learn(
     """
     before = _error(task)
     learned = _Learned.install(task, student, generator)
-    rounded = undecided = 0
+    rounding = list(learned.rounding.values())
     try:
         if groups := learned.groups(task.stage):
-            _optimize(
-                task, groups, list(learned.rounding.values()), batch, penalty, generator, step
-            )
+            _optimize(task, groups, rounding, batch, penalty, generator, step)
         else:
             step(task.stage.iterations)
-        for variables in learned.rounding.values():
-            shares = variables.shares()
-            rounded += shares.numel()
-            undecided += int(((shares - 0.5).abs() < 0.5 - _SETTLED).sum())
     finally:
         learned.remove()
-    return Outcome(task.unit.name, before, _error(task), rounded, undecided)
+    return Outcome(
+        task.unit.name, before, _error(task),
+        rounded=sum(variables.logits.numel() for variables in rounding),
+        undecided=sum(variables.undecided() for variables in rounding),
+    )  # fmt: skip
 
 
 @dataclass(frozen=True)
