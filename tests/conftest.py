@@ -1,4 +1,4 @@
-"""Fixtures for all tests: one thread, and real files where they exist."""
+"""Fixtures for all tests: one thread, one seed, and real files where they exist."""
 
 from __future__ import annotations
 
@@ -18,6 +18,12 @@ ROOT = Path(__file__).resolve().parents[1]
 @pytest.fixture(autouse=True, scope="session")
 def _one_thread() -> None:
     torch.set_num_threads(1)
+
+
+@pytest.fixture(autouse=True)
+def _same_random_numbers() -> None:
+    """A test draws the same alone, in any order, and on every machine."""
+    torch.manual_seed(0)
 
 
 @pytest.fixture(scope="session")
