@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -199,6 +200,14 @@ def test_finished_stages_are_not_repeated(tmp_path: Path, monkeypatch: pytest.Mo
             method.generate(captured("Tiny"), SPEC, 5, checkpoint=tmp_path)
     monkeypatch.setattr(SADAG, "train_generator", stop)
     monkeypatch.setattr(sadag.GenieM, "reconstruct", stop)
+    stopped = sorted(tmp_path.iterdir())
+    # Neither drafts nor student depend on how gradients are matched, and the images do.
+    assert len(stopped) == 3
+    copied = Path(shutil.copytree(tmp_path, tmp_path / "other"))
+    other = SADAG(**QUICK, rho=20.0, matching_generator_lr=0.1)
+    assert (
+        other.generate(captured("Tiny"), SPEC, 5, checkpoint=copied).digest() != expected.digest()
+    )
     again = method.generate(captured("Tiny"), SPEC, 5, checkpoint=tmp_path)
     assert again.digest() == expected.digest()
 

@@ -124,12 +124,13 @@ class SADAG(Genie):
             with progress("sadag warm-up", self._steps_of(teacher, count, self.iterations)) as step:
                 # What came after the warm-up does not matter to it.
                 warm = {k: v for k, v in request.items() if k not in _OWN_FIELDS}
+                learned = warm | {k: request[k] for k in _STUDENT_FIELDS}
                 drafts = [
                     self._draft(_Draft(folder, batch, warm, self.latent_dim), spec, network)
                     for batch in self.batches(teacher, count, seed, step)
                 ]
             images = torch.cat([d.load(spec, network).images[: d.batch.size] for d in drafts])
-            student = self._student(network, images, seed, progress, folder, request)
+            student = self._student(network, images, seed, progress, folder, learned)
             parts: list[SyntheticSet] = []
             total = self._steps_of(teacher, count, self.matching_iterations)
             with progress("sadag images", total) as step, matching(network, student) as matcher:
@@ -266,6 +267,7 @@ class SADAG(Genie):
 
 
 _OWN_FIELDS = frozenset(SADAG.model_fields) - frozenset(Genie.model_fields)
+_STUDENT_FIELDS = frozenset({"scheme", "student_iterations"})
 
 
 @dataclass(frozen=True)
