@@ -51,7 +51,6 @@ ROWS: dict[str, tuple[str, dict[str, Any]]] = {
     "IS+BN": ("dfqf", {"gamma": 0.0}),
     "dfqf": ("dfqf", {}),
     "dfqf, cross-entropy": ("dfqf", {"adversarial": "cross_entropy"}),
-    "dfqf, first clips of least error": ("dfqf", {"lower_bound": 0.0}),
 }  # fmt: skip
 CALIBRATORS = ("mse", "minmax", "percentile", "bounded_mse", "aciq")
 KEYS = ("row", "bits", "granularity", "policy", "seed", "settings")
