@@ -12,6 +12,8 @@ from types import ModuleType
 import pytest
 import torch
 
+pytest_plugins = ("commands",)
+
 ROOT = Path(__file__).resolve().parents[1]
 
 
