@@ -21,15 +21,16 @@ import torch
 from PIL import Image
 from torch import Tensor, fx
 
-from datafree.config import InputSpec, Scheme, build
+from datafree.config import InputSpec, ModelConfig, Scheme, build
 from datafree.data import calibration_set, open_labelled
 from datafree.graph.capture import capture
 from datafree.graph.fold import fold_batch_norms
 from datafree.images import SyntheticSet
-from datafree.models import Teacher, from_module
+from datafree.models import Teacher, from_module, load_teacher
 from datafree.reconstruction.base import Reconstructor
 from datafree.registry import load as load_method
 from datafree.synthesis.base import Synthesizer
+from datafree.zoo import load_digits_test
 
 SHARED = Path(os.environ.get("DATAFREE_SHARED", Path(__file__).parents[2] / "shared"))
 RESULTS = Path(__file__).parent / "results"
@@ -58,6 +59,17 @@ def load(name: str) -> tuple[Teacher, fx.GraphModule]:
     shape = (3, net.size, net.size)
     teacher = from_module(module.build(name), input_shape=shape, mean=net.mean, std=net.std)
     return teacher, capture(teacher.model, teacher.spec)
+
+
+def load_digits() -> tuple[Teacher, fx.GraphModule, list[tuple[Tensor, Tensor]]]:
+    """The built-in digits teacher, its canonical graph and its test images."""
+    teacher = load_teacher(ModelConfig(source="digits_resnet8"))
+    pixels, labels = load_digits_test()
+    images = torch.from_numpy(pixels).float().movedim(-1, 1) / 255
+    mean, std = (torch.tensor(v).view(1, -1, 1, 1) for v in (teacher.spec.mean, teacher.spec.std))
+    normal = ((images - mean) / std).split(120)
+    batches = list(zip(normal, torch.from_numpy(labels).split(120), strict=True))
+    return teacher, capture(teacher.model, teacher.spec), batches
 
 
 def fast_folded(graph: fx.GraphModule) -> fx.GraphModule:

@@ -19,23 +19,20 @@ import time
 from pathlib import Path
 from typing import Any
 
-import torch
-from common import RESULTS, Record, environment, fast_folded, load, test_batches
+from common import RESULTS, Record, environment, fast_folded, load, load_digits, test_batches
 from torch import Tensor, fx
 
 from datafree.calibrators.base import Calibrator, calibrate
 from datafree.calibrators.mse import MSE
-from datafree.config import ModelConfig, Scheme, build
+from datafree.config import Scheme, build
 from datafree.evaluate import top1
 from datafree.files import write_text
 from datafree.generators import save_generator
-from datafree.graph.capture import capture
 from datafree.graph.insert import insert_quantizers
-from datafree.models import Teacher, load_teacher
+from datafree.models import Teacher
 from datafree.registry import load as load_method
 from datafree.synthesis.dsg import DSG
 from datafree.training.base import Task, Trainer
-from datafree.zoo import load_digits_test
 
 # The DSG rows take its parts one after the other; beta 100 is the paper's weight of SCI.
 ROWS: dict[str, tuple[str, dict[str, Any]]] = {
@@ -62,13 +59,7 @@ def network(name: str) -> tuple[Teacher, fx.GraphModule, list[tuple[Tensor, Tens
     if name != "digits_resnet8":
         teacher, graph = load(name)
         return teacher, graph, test_batches(teacher.spec)
-    teacher = load_teacher(ModelConfig(source=name))
-    pixels, labels = load_digits_test()
-    images = torch.from_numpy(pixels).float().movedim(-1, 1) / 255
-    mean, std = (torch.tensor(v).view(1, -1, 1, 1) for v in (teacher.spec.mean, teacher.spec.std))
-    normal = ((images - mean) / std).split(120)
-    batches = list(zip(normal, torch.from_numpy(labels).split(120), strict=True))
-    return teacher, capture(teacher.model, teacher.spec), batches
+    return load_digits()
 
 
 def scheme_of(bits: str, args: argparse.Namespace, weight_range: str = "mse") -> Scheme:
