@@ -47,7 +47,6 @@ ROWS: dict[str, tuple[str, dict[str, Any]]] = {
     "IS": ("dfqf", {"beta": 0.0, "gamma": 0.0}),
     "IS+BN": ("dfqf", {"gamma": 0.0}),
     "dfqf": ("dfqf", {}),
-    "dfqf, warmed up without adversary": ("dfqf", {"warmup_gamma": 0.0}),
     "dfqf, cross-entropy": ("dfqf", {"adversarial": "cross_entropy"}),
 }  # fmt: skip
 CALIBRATORS = ("mse", "minmax", "percentile", "bounded_mse", "aciq")

@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Any
 
 import pytest
 import torch
 import torch.nn.functional as F
-from torch import fx, nn
+from torch import nn
 
 from datafree.calibrators.bounded_mse import BoundedMSE
 from datafree.calibrators.mse import MSE
 from datafree.graph.taps import batch_norms, tap_batch_norms
-from datafree.training.base import Dream, Task
+from datafree.training.base import Dream
 from datafree.training.dfqf import DFQF, forgotten
-from datafree.training.distill import Distill
-from networks import SPEC, captured, images
+from networks import captured, images
 
 
 def dream() -> tuple[Dream, nn.Module]:
@@ -66,33 +64,6 @@ def test_the_divergence_leaves_the_teacher_s_entropy_out() -> None:
 def test_terms_of_weight_zero_are_left_out(options: dict[str, Any], left: set[str]) -> None:
     given, teacher = dream()
     assert set(DFQF(**options).generator_terms(given, teacher, None)) == left
-
-
-@pytest.mark.parametrize(
-    ("options", "warm", "tuned"),
-    [
-        ({}, 5.0, 5.0),
-        ({"warmup_gamma": 0.0}, 0.0, 5.0),
-        ({"warmup_gamma": 2.0, "gamma": 0.0}, 2.0, 0.0),
-        ({"gamma": 0.0}, 0.0, 0.0),
-    ],
-)
-def test_the_adversarial_term_has_a_weight_per_phase(
-    options: dict[str, Any], warm: float, tuned: float
-) -> None:
-    given, teacher = dream()
-    student = captured("Functional")
-    unknown = F.kl_div(
-        F.log_softmax(student(given.images), 1), F.softmax(given.logits, 1), reduction="batchmean"
-    )
-    for tuning, weight in ((False, warm), (True, tuned)):
-        terms = DFQF(**options).generator_terms(replace(given, tuning=tuning), student, None)
-        torch.testing.assert_close(terms.get("adversarial", 0 * unknown), -weight * unknown)
-    # No float network learns in a warm-up that does not ask it; a distilled one always does.
-    assert isinstance(teacher, fx.GraphModule)
-    task = Task(teacher, teacher, SPEC, None, MSE())
-    assert (DFQF(**options).learner(task) is None) == (warm == 0)
-    assert Distill.model_validate(options).learner(task) is not None
 
 
 def test_a_network_without_batch_norms_needs_no_statistics() -> None:

@@ -40,7 +40,7 @@ class Game:
     team: Team
     sees_blocks: bool
 
-    def dream(self, count: int, start: int, random: torch.Generator, *, tuning: bool) -> Dream:
+    def dream(self, count: int, start: int, random: torch.Generator) -> Dream:
         """A new batch, with the graph that leads to the generator."""
         kept: list[Tensor] = []
         watched = self.generator.blocks if self.sees_blocks else {}
@@ -51,7 +51,7 @@ class Game:
         # Statistics are sums over many values, whatever precision the layers compute in.
         features = [(layer, tapped.float()) for layer, tapped in self.taps]
         blocks = [block.float() for block in kept]
-        return Dream(images, labels, logits, features, blocks, start, random, tuning)
+        return Dream(images, labels, logits, features, blocks, start, random)
 
 
 @dataclass(frozen=True)
@@ -91,7 +91,7 @@ class Move:
         dream = None
         if "generator" in self.optimizers:
             with team.computing():
-                dream = self.game.dream(count, start, random, tuning=self.tuning)
+                dream = self.game.dream(count, start, random)
                 losses = trainer.generator_terms(dream, self.student, self.game.memory)
             if losses:  # every weight 0: images of a generator that stays as it was drawn
                 _descend(losses, [self.optimizers["generator"]], team)
@@ -99,7 +99,7 @@ class Move:
             with team.computing():
                 if dream is None or trainer.fresh:
                     with torch.no_grad():
-                        dream = self.game.dream(count, start, random, tuning=self.tuning)
+                        dream = self.game.dream(count, start, random)
                 dream = dream.detached()
                 own = trainer.student_terms(self.student(dream.images).float(), dream)
             _descend(own, [o for n, o in self.optimizers.items() if n != "generator"], team)

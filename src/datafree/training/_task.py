@@ -81,7 +81,6 @@ class Dream:
         blocks: outputs of the generator's blocks.
         start: images dreamt before this batch.
         random: source of further random numbers.
-        tuning: the student is quantized; False in the warm-up and while a float one is distilled.
     """
 
     images: Tensor
@@ -91,7 +90,6 @@ class Dream:
     blocks: list[Tensor]
     start: int
     random: torch.Generator
-    tuning: bool = False
 
     @property
     def asked(self) -> Tensor:

@@ -38,9 +38,6 @@ class DFQF(Trainer):
         alpha: weight of the balance over classes within ``L_is``.
         beta: weight of the statistics.
         gamma: weight of the adversarial term.
-        warmup_gamma: that of the warm-up (of `distill`: the distillation), or None for the same.
-            In a short warm-up the float network learns next to nothing, and the term drives the
-            generator to whatever it does not know; with 0 there is no such network at all.
         adversarial: ``L_adv``, what the student does not know: the `divergence` of the code, or
             `cross_entropy`, which is ``L_S`` as the paper has it. That is the divergence plus the
             teacher's own entropy, and with gamma 5 against the 1 of the inception score it draws
@@ -69,7 +66,6 @@ class DFQF(Trainer):
     alpha: float = Field(default=40.0, ge=0)
     beta: float = Field(default=0.1, ge=0)
     gamma: float = Field(default=5.0, ge=0)
-    warmup_gamma: float | None = Field(default=None, ge=0)
     adversarial: Literal["cross_entropy", "divergence"] = "divergence"
     weighting: Literal["paper", "kl"] = "paper"
     lower_bound: float = Field(default=0.3, ge=0, le=1)
@@ -78,9 +74,8 @@ class DFQF(Trainer):
     learner_milestones: tuple[float, ...] = (0.4, 0.8)
 
     def passes(self) -> float:
-        """Phases with a student ask it twice."""
-        alone = self._adversary(tuning=False) == 0
-        return self.batch_size * ((1.0 if alone else 4.0) * self.warmup + 4.0 * self.iterations)
+        """Both phases have a student, and ask it twice."""
+        return 4.0 * self.batch_size * (self.warmup + self.iterations)
 
     def generator_terms(
         self, dream: Dream, student: nn.Module | None, memory: Any
@@ -94,15 +89,14 @@ class DFQF(Trainer):
         if self.beta and dream.features:
             rows = [kl_distance(f, *running(layer), self.weighting) for layer, f in dream.features]
             terms["statistics"] = self.beta * torch.stack(rows).sum()
-        gamma = self._adversary(tuning=dream.tuning)
-        if gamma and student is not None:
+        if self.gamma and student is not None:
             answers = student(dream.images)
             unknown = (
                 distillation(answers, dream.logits, temperature=1.0)
                 if self.adversarial == "divergence"
                 else soft_cross_entropy(answers, dream.logits)
             )
-            terms["adversarial"] = -gamma * unknown
+            terms["adversarial"] = -self.gamma * unknown
         return terms
 
     def student_terms(self, logits: Tensor, dream: Dream) -> dict[str, Tensor]:
@@ -122,18 +116,15 @@ class DFQF(Trainer):
         """Weights start from bounded clips too."""
         bounded_weight_ranges(student, self.lower_bound)
 
-    def learner(self, task: Task) -> fx.GraphModule | None:
-        """The teacher's architecture with random weights; nobody where no term asks it."""
-        return forgotten(task.teacher, task.seed) if self._adversary(tuning=False) else None
+    def learner(self, task: Task) -> fx.GraphModule:
+        """The teacher's architecture with random weights."""
+        return forgotten(task.teacher, task.seed)
 
     def learner_optimizer(self, learner: nn.Module) -> torch.optim.Optimizer:
         """SGD with momentum."""
         return torch.optim.SGD(
             learner.parameters(), self.learner_lr, self.momentum, weight_decay=self.learner_decay
         )
-
-    def _adversary(self, *, tuning: bool) -> float:
-        return self.gamma if tuning or self.warmup_gamma is None else self.warmup_gamma
 
     def rate(self, name: str, fraction: float, *, tuning: bool) -> float:
         """The generator's rate stays; networks' fall by their milestones."""

@@ -24,10 +24,6 @@ class Distill(DFQF):
 
     warmup: int = Field(default=200_000, ge=1)
 
-    def passes(self) -> float:
-        """The student looks on in both phases, whatever the adversarial term weighs."""
-        return 4.0 * self.batch_size * (self.warmup + self.iterations)
-
     def learner(self, task: Task) -> fx.GraphModule:
         """The task's own network, in its initial state."""
         return fast_copy(task.companion or task.teacher)
