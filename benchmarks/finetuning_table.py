@@ -46,7 +46,9 @@ ROWS: dict[str, tuple[str, dict[str, Any]]] = {
     ),
     "IS": ("dfqf", {"beta": 0.0, "gamma": 0.0}),
     "IS+BN": ("dfqf", {"gamma": 0.0}),
+    "IS+BN, fixed generator": ("dfqf", {"gamma": 0.0, "update_generator": False}),
     "dfqf": ("dfqf", {}),
+    "dfqf, fixed generator": ("dfqf", {"update_generator": False}),
     "dfqf, cross-entropy": ("dfqf", {"adversarial": "cross_entropy"}),
 }  # fmt: skip
 CALIBRATORS = ("mse", "minmax", "percentile", "bounded_mse", "aciq")

@@ -12,9 +12,10 @@ from torch import nn
 from datafree.calibrators.bounded_mse import BoundedMSE
 from datafree.calibrators.mse import MSE
 from datafree.graph.taps import batch_norms, tap_batch_norms
-from datafree.training.base import Dream
+from datafree.training.base import Dream, Task
 from datafree.training.dfqf import DFQF, forgotten
-from networks import captured, images
+from datafree.training.distill import Distill
+from networks import SPEC, captured, images
 
 
 def dream() -> tuple[Dream, nn.Module]:
@@ -64,6 +65,16 @@ def test_the_divergence_leaves_the_teacher_s_entropy_out() -> None:
 def test_terms_of_weight_zero_are_left_out(options: dict[str, Any], left: set[str]) -> None:
     given, teacher = dream()
     assert set(DFQF(**options).generator_terms(given, teacher, None)) == left
+
+
+def test_no_float_network_learns_where_no_term_asks_it() -> None:
+    teacher = captured("Tiny")
+    task = Task(teacher, teacher, SPEC, None, MSE())
+    assert DFQF().learner(task) is not None
+    assert DFQF(gamma=0.0).learner(task) is None
+    assert DFQF(gamma=0.0).passes() < DFQF().passes()
+    assert Distill(gamma=0.0).learner(task) is not None
+    assert Distill(gamma=0.0).passes() == Distill().passes()
 
 
 def test_a_network_without_batch_norms_needs_no_statistics() -> None:

@@ -74,8 +74,10 @@ class DFQF(Trainer):
     learner_milestones: tuple[float, ...] = (0.4, 0.8)
 
     def passes(self) -> float:
-        """Both phases have a student, and ask it twice."""
-        return 4.0 * self.batch_size * (self.warmup + self.iterations)
+        """Both phases have a student, and ask it twice; without `gamma` the first has none."""
+        return self.batch_size * (
+            (4.0 if self.gamma else 1.0) * self.warmup + 4.0 * self.iterations
+        )
 
     def generator_terms(
         self, dream: Dream, student: nn.Module | None, memory: Any
@@ -116,9 +118,9 @@ class DFQF(Trainer):
         """Weights start from bounded clips too."""
         bounded_weight_ranges(student, self.lower_bound)
 
-    def learner(self, task: Task) -> fx.GraphModule:
-        """The teacher's architecture with random weights."""
-        return forgotten(task.teacher, task.seed)
+    def learner(self, task: Task) -> fx.GraphModule | None:
+        """The teacher's architecture with random weights; nobody where no term asks it."""
+        return forgotten(task.teacher, task.seed) if self.gamma else None
 
     def learner_optimizer(self, learner: nn.Module) -> torch.optim.Optimizer:
         """SGD with momentum."""

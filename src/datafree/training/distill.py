@@ -24,6 +24,10 @@ class Distill(DFQF):
 
     warmup: int = Field(default=200_000, ge=1)
 
+    def passes(self) -> float:
+        """The student learns in both phases, whatever the adversarial term weighs."""
+        return 4.0 * self.batch_size * (self.warmup + self.iterations)
+
     def learner(self, task: Task) -> fx.GraphModule:
         """The task's own network, in its initial state."""
         return fast_copy(task.companion or task.teacher)
