@@ -11,15 +11,12 @@ from __future__ import annotations
 import argparse
 
 import torch
-from common import ImageSet, load, reconstructor, scheme_of, test_batches
+from common import ImageSet, calibrated, load, reconstructor, scheme_of, test_batches
 
-from datafree.calibrators.base import calibrate
-from datafree.calibrators.mse import MSE
 from datafree.config import ModelConfig, RunConfig
 from datafree.corrections.analytic_bias import correct_biases_analytically
 from datafree.corrections.prepare import prepare
 from datafree.evaluate import top1
-from datafree.graph.insert import insert_quantizers
 
 NETWORK = "resnet20_cifar10jpeg"
 CASES = (("W2A4", "adaround"), ("W3A3", "genie_m"), ("W4A4", "adaround"))
@@ -40,8 +37,7 @@ def main() -> None:
     folded = folded.to(memory_format=torch.channels_last)  # pyright: ignore
     batches = test_batches(teacher.spec, limit=args.limit)
     for bits, name in CASES:
-        student = insert_quantizers(folded, scheme_of(bits))
-        calibrate(student, images.split(64), MSE(power=2.4))
+        student = calibrated(folded, bits, images)
         method = reconstructor(name, iterations=args.iterations)
         method.reconstruct(folded, student, images)
         learned = top1({"student": student}, batches).top1["student"]

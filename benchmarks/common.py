@@ -21,10 +21,13 @@ import torch
 from PIL import Image
 from torch import Tensor, fx
 
+from datafree.calibrators.base import calibrate
+from datafree.calibrators.mse import MSE
 from datafree.config import InputSpec, ModelConfig, Scheme, build
 from datafree.data import calibration_set, open_labelled
 from datafree.graph.capture import capture
 from datafree.graph.fold import fold_batch_norms
+from datafree.graph.insert import insert_quantizers
 from datafree.images import SyntheticSet
 from datafree.models import Teacher, from_module, load_teacher
 from datafree.reconstruction.base import Reconstructor
@@ -150,6 +153,15 @@ def scheme_of(bits: str) -> Scheme:
     return Scheme(
         weights=int(weights), activations=int(activations), policy="brecq", weight_range="mse"
     )
+
+
+def calibrated(
+    folded: fx.GraphModule, bits: str, images: Tensor, batch: int = 64
+) -> fx.GraphModule:
+    """The student called `bits`, with ranges of least error (power 2.4) on `images`."""
+    student = insert_quantizers(folded, scheme_of(bits))
+    calibrate(student, images.split(batch), MSE(power=2.4))
+    return student
 
 
 def reconstructor(name: str, **options: Any) -> Reconstructor:

@@ -20,6 +20,7 @@ from common import (
     RESULTS,
     ImageSet,
     Record,
+    calibrated,
     environment,
     load,
     reconstructor,
@@ -29,14 +30,11 @@ from common import (
 from corrections_table import STEPS, corrected
 from torch import Tensor, fx
 
-from datafree.calibrators.base import calibrate
-from datafree.calibrators.mse import MSE
 from datafree.config import InputSpec, ModelConfig, RunConfig, merge
 from datafree.corrections.analytic_bias import correct_biases_analytically
 from datafree.corrections.prepare import prepare
 from datafree.evaluate import top1
 from datafree.files import write_text
-from datafree.graph.insert import insert_quantizers
 from datafree.reconstruction.base import Reconstructor
 
 KEYS = ("row", "bits", "seed", "images", "synthesis", "iterations", "lr_factor")
@@ -90,8 +88,7 @@ def students_of(
         return
     folded, statistics = prepare(graph, RunConfig(**base))
     folded = folded.to(memory_format=torch.channels_last)  # pyright: ignore
-    student = insert_quantizers(folded, scheme_of(bits))
-    calibrate(student, images.split(32), MSE(power=2.4))
+    student = calibrated(folded, bits, images, 32)
     if (method := method_of(ROWS[name], args)) is not None:
         method.reconstruct(folded, student, images, seed=args.seed)
     yield name, student

@@ -14,12 +14,9 @@ from __future__ import annotations
 
 import argparse
 
-from common import ImageSet, fast_folded, load, reconstructor, scheme_of, test_batches
+from common import ImageSet, calibrated, fast_folded, load, reconstructor, test_batches
 
-from datafree.calibrators.base import calibrate
-from datafree.calibrators.mse import MSE
 from datafree.evaluate import top1
-from datafree.graph.insert import insert_quantizers
 
 NETWORK = "resnet20_cifar10jpeg"
 
@@ -43,8 +40,7 @@ def main() -> None:
     for pair in args.pairs:
         steps, _, factor = pair.partition(":")
         given = {"iterations": int(steps), "lr_factor": float(factor), **options}
-        student = insert_quantizers(folded, scheme_of(args.bits))
-        calibrate(student, images.split(64), MSE(power=2.4))
+        student = calibrated(folded, args.bits, images)
         found = reconstructor(args.method, **given).reconstruct(folded, student, images)
         undecided = sum(o.undecided for o in found) / sum(o.rounded for o in found)
         accuracy = top1({"student": student}, batches).top1["student"]

@@ -19,21 +19,18 @@ from common import (
     RESULTS,
     ImageSet,
     Record,
+    calibrated,
     environment,
     fast_folded,
     load,
     reconstructor,
-    scheme_of,
     steps_of,
     test_batches,
 )
 from torch import fx
 
-from datafree.calibrators.base import calibrate
-from datafree.calibrators.mse import MSE
 from datafree.evaluate import top1
 from datafree.files import write_text
-from datafree.graph.insert import insert_quantizers
 from datafree.images import SyntheticSet
 from datafree.reconstruction.base import Reconstructor
 
@@ -114,8 +111,7 @@ def measure(args: argparse.Namespace, record: Record) -> None:
                 }  # fmt: skip
                 if record.has(**cell):
                     continue
-                student = insert_quantizers(folded, scheme_of(bits))
-                calibrate(student, images.images.split(64), MSE(power=2.4))
+                student = calibrated(folded, bits, images.images)
                 unfinished = RESULTS / "images" / f"unfinished_{'_'.join(map(str, cell.values()))}"
                 extra = reconstructed(
                     name, folded, student, images, args, unfinished.with_suffix(".safetensors")

@@ -24,6 +24,7 @@ from common import (
     RESULTS,
     ImageSet,
     Record,
+    calibrated,
     environment,
     fast_folded,
     load,
@@ -33,11 +34,8 @@ from common import (
 )
 from torch import Tensor, fx
 
-from datafree.calibrators.base import calibrate
-from datafree.calibrators.mse import MSE
 from datafree.evaluate import top1
 from datafree.files import write_text
-from datafree.graph.insert import insert_quantizers
 from datafree.models import Teacher
 from datafree.progress import Step, silent
 from datafree.synthesis.sadag import SADAG
@@ -124,8 +122,7 @@ def measure(args: argparse.Namespace, record: Record) -> None:
         images, seconds = images_of(variant, teacher, graph, args)
         moved = ((images - before).flatten(1).norm(dim=1) / before.flatten(1).norm(dim=1)).mean()
         for cell in missing:
-            student = insert_quantizers(folded, scheme_of(args.bits))
-            calibrate(student, images.split(64), MSE(power=2.4))
+            student = calibrated(folded, args.bits, images)
             learner = reconstructor(cell["method"], iterations=args.iterations)
             learner.reconstruct(folded, student, images, seed=cell["seed"])
             found = top1({"student": student}, batches)
