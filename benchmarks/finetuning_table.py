@@ -47,6 +47,10 @@ ROWS: dict[str, tuple[str, dict[str, Any]]] = {
     "IS": ("dfqf", {"beta": 0.0, "gamma": 0.0}),
     "IS+BN": ("dfqf", {"gamma": 0.0}),
     "IS+BN, fixed generator": ("dfqf", {"gamma": 0.0, "update_generator": False}),
+    "IS+BN, fixed generator, beta 10, rate falls": (
+        "dfqf",
+        {"gamma": 0.0, "update_generator": False, "beta": 10.0, "milestones": (0.5, 0.8)},
+    ),
     "dfqf": ("dfqf", {}),
     "dfqf, fixed generator": ("dfqf", {"update_generator": False}),
     "dfqf, cross-entropy": ("dfqf", {"adversarial": "cross_entropy"}),
