@@ -91,7 +91,7 @@ def test_same_seed_same_student(name: str) -> None:
 def test_an_interrupted_call_goes_on_to_the_same_student(
     name: str, stop_at: int, tmp_path: Path
 ) -> None:
-    method, counter = make(name, activations="pact"), Counter()
+    method, counter = make(name, activations="pact", batch_norm="scaled"), Counter()
     whole = method.train(task(name), progress=counter)
     assert counter.done == counter.total == 10
     begun = "distillation" if name == "distill" else "warm-up"
@@ -178,6 +178,16 @@ def test_batch_norms_can_stay(name: str, batch_norm: str) -> None:
         own = layers[path].running_mean
         assert own is not None
         assert torch.equal(own, layer.running_mean) == (batch_norm == "frozen")
+
+
+def test_scaled_rates_leave_a_folded_student_that_learned_otherwise(name: str) -> None:
+    plain, scaled = (
+        make(name, batch_norm=how, student_lr=0.1).train(task(name)).last
+        for how in ("folded", "scaled")
+    )
+    assert not batch_norms(scaled)
+    assert set(scaled.state_dict()) == set(plain.state_dict())
+    assert fingerprint(scaled) != fingerprint(plain)
 
 
 def test_a_generator_that_was_warmed_up_is_taken(name: str, tmp_path: Path) -> None:

@@ -122,18 +122,23 @@ def _is_flat(norm: nn.Module) -> bool:
     return isinstance(norm, nn.BatchNorm1d) and getattr(norm, "input_rank", 2) == 2
 
 
+def slope(norm: BatchNorm) -> Tensor:
+    """What an eval-mode batch norm multiplies each channel by: (C,), float64, without gradient."""
+    variance = norm.running_var
+    assert variance is not None  # noqa: S101 - lifting builds no other kind
+    inverse = torch.rsqrt(variance.double() + norm.eps)
+    # Functional calls may give only one of weight and bias; the stubs know neither case.
+    weight = cast("Tensor | None", norm.weight)
+    return inverse if weight is None else inverse * weight.detach().double()
+
+
 def _affine(norm: BatchNorm) -> tuple[Tensor, Tensor]:
     """Slope and offset of an eval-mode batch norm in float64: ``y = slope * x + offset``."""
-    mean, variance = norm.running_mean, norm.running_var
-    assert mean is not None and variance is not None  # noqa: S101 - lifting builds no other kind
-    slope = torch.rsqrt(variance.double() + norm.eps)
-    # Functional calls may give only one of the two; the stubs know neither case.
-    weight = cast("Tensor | None", norm.weight)
+    mean, factor = norm.running_mean, slope(norm)
+    assert mean is not None  # noqa: S101 - lifting builds no other kind
     bias = cast("Tensor | None", norm.bias)
-    if weight is not None:
-        slope = slope * weight.double()
-    offset = -mean.double() * slope
-    return slope, offset + bias.double() if bias is not None else offset
+    offset = -mean.double() * factor
+    return factor, offset + bias.detach().double() if bias is not None else offset
 
 
 def _set(layer: QuantizableLayer, weight: Tensor, bias: Tensor) -> None:
@@ -147,18 +152,18 @@ def _bias(layer: QuantizableLayer) -> Tensor | float:
 
 
 def _fold_back(layer: QuantizableLayer, norm: BatchNorm) -> None:
-    slope, offset = _affine(norm)
+    factor, offset = _affine(norm)
     weight = layer.weight.double()
-    scaled = weight * slope.view(-1, *[1] * (weight.ndim - 1))
-    _set(layer, scaled, _bias(layer) * slope + offset)
+    scaled = weight * factor.view(-1, *[1] * (weight.ndim - 1))
+    _set(layer, scaled, _bias(layer) * factor + offset)
 
 
 def _fold_forward(layer: QuantizableLayer, norm: BatchNorm) -> None:
-    slope, offset = _affine(norm)
+    factor, offset = _affine(norm)
     weight = layer.weight.double()
     groups = int(getattr(layer, "groups", 1))
     # Row block g of the weight reads input channels g*c .. (g+1)*c.
     grouped = weight.view(groups, weight.shape[0] // groups, weight.shape[1], -1)
-    per_group = slope.view(groups, 1, weight.shape[1], 1)
+    per_group = factor.view(groups, 1, weight.shape[1], 1)
     shift = response(weight, groups, offset)
     _set(layer, (grouped * per_group).view_as(weight), shift + _bias(layer))

@@ -26,6 +26,7 @@ from datafree.quant.trained import PACT
 from datafree.tensors import fast_copy, load_tensors, random_numbers, save_tensors, state_digest
 from datafree.training._game import Game, Move
 from datafree.training._loop import Phase, run_phase
+from datafree.training._rates import learn_as_before_folding
 from datafree.training._state import Saved, State
 from datafree.training._task import Task, Trained
 from datafree.training._team import Team
@@ -127,6 +128,8 @@ class _Run:
         student = self._student(float_student)
         handles = prepare_training(student, trainer.weights, trainer.activations)
         student.requires_grad_().train(trainer.batch_norm == "train")
+        if trainer.batch_norm == "scaled":
+            learn_as_before_folding(student, float_student or task.teacher)
         steps = {id(parameter) for parameter in handles.steps}
         others = [p for p in student.parameters() if id(p) not in steps]
         optimizers: dict[str, Optimizer] = {"student": self._student_steps(others)}
@@ -153,7 +156,7 @@ class _Run:
         """The student on its grids, with the ranges training starts from."""
         trainer, task = self.trainer, self.task
         assert task.scheme is not None  # noqa: S101 - asked by the caller
-        if trainer.batch_norm != "folded":
+        if trainer.batch_norm in ("frozen", "train"):
             base = task.teacher if float_student is None else float_student
         else:
             base = task.folded if float_student is None else fold_batch_norms(float_student)

@@ -45,8 +45,10 @@ class Trainer(Frozen):
             learned as a step (`lsq`) or as a clip (`clip`).
         activations: ranges of activations: as calibrated (`fixed`), learned (`lsq`, `clip`) or
             PACT's upper clip (`pact`), which decays as weights do.
-        batch_norm: student with its batch norms `folded`; with batch norms whose statistics are
-            `frozen`; or whose statistics follow the dreamt images (`train`).
+        batch_norm: student with its batch norms `folded`; folded, with weights that learn as fast
+            as in front of frozen ones (`scaled`: rates from papers fit); with batch norms whose
+            statistics are `frozen`; or whose statistics follow the dreamt images (`train`). The
+            last two are exported with batch norms, which a runtime does not fuse.
         update_generator: False keeps the generator's weights as the warm-up left them.
         calibration_images: dreamt for the ranges.
         holdout: dreamt images the student never learns from, to judge it on.
@@ -76,7 +78,7 @@ class Trainer(Frozen):
     steps_lr: float = Field(default=0.1, gt=0)
     weights: Literal["minmax", "lsq", "clip"] = "minmax"
     activations: Literal["fixed", "lsq", "clip", "pact"] = "fixed"
-    batch_norm: Literal["folded", "frozen", "train"] = "folded"
+    batch_norm: Literal["folded", "scaled", "frozen", "train"] = "folded"
     update_generator: bool = True
     latent: int = Field(default=100, ge=1)
     body: Literal["upsample", "dcgan"] = "upsample"
