@@ -52,6 +52,9 @@ ROWS: dict[str, tuple[str, dict[str, Any]]] = {
         {"gamma": 0.0, "update_generator": False, "beta": 10.0, "milestones": (0.5, 0.8)},
     ),
     "dfqf": ("dfqf", {}),
+    "dfqf, fixed generator, beta 10, rate falls": (
+        "dfqf", {"update_generator": False, "beta": 10.0, "milestones": (0.5, 0.8)},
+    ),
     "dfqf, fixed generator": ("dfqf", {"update_generator": False}),
     "dfqf, cross-entropy": ("dfqf", {"adversarial": "cross_entropy"}),
 }  # fmt: skip
@@ -104,6 +107,7 @@ def trained(  # noqa: PLR0913 - one row of a table
     common = {
         "warmup": args.warmup, "iterations": args.iterations, "batch_size": args.batch_size,
         "student_lr": args.student_lr, "width": args.width, "holdout": 512, "checks": 10,
+        "batch_norm": args.batch_norm,
     }  # fmt: skip
     cls = load_method("datafree.training", name, Trainer)
     method = build(cls, {**common, **options}, row)
@@ -206,11 +210,13 @@ def main() -> None:
     parser.add_argument("--batch-size", type=int, default=64)
     parser.add_argument("--width", type=int, default=32, help="of the generator; 128 in the papers")
     parser.add_argument("--student-lr", type=float, default=0.01)
+    parser.add_argument("--batch-norm", default="folded", choices=["folded", "scaled"])
     parser.add_argument("--table-only", action="store_true", help="measure nothing")
     args = parser.parse_args()
     settings = (
         f"{args.warmup} steps of warm-up, {args.iterations} of fine-tuning, batches of"
         f" {args.batch_size}, student's rate {args.student_lr:g}, generator of width {args.width}"
+        + (", scaled" if args.batch_norm == "scaled" else "")
     )
     record = Record(RESULTS / f"finetuning_{args.network}.jsonl", KEYS)
     if not args.table_only:
