@@ -210,7 +210,7 @@ def main() -> None:
     parser.add_argument("--batch-size", type=int, default=64)
     parser.add_argument("--width", type=int, default=32, help="of the generator; 128 in the papers")
     parser.add_argument("--student-lr", type=float, default=0.01)
-    parser.add_argument("--batch-norm", default="folded", choices=["folded", "scaled"])
+    parser.add_argument("--batch-norm", default="scaled", choices=["scaled", "folded"])
     parser.add_argument("--table-only", action="store_true", help="measure nothing")
     args = parser.parse_args()
     settings = (

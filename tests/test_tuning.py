@@ -93,7 +93,7 @@ def test_a_tuned_run_writes_generators_and_a_checked_student(made: Result, folde
 
 
 @pytest.mark.parametrize("name", sorted(set(available("datafree.training")) - {"distill"}))
-@pytest.mark.parametrize("batch_norm", ["folded", "frozen"])
+@pytest.mark.parametrize("batch_norm", ["folded", "scaled", "frozen", "train"])
 def test_a_tuned_student_comes_back_from_disk(name: str, batch_norm: str, tmp_path: Path) -> None:
     options = {**QUICK, "batch_norm": batch_norm}
     result = run(changed(training={"name": name, "options": options}), folder=tmp_path)
@@ -180,7 +180,7 @@ def test_students_in_memory_that_do_not_fit_are_refused(tmp_path: Path) -> None:
     assert not place.exists()
 
 
-@pytest.mark.parametrize("batch_norm", ["folded", "frozen"])
+@pytest.mark.parametrize("batch_norm", ["folded", "scaled", "frozen", "train"])
 def test_noise_is_measured_against_the_same_layers(batch_norm: str) -> None:
     options = {**QUICK, "batch_norm": batch_norm, "student_lr": 1e-9, "steps_lr": 1e-9}
     tuned = run(changed(scheme={}, training={"name": "gdfq", "options": options}))

@@ -92,7 +92,7 @@ def _trainer(config: RunConfig, rule: RangeRule, graph: fx.GraphModule) -> Train
         )
     trainer.check(graph)
     changed = config.equalize or config.absorb_biases or config.split_outliers
-    if changed and (trainer.batch_norm != "folded" or config.student is not None):
+    if changed and (not trainer.folds or config.student is not None):
         raise ConfigError(
             "equalize, absorb_biases and split_outliers change the folded teacher, from which this"
             " student is not made: leave them out"

@@ -79,7 +79,7 @@ def tune(  # noqa: PLR0913 - what a run hands over
     trained = trainer.train(
         task, progress=progress, checkpoint=checkpoint, max_seconds=config.max_time, team=team
     )
-    counterpart = folded if trainer.batch_norm == "folded" else graph
+    counterpart = folded if trainer.folds else graph
     return Tuned(trained, counterpart if companion is None else None)
 
 
@@ -146,7 +146,7 @@ def blank_student(
         config: of the run.
         trainer: its fine-tuning method, if it has one.
     """
-    unfolded = trainer is not None and trainer.batch_norm != "folded"
+    unfolded = trainer is not None and not trainer.folds
     if config.student is not None:
         graph = other_network(config.student, spec, config.seed)
         if config.float_student:

@@ -156,10 +156,10 @@ class _Run:
         """The student on its grids, with the ranges training starts from."""
         trainer, task = self.trainer, self.task
         assert task.scheme is not None  # noqa: S101 - asked by the caller
-        if trainer.batch_norm in ("frozen", "train"):
-            base = task.teacher if float_student is None else float_student
-        else:
+        if trainer.folds:
             base = task.folded if float_student is None else fold_batch_norms(float_student)
+        else:
+            base = task.teacher if float_student is None else float_student
         student = fast_copy(insert_quantizers(base, task.scheme))
         trainer.first_ranges(student)
         images = task.images

@@ -45,10 +45,11 @@ class Trainer(Frozen):
             learned as a step (`lsq`) or as a clip (`clip`).
         activations: ranges of activations: as calibrated (`fixed`), learned (`lsq`, `clip`) or
             PACT's upper clip (`pact`), which decays as weights do.
-        batch_norm: student with its batch norms `folded`; folded, with weights that learn as fast
-            as in front of frozen ones (`scaled`: rates from papers fit); with batch norms whose
-            statistics are `frozen`; or whose statistics follow the dreamt images (`train`). The
-            last two are exported with batch norms, which a runtime does not fuse.
+        batch_norm: student with its batch norms folded, and weights that learn as fast as in front
+            of frozen ones (`scaled`: rates from papers fit); with its batch norms `folded` and
+            weights that learn as any, which needs lower rates; with batch norms whose statistics
+            are `frozen`; or whose statistics follow the dreamt images (`train`). The last two are
+            exported with batch norms, which a runtime does not fuse.
         update_generator: False keeps the generator's weights as the warm-up left them.
         calibration_images: dreamt for the ranges.
         holdout: dreamt images the student never learns from, to judge it on.
@@ -78,7 +79,7 @@ class Trainer(Frozen):
     steps_lr: float = Field(default=0.1, gt=0)
     weights: Literal["minmax", "lsq", "clip"] = "minmax"
     activations: Literal["fixed", "lsq", "clip", "pact"] = "fixed"
-    batch_norm: Literal["folded", "scaled", "frozen", "train"] = "folded"
+    batch_norm: Literal["scaled", "folded", "frozen", "train"] = "scaled"
     update_generator: bool = True
     latent: int = Field(default=100, ge=1)
     body: Literal["upsample", "dcgan"] = "upsample"
@@ -92,6 +93,11 @@ class Trainer(Frozen):
     def name(self) -> str:
         """The method's name: the stem of its file."""
         return type(self).__module__.rpartition(".")[2]
+
+    @property
+    def folds(self) -> bool:
+        """Whether the student is made from the folded teacher and has no batch norms of its own."""
+        return self.batch_norm in ("folded", "scaled")
 
     # --- what a method says ------------------------------------------------------------------
 
