@@ -232,13 +232,14 @@ class Record:
         kept.cells = [cell for cell in self.cells if cell["seed"] in set(seeds)]
         return kept
 
-    def mean_spread(self, value: str, **where: Any) -> str:
-        """``mean ± standard deviation (seeds)`` of `value` over the cells that match `where`."""
-        found = [c[value] for c in self.cells if all(c.get(k) == v for k, v in where.items())]
+    def mean_spread(self, value: str, *, decimals: int = 2, **where: Any) -> str:
+        """``mean ± standard deviation`` of `value` over the cells that match and have it."""
+        matching = [c for c in self.cells if all(c.get(k) == v for k, v in where.items())]
+        found = [cell[value] for cell in matching if value in cell]
         if not found:
             return "-"
-        spread = f" ± {statistics.stdev(found):.2f}" if len(found) > 1 else ""
-        return f"{statistics.mean(found):.2f}{spread}"
+        spread = f" ± {statistics.stdev(found):.{decimals}f}" if len(found) > 1 else ""
+        return f"{statistics.mean(found):.{decimals}f}{spread}"
 
 
 def environment() -> dict[str, Any]:
