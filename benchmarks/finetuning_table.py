@@ -46,6 +46,13 @@ ROWS: dict[str, tuple[str, dict[str, Any]]] = {
     "dsg_qat, beta 0.1, clips learned": (
         "dsg_qat", {"beta": 0.1, "weights": "clip", "activations": "clip", "steps_lr": 0.1},
     ),
+    # The same four with statistics a hundred times as heavy, and one schedule for all.
+    "gdfq, weight 10": (
+        "gdfq", {"statistics_weight": 10.0, "milestones": (0.5,), "nesterov": False},
+    ),
+    "+SDA, weight 10": ("dsg_qat", {"alpha": 10.0, "enhancement": False, "beta": 0.0}),
+    "+SDA +LSE, weight 10": ("dsg_qat", {"alpha": 10.0, "beta": 0.0}),
+    "+SDA +LSE +SCI, weight 10, beta 0.1": ("dsg_qat", {"alpha": 10.0, "beta": 0.1}),
     "IS": ("dfqf", {"beta": 0.0, "gamma": 0.0}),
     "IS+BN": ("dfqf", {"gamma": 0.0}),
     "IS+BN, fixed generator": ("dfqf", {"gamma": 0.0, "update_generator": False}),

@@ -18,7 +18,7 @@ from datafree.zoo import load_digits_test
 def test_recipes_are_listed_with_the_options_they_stand_for(datafree_command: Command) -> None:
     done = datafree_command("recipes")
     assert done.code == 0
-    for text in ("dfq", "fast", "balanced", "best", "bn_statistics", "--equalize"):
+    for text in ("dfq", "fast", "balanced", "best", "trained", "bn_statistics", "--equalize"):
         assert text in done.out
 
 

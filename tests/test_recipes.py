@@ -9,7 +9,7 @@ import typer.main
 from typer.core import TyperGroup
 
 from datafree.cli import app
-from datafree.cli_options import images_fields
+from datafree.cli_options import images_fields, method_fields
 from datafree.config import RunConfig, build, merge
 from datafree.errors import UnknownNameError
 from datafree.recipes import RECIPES, laid_over, recipe_fields
@@ -70,8 +70,10 @@ def test_the_options_shown_choose_the_same(name: str) -> None:
     for key in ("equalize", "replace_relu6", "absorb_biases", "bias_correction"):
         assert given.get(key) == fields.get(key)
     methods = {"synthesis": "method", "calibration": "calibrator"}
-    for key in ("synthesis", "calibration", "reconstruction"):
+    for key in ("synthesis", "calibration", "reconstruction", "training"):
         assert given.get(methods.get(key, key)) == fields.get(key, {}).get("name")
+    options = method_fields(None, given.get("training_option")).get("options", {})
+    assert options == fields.get("training", {}).get("options", {})
     scheme = fields.get("scheme", {})
     assert given.get("weight_range") == scheme.get("weight_range")
     assert given.get("per_tensor", False) == (scheme.get("weight_granularity") == "tensor")

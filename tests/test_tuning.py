@@ -16,11 +16,12 @@ import torch
 from torch import nn
 
 import datafree
-from datafree.config import InputSpec, Method, ModelConfig, RunConfig, Scheme, build
+from datafree.config import InputSpec, Method, ModelConfig, RunConfig, Scheme, build, merge
 from datafree.console import measured_rows
 from datafree.errors import ConfigError, DataError, ModelError, UnknownNameError
 from datafree.generators import Generator, GeneratorConfig, save_generator
 from datafree.pipeline import Result, run
+from datafree.recipes import laid_over
 from datafree.registry import available
 from datafree.runs import evaluate_run, load_run
 from datafree.tuning import other_network
@@ -291,3 +292,19 @@ def test_after_kill_9_resume_ends_with_the_same_metrics(tmp_path: Path) -> None:
     )
     assert again.returncode == 2
     assert "is finished: there is nothing to resume" in again.stderr
+
+
+@pytest.mark.e2e
+def test_two_bits_per_tensor_keep_what_calibration_loses(tmp_path: Path) -> None:
+    pixels, labels = load_digits_test()
+    data = tmp_path / "digits.npz"
+    np.savez(data, images=pixels, labels=labels)
+    found: dict[str, float] = {}
+    for recipe in ("fast", "trained"):
+        scheme = {"weights": 2, "activations": 2, "weight_granularity": "tensor"}
+        fixed = {"scheme": scheme, "data": data, "export": False, "device": "cpu"}
+        base = laid_over({"model": {"source": "digits_resnet8"}}, recipe)
+        made = run(build(RunConfig, merge(base, fixed), recipe))
+        found[recipe] = made.metrics["top1"]["student"]
+    assert found["trained"] > 97
+    assert found["fast"] < found["trained"] - 10

@@ -86,8 +86,8 @@ def quantize(
         mean: per channel; a module without it is taken to expect images scaled to 0..1.
         std: per channel.
         weights_file: safetensors file loaded into a source given by name.
-        recipe: all methods at once: `dfq`, `fast`, `balanced` or `best` (`datafree.recipes`); the
-            other arguments change it.
+        recipe: all methods at once: `dfq`, `fast`, `balanced`, `best` or `trained`
+            (`datafree.recipes`); the other arguments change it.
         weights: bits of weights, 2 to 8.
         activations: bits of activations, 2 to 8, or 32 to leave them in float.
         average_bits: mixed precision: bits of the weights chosen layer by layer on the images, so

@@ -55,8 +55,8 @@ def quantize(  # noqa: PLR0913 - one option each
     recipe: Annotated[
         str | None,
         typer.Option(
-            help="All methods at once: dfq (no images), fast (seconds), balanced (minutes) or best"
-            " (hours); other options change it."
+            help="All methods at once: dfq (no images), fast (seconds), balanced (minutes), best"
+            " (hours) or trained (fine-tuned, for few bits); other options change it."
         ),
     ] = None,
     bits: Annotated[
