@@ -119,9 +119,17 @@ ROWS: dict[str, dict[str, Any]] = {
     "IS+BN": {"gamma": 0.0},
     "IS+BN+adv": {},
     "IS+adv, slow generator": {"beta": 0.0, "alpha": 10.0, "gamma": 1.0, "generator_lr": 1e-3},
+    "IS+adv, slow generator, five student steps": {
+        "beta": 0.0,
+        "alpha": 10.0,
+        "gamma": 1.0,
+        "generator_lr": 1e-3,
+        "student_steps": 5,
+    },
+    "IS+BN+adv, five student steps": {"student_steps": 5},
     "IS+BN+adv, slow generator": {"beta": 10.0, "gamma": 1.0, "generator_lr": 1e-3},
 }
-WITH_BATCH_NORM = ("IS+BN", "IS+BN+adv", "IS+BN+adv, slow generator")
+WITH_BATCH_NORM = tuple(row for row in ROWS if "BN" in row)
 KEYS = ("row", "steps", "batch", "width", "seed")
 
 

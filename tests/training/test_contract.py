@@ -19,7 +19,8 @@ from datafree.quant.modules import QUANTIZED, ActivationQuantizer, Quantizer
 from datafree.quant.trained import TRAINED
 from datafree.registry import available, load
 from datafree.tensors import state_digest
-from datafree.training.base import Task, Trained, Trainer
+from datafree.training._game import Game
+from datafree.training.base import Dream, Task, Trained, Trainer
 from networks import SPEC, captured, fingerprint, images
 from watching import Counter
 
@@ -91,7 +92,7 @@ def test_same_seed_same_student(name: str) -> None:
 def test_an_interrupted_call_goes_on_to_the_same_student(
     name: str, stop_at: int, tmp_path: Path
 ) -> None:
-    method, counter = make(name, activations="pact", batch_norm="scaled"), Counter()
+    method, counter = make(name, activations="pact", student_steps=2), Counter()
     whole = method.train(task(name), progress=counter)
     assert counter.done == counter.total == 10
     begun = "distillation" if name == "distill" else "warm-up"
@@ -106,6 +107,32 @@ def test_an_interrupted_call_goes_on_to_the_same_student(
     for phase, told in whole.summary.items():
         assert again.summary[phase]["history"] == told["history"]
         assert again.summary[phase].get("best") == told.get("best")
+
+
+def test_every_further_step_of_the_student_sees_new_images(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    dreamt: list[str] = []
+    dream = Game.dream
+
+    def counted(game: Game, *arguments: Any) -> Dream:
+        made = dream(game, *arguments)
+        dreamt.append(state_digest({"images": made.images.detach()}))
+        return made
+
+    monkeypatch.setattr(Game, "dream", counted)
+    method = make(name, student_steps=3)
+    once = make(name).train(task(name))
+    before = len(dreamt)
+    trained = method.train(task(name))
+    dreamt = dreamt[before:]
+    taught = method.iterations + (method.warmup if name in ("dfqf", "distill") else 0)
+    own = 3 if method.fresh else 2
+    assert len(dreamt) == method.warmup + method.iterations + own * taught
+    assert len(set(dreamt)) == len(dreamt)
+    assert fingerprint(trained.last) != fingerprint(once.last)
+    assert method.passes() > make(name).passes()
+    assert method.dreams() > make(name).dreams()
 
 
 def test_a_checkpoint_of_another_request_is_left_alone(name: str, tmp_path: Path) -> None:

@@ -96,15 +96,27 @@ class Move:
             if losses:  # every weight 0: images of a generator that stays as it was drawn
                 _descend(losses, [self.optimizers["generator"]], team)
         if self.student is not None:
-            with team.computing():
-                if dream is None or trainer.fresh:
-                    with torch.no_grad():
-                        dream = self.game.dream(count, start, random)
-                dream = dream.detached()
-                own = trainer.student_terms(self.student(dream.images).float(), dream)
-            _descend(own, [o for n, o in self.optimizers.items() if n != "generator"], team)
+            own = self._teach(self.student, None if trainer.fresh else dream, start, random)
             losses |= {f"student {name}": value for name, value in own.items()}
         return {name: value.detach() for name, value in losses.items()}
+
+    def _teach(
+        self, student: nn.Module, dream: Dream | None, start: int, random: torch.Generator
+    ) -> Mapping[str, Tensor]:
+        """All steps of the student, the first one on `dream` if there is one; the last losses."""
+        team, trainer = self.game.team, self.trainer
+        optimizers = [o for name, o in self.optimizers.items() if name != "generator"]
+        losses: Mapping[str, Tensor] = {}
+        for _ in range(trainer.student_steps):
+            with team.computing():
+                if dream is None:
+                    with torch.no_grad():
+                        dream = self.game.dream(trainer.batch_size // team.size, start, random)
+                dream = dream.detached()
+                losses = trainer.student_terms(student(dream.images).float(), dream)
+            _descend(losses, optimizers, team)
+            dream = None
+        return losses
 
     def _set_rates(self, fraction: float) -> None:
         for name, optimizer in self.optimizers.items():

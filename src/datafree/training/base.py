@@ -34,6 +34,8 @@ class Trainer(Frozen):
         warmup: steps before the student is quantized.
         iterations: steps of generator and student together.
         batch_size: images per step.
+        student_steps: of the student for each one of the generator, all on new images: more where
+            it cannot keep up with a generator that seeks what it does not know.
         generator_lr: Adam's rate for the generator.
         student_lr: SGD's rate for the student.
         momentum: of the student.
@@ -70,6 +72,7 @@ class Trainer(Frozen):
     warmup: int = Field(default=800, ge=0)
     iterations: int = Field(default=80_000, ge=1)
     batch_size: int = Field(default=64, ge=2)
+    student_steps: int = Field(default=1, ge=1)
     generator_lr: float = Field(default=1e-3, gt=0)
     student_lr: float = Field(default=1e-4, gt=0)
     momentum: float = Field(default=0.9, ge=0, lt=1)
@@ -164,12 +167,14 @@ class Trainer(Frozen):
 
     def passes(self) -> float:
         """Images sent through a network like the teacher and back, about, to foretell the time."""
-        return self.batch_size * (self.warmup + (4.0 if self.fresh else 3.0) * self.iterations)
+        generator = 2.0 if self.fresh else 1.0
+        both = generator + 2.0 * self.student_steps
+        return self.batch_size * (self.warmup + both * self.iterations)
 
     def dreams(self) -> float:
         """Images the generator makes, about."""
-        again = 1.5 if self.fresh else 1.0
-        return self.batch_size * again * (self.warmup + self.iterations)
+        again = self.student_steps - (not self.fresh)
+        return self.batch_size * (1.0 + 0.5 * again) * (self.warmup + self.iterations)
 
     def describe(self) -> dict[str, Any]:
         """Method name and all hyper-parameters, as JSON values."""

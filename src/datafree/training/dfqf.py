@@ -75,8 +75,10 @@ class DFQF(Trainer):
 
     def passes(self) -> float:
         """Both phases have a student, and ask it twice; without `gamma` the first has none."""
+        both = 2.0 + 2.0 * self.student_steps
+        alone = 1.0
         return self.batch_size * (
-            (4.0 if self.gamma else 1.0) * self.warmup + 4.0 * self.iterations
+            (both if self.gamma else alone) * self.warmup + both * self.iterations
         )
 
     def generator_terms(

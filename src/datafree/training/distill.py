@@ -26,7 +26,8 @@ class Distill(DFQF):
 
     def passes(self) -> float:
         """The student learns in both phases, whatever the adversarial term weighs."""
-        return 4.0 * self.batch_size * (self.warmup + self.iterations)
+        both = 2.0 + 2.0 * self.student_steps
+        return both * self.batch_size * (self.warmup + self.iterations)
 
     def learner(self, task: Task) -> fx.GraphModule:
         """The task's own network, in its initial state."""
