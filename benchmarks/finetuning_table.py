@@ -46,7 +46,9 @@ ROWS: dict[str, tuple[str, dict[str, Any]]] = {
     "dsg_qat, beta 0.1, clips learned": (
         "dsg_qat", {"beta": 0.1, "weights": "clip", "activations": "clip", "steps_lr": 0.1},
     ),
-    # The same four with statistics a hundred times as heavy, and one schedule for all.
+    "+SDA +LSE +SCI, beta 0.1, batches": ("dsg_qat", {"beta": 0.1, "granularity": "batch"}),
+    "gdfq, DSG's schedule": ("gdfq", {"milestones": (0.5,), "nesterov": False}),
+    # The first four with statistics a hundred times as heavy, and one schedule for all.
     "gdfq, weight 10": (
         "gdfq", {"statistics_weight": 10.0, "milestones": (0.5,), "nesterov": False},
     ),

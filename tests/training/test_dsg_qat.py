@@ -55,6 +55,27 @@ def test_the_alignment_is_dsg_s_per_sample_with_margins_and_enhancement(
     torch.testing.assert_close(terms["alignment"], expected)
 
 
+def test_statistics_of_the_batch_enhance_a_layer_a_step() -> None:
+    method = DSGQAT(granularity="batch", batch_size=5, margin_images=16, epsilon=0.5, alpha=0.2)
+    memory = method.remember(captured("Tiny"), SPEC, torch.Generator().manual_seed(0))
+    noise = torch.randn(16, *SPEC.shape, generator=torch.Generator().manual_seed(0))
+    delta, gamma = margins(captured("Tiny"), noise, 0.5, "batch")
+    assert torch.equal(memory.delta, delta) and torch.equal(memory.gamma, gamma)
+    for step in range(3):
+        given = dream(3 * images(5, 2), 5 * step)
+        expected = torch.zeros(())
+        for index, (layer, features) in enumerate(given.features):
+            mean, std = stored_statistics(layer)
+            values = features.movedim(1, 0).flatten(1)
+            off = ((values.mean(1) - mean).abs() - delta[index]).relu().square().sum()
+            deviation = (values.var(1) + 1e-6).sqrt()
+            off = off + ((deviation - std).abs() - gamma[index]).relu().square().sum()
+            expected = expected + (2 if step % len(given.features) == index else 1) * off
+        found = method.generator_terms(given, None, memory)["alignment"]
+        assert found > 0.001
+        torch.testing.assert_close(found, 0.2 * expected)
+
+
 def test_margins_come_from_gaussian_images() -> None:
     random = torch.Generator().manual_seed(3)
     memory = DSGQAT(margin_images=32).remember(captured("Tiny"), SPEC, random)

@@ -56,6 +56,11 @@ def alignment_loss(
     return (losses * aligned.weights.to(losses.device)).sum() / losses.shape[1]
 
 
+def as_one_sample(features: Tensor) -> Tensor:
+    """(B, C, …) as (1, C, B …), so that `alignment_loss` compares statistics of the whole batch."""
+    return features.transpose(0, 1).flatten(1).unsqueeze(0)
+
+
 def margins(
     network: nn.Module, noise: Tensor, epsilon: float, granularity: Granularity = "sample"
 ) -> tuple[Tensor, Tensor]:

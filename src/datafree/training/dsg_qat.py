@@ -11,7 +11,13 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from datafree.config import InputSpec
-from datafree.graph.alignment import Alignment, alignment_loss, margins
+from datafree.graph.alignment import (
+    Alignment,
+    Granularity,
+    alignment_loss,
+    as_one_sample,
+    margins,
+)
 from datafree.graph.taps import stored_statistics
 from datafree.losses import correlation_inhibition, enhancement_weights
 from datafree.training.base import Dream
@@ -36,10 +42,14 @@ class DSGQAT(GDFQ):
     Margins are quantiles of the gaps Gaussian *images* leave; the paper's text passes the latent
     vectors, whose shape is not an image's. The student learns as in `gdfq`.
 
+    With `granularity` `batch`, statistics are those of the whole batch, as in GDFQ and in DSG's
+    code, and what is enhanced is layer ``t mod N`` in step t.
+
     Attributes:
         alpha: weight of the alignment.
         beta: weight of the correlation term; 0 leaves it out.
         epsilon: quantile of the gaps taken as margin; 0 means no slack.
+        granularity: of statistics and margins: each `sample` has its own, or the `batch`.
         enhancement: layerwise sample enhancement.
         correlation: what the correlation term is differentiated through, see
             `datafree.losses.correlation_inhibition`.
@@ -54,6 +64,7 @@ class DSGQAT(GDFQ):
     alpha: float = Field(default=0.1, ge=0)
     beta: float = Field(default=100.0, ge=0)
     epsilon: float = Field(default=0.9, ge=0, le=1)
+    granularity: Granularity = "sample"
     enhancement: bool = True
     correlation: Literal["eigvals", "eigvecs_detached", "full"] = "eigvals"
     margin_images: int = Field(default=1024, ge=2)
@@ -62,29 +73,35 @@ class DSGQAT(GDFQ):
         """The margins, Eq. (6)."""
         count = self.margin_images if self.epsilon else 2  # without slack any images will do
         noise = torch.randn(count, *spec.shape, generator=random)
-        return _Margins(*margins(teacher, noise, self.epsilon))
+        return _Margins(*margins(teacher, noise, self.epsilon, self.granularity))
 
     def generator_terms(
         self, dream: Dream, student: nn.Module | None, memory: Any
     ) -> dict[str, Tensor]:
         """Classes, slack alignment, correlation."""
         del student
-        layers, size = len(dream.features), len(dream.images)
-        weights = (
-            enhancement_weights(layers, size, dream.start % layers)
-            if self.enhancement
-            else torch.ones(1, 1)
-        )
-        stored = [stored_statistics(layer) for layer, _ in dream.features]
-        aligned = Alignment(memory.delta, memory.gamma, weights)
-        alignment = alignment_loss([features for _, features in dream.features], stored, aligned)
         terms = {
             "classes": F.cross_entropy(dream.logits, dream.asked),
-            "alignment": self.alpha * alignment,
+            "alignment": self.alpha * self._alignment(dream, memory),
         }
         if self.beta:
             terms["correlation"] = self.beta * self._correlation(dream)
         return terms
+
+    def _alignment(self, dream: Dream, memory: Any) -> Tensor:
+        features = [features for _, features in dream.features]
+        first = dream.start
+        if self.granularity == "batch":
+            features = [as_one_sample(feature) for feature in features]
+            first //= self.batch_size
+        layers = len(features)
+        weights = (
+            enhancement_weights(layers, len(features[0]), first % layers)
+            if self.enhancement
+            else torch.ones(1, 1)
+        )
+        stored = [stored_statistics(layer) for layer, _ in dream.features]
+        return alignment_loss(features, stored, Alignment(memory.delta, memory.gamma, weights))
 
     def _correlation(self, dream: Dream) -> Tensor:
         rows: list[Tensor] = []
