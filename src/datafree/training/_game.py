@@ -84,14 +84,13 @@ class Move:
         """Step `step` at `fraction` of the phase; the losses by name, detached."""
         self._set_rates(fraction)
         team, trainer = self.game.team, self.trainer
-        count = trainer.batch_size // team.size
-        start = step * trainer.batch_size + team.rank * count
+        start = step * trainer.batch_size + team.rank * self._count
         random = random_numbers(*self.seed, step, team.rank)
         losses: dict[str, Tensor] = {}
         dream = None
         if "generator" in self.optimizers:
             with team.computing():
-                dream = self.game.dream(count, start, random)
+                dream = self.game.dream(self._count, start, random)
                 losses = trainer.generator_terms(dream, self.student, self.game.memory)
             if losses:  # every weight 0: images of a generator that stays as it was drawn
                 _descend(losses, [self.optimizers["generator"]], team)
@@ -99,6 +98,11 @@ class Move:
             own = self._teach(self.student, None if trainer.fresh else dream, start, random)
             losses |= {f"student {name}": value for name, value in own.items()}
         return {name: value.detach() for name, value in losses.items()}
+
+    @property
+    def _count(self) -> int:
+        """Images of this process in a batch."""
+        return self.trainer.batch_size // self.game.team.size
 
     def _teach(
         self, student: nn.Module, dream: Dream | None, start: int, random: torch.Generator
@@ -111,7 +115,7 @@ class Move:
             with team.computing():
                 if dream is None:
                     with torch.no_grad():
-                        dream = self.game.dream(trainer.batch_size // team.size, start, random)
+                        dream = self.game.dream(self._count, start, random)
                 dream = dream.detached()
                 losses = trainer.student_terms(student(dream.images).float(), dream)
             _descend(losses, optimizers, team)

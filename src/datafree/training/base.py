@@ -167,9 +167,11 @@ class Trainer(Frozen):
 
     def passes(self) -> float:
         """Images sent through a network like the teacher and back, about, to foretell the time."""
-        generator = 2.0 if self.fresh else 1.0
-        both = generator + 2.0 * self.student_steps
-        return self.batch_size * (self.warmup + both * self.iterations)
+        return self.batch_size * (self.warmup + self.passes_together() * self.iterations)
+
+    def passes_together(self) -> float:
+        """The same for one image of a step in which generator and student learn."""
+        return (2.0 if self.fresh else 1.0) + 2.0 * self.student_steps
 
     def dreams(self) -> float:
         """Images the generator makes, about."""

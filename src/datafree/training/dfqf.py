@@ -75,11 +75,9 @@ class DFQF(Trainer):
 
     def passes(self) -> float:
         """Both phases have a student, and ask it twice; without `gamma` the first has none."""
-        both = 2.0 + 2.0 * self.student_steps
-        alone = 1.0
-        return self.batch_size * (
-            (both if self.gamma else alone) * self.warmup + both * self.iterations
-        )
+        together = self.passes_together()
+        warming = together if self.gamma else 1.0
+        return self.batch_size * (warming * self.warmup + together * self.iterations)
 
     def generator_terms(
         self, dream: Dream, student: nn.Module | None, memory: Any

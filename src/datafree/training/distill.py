@@ -26,8 +26,7 @@ class Distill(DFQF):
 
     def passes(self) -> float:
         """The student learns in both phases, whatever the adversarial term weighs."""
-        both = 2.0 + 2.0 * self.student_steps
-        return both * self.batch_size * (self.warmup + self.iterations)
+        return self.passes_together() * self.batch_size * (self.warmup + self.iterations)
 
     def learner(self, task: Task) -> fx.GraphModule:
         """The task's own network, in its initial state."""
