@@ -47,6 +47,13 @@ ROWS: dict[str, tuple[str, dict[str, Any]]] = {
         "dsg_qat", {"beta": 0.1, "weights": "clip", "activations": "clip", "steps_lr": 0.1},
     ),
     "+SDA +LSE +SCI, beta 0.1, batches": ("dsg_qat", {"beta": 0.1, "granularity": "batch"}),
+    "dsg_qat, beta 0.1, clips learned, distillation 10": (
+        "dsg_qat",
+        {
+            "beta": 0.1, "weights": "clip", "activations": "clip", "steps_lr": 0.1,
+            "distillation_weight": 10.0,
+        },
+    ),
     "gdfq, DSG's schedule": ("gdfq", {"milestones": (0.5,), "nesterov": False}),
     # The first four with statistics a hundred times as heavy, and one schedule for all.
     "gdfq, weight 10": (
@@ -69,6 +76,12 @@ ROWS: dict[str, tuple[str, dict[str, Any]]] = {
     "dfqf, fixed generator": ("dfqf", {"update_generator": False}),
     "dfqf, cross-entropy": ("dfqf", {"adversarial": "cross_entropy"}),
 }  # fmt: skip
+# The released code of GDFQ and DSG divides the student's divergence by the number of classes.
+ROWS |= {
+    f"{row}, element": (method, {**options, "reduction": "element"})
+    for row, (method, options) in ROWS.items()
+    if method != "dfqf"
+}
 CALIBRATORS = ("mse", "minmax", "percentile", "bounded_mse", "aciq")
 KEYS = ("row", "bits", "granularity", "policy", "seed", "settings")
 
@@ -134,6 +147,8 @@ def trained(  # noqa: PLR0913 - one row of a table
         "student_lr": args.student_lr, "width": args.width, "holdout": 512, "checks": 10,
         "batch_norm": args.batch_norm,
     }  # fmt: skip
+    if args.generator_lr:
+        common["generator_lr"] = args.generator_lr
     cls = load_method("datafree.training", name, Trainer)
     method = build(cls, {**common, **options}, row)
     folded = fast_folded(graph)
@@ -261,6 +276,7 @@ def main() -> None:
     parser.add_argument("--batch-size", type=int, default=64)
     parser.add_argument("--width", type=int, default=32, help="of the generator; 128 in the papers")
     parser.add_argument("--student-lr", type=float, default=0.01)
+    parser.add_argument("--generator-lr", type=float, help="instead of each method's own")
     parser.add_argument("--batch-norm", default="scaled", choices=["scaled", "folded"])
     parser.add_argument("--table-only", action="store_true", help="measure nothing")
     args = parser.parse_args()
@@ -268,6 +284,7 @@ def main() -> None:
         f"{args.warmup} steps of warm-up, {args.iterations} of fine-tuning, batches of"
         f" {args.batch_size}, student's rate {args.student_lr:g}, generator of width {args.width}"
         + (", scaled" if args.batch_norm == "scaled" else "")
+        + (f", generator's rate {args.generator_lr:g}" if args.generator_lr else "")
     )
     record = Record(RESULTS / f"finetuning_{args.network}.jsonl", KEYS)
     if not args.table_only:

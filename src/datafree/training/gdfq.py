@@ -39,8 +39,9 @@ class GDFQ(Trainer):
         statistics_weight: beta, 0.1 in the released code.
         distillation_weight: on the divergence.
         temperature: T.
-        reduction: `element` divides the divergence by the number of classes too, which the code
-            does by accident of a default; `batch` is the divergence as it is written.
+        reduction: `batch` is the divergence as it is written; `element` divides it by the number
+            of classes too, which the released code does by accident of a default: labels then
+            outweigh the teacher's answers.
         condition: how the generator knows the class: `embedding` (CIFAR), `batch_norm` (ImageNet),
             or `auto` by the size of the images.
     """
@@ -51,7 +52,7 @@ class GDFQ(Trainer):
     statistics_weight: float = Field(default=0.1, ge=0)
     distillation_weight: float = Field(default=1.0, ge=0)
     temperature: float = Field(default=20.0, gt=0)
-    reduction: Literal["element", "batch"] = "element"
+    reduction: Literal["batch", "element"] = "batch"
     condition: Literal["auto", "embedding", "batch_norm"] = "auto"
 
     def generator_config(self, spec: InputSpec) -> GeneratorConfig:
