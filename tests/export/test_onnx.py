@@ -298,6 +298,18 @@ def test_student_is_not_touched(net: nn.Module, tmp_path: Path) -> None:
     assert all(torch.equal(before[name], value) for name, value in student.state_dict().items())
 
 
+def test_batch_norms_of_a_student_end_in_its_scales(net: nn.Module, tmp_path: Path) -> None:
+    """Fine-tuned with its norms kept: a runtime fuses none that stands before a quantizer."""
+    student = insert_quantizers(capture(net, SPEC), Scheme(weights=8, activations=8))
+    minmax = load("datafree.calibrators", "minmax", Calibrator)()
+    calibrate(student, [images(16, seed=1)], minmax)
+    path = tmp_path / "student.onnx"
+    report = Onnx().export(student, SPEC, path)
+    # norm3 stands after an activation and before an add.
+    assert [node.input[0] for node in nodes(path, "BatchNormalization")] == ["relu_1"]
+    assert report.parity.agreement == 100
+
+
 def test_disabled_quantizers_are_left_out(net: nn.Module, tmp_path: Path) -> None:
     student = ready(net, weights=4, activations=4)
     student.get_submodule("x_quantizer").enabled = False  # pyright: ignore

@@ -4,11 +4,16 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 
+from datafree.calibrators.base import calibrate
+from datafree.calibrators.minmax import MinMax
+from datafree.config import Scheme
 from datafree.graph.capture import capture
-from datafree.graph.fold import fold_batch_norms
+from datafree.graph.fold import fold_batch_norms, fold_into_grids
+from datafree.graph.insert import insert_quantizers
 from datafree.graph.taps import batch_norms
+from datafree.quant.modules import QUANTIZED
 from networks import NETWORKS, SPEC, build, captured, fingerprint, images, randomized
 
 
@@ -192,3 +197,83 @@ def test_small_variances_lose_nothing() -> None:
     norm.weight.data.fill_(1e-4)  # pyright: ignore
     graph = capture(model, SPEC)
     assert relative(fold_batch_norms(graph)(images(4)), graph(images(4))) < 1e-4
+
+
+def student_with_norms(name: str, scheme: Scheme) -> fx.GraphModule:
+    """Quantized without folding first; slopes of both signs, and one of 0."""
+    graph = captured(name)
+    for norm in batch_norms(graph).values():
+        slopes = torch.linspace(-1.5, 1.5, norm.num_features)
+        slopes[norm.num_features // 2] = 0
+        norm.weight = nn.Parameter(slopes, requires_grad=False)
+    student = insert_quantizers(graph, scheme)
+    calibrate(student, [images(16, seed=1)], MinMax())
+    return student
+
+
+SCHEMES = [
+    Scheme(weights=weights, activations=8, weight_granularity=granularity, weight_symmetric=even)
+    for weights in (2, 8)
+    for granularity in ("tensor", "channel")
+    for even in (False, True)
+]
+
+
+@pytest.mark.parametrize(
+    "scheme",
+    SCHEMES,
+    ids=lambda s: f"{s.label} {s.weight_granularity} {'symmetric' * s.weight_symmetric}",
+)
+@pytest.mark.parametrize(
+    ("name", "left"),
+    [
+        ("Tiny", set[str]()),
+        ("Grouped", set[str]()),
+        ("InPlaceResidual", {"bn2"}),
+        ("NormAfterActivation", {"bn1", "bn2", "bn3", "bn4"}),  # a grid has no scale per input
+    ],
+)
+def test_grids_take_batch_norms_over_without_moving_a_code(
+    name: str, left: set[str], scheme: Scheme
+) -> None:
+    student = student_with_norms(name, scheme).double()
+    before = fingerprint(student)
+    folded = fold_into_grids(student)
+    assert relative(folded(images(5).double()), student(images(5).double())) < 1e-5
+    assert fingerprint(student) == before
+    # On a symmetric grid codes without a mirror image may keep one more.
+    kept = set(batch_norms(folded))
+    assert kept >= left if scheme.weight_symmetric else kept == left
+    for path, layer in folded.named_modules():
+        if not isinstance(layer, QUANTIZED):
+            continue
+        old = student.get_submodule(path)
+        assert isinstance(old, QUANTIZED)
+        ends = old.weight_quantizer.grid.qmin + old.weight_quantizer.grid.qmax
+        same = old.weight_quantizer.codes(old.weight), layer.weight_quantizer.codes(layer.weight)
+        # Codes stay, are mirrored, or are those of 0.
+        mirrored = (-same[0] if scheme.weight_symmetric else ends - same[0]) == same[1]
+        nothing = layer.weight_quantizer(layer.weight) == 0
+        rows = [(m.flatten(1).all(1)) for m in (same[0] == same[1], mirrored, nothing)]
+        assert (rows[0] | rows[1] | rows[2]).all()
+
+
+def test_a_code_without_a_mirror_image_keeps_its_batch_norm() -> None:
+    """-2 of a symmetric grid of 2 bits has no +2."""
+    student = student_with_norms("Tiny", Scheme(weights=2, activations=8, weight_symmetric=True))
+    first = next(m for m in student.modules() if isinstance(m, QUANTIZED))
+    with torch.no_grad():
+        first.weight[0, 0] = -2 * first.weight_quantizer.scale.flatten()[0]
+    folded = fold_into_grids(student)
+    assert len(batch_norms(folded)) == len(batch_norms(student)) - 1
+    assert relative(folded(images(5)), student(images(5))) < 1e-5
+
+
+def test_a_layer_left_in_float_takes_its_batch_norm_over_as_any() -> None:
+    student = student_with_norms("Tiny", Scheme(weights=8, activations=8))
+    for layer in student.modules():
+        if isinstance(layer, QUANTIZED):
+            layer.weight_quantizer.enabled = False
+    folded = fold_into_grids(student)
+    assert not batch_norms(folded)
+    assert relative(folded(images(5)), student(images(5))) < 1e-5

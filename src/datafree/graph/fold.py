@@ -11,7 +11,7 @@ from torch import Tensor, fx, nn
 
 from datafree.graph.moments import response
 from datafree.graph.taps import BatchNorm
-from datafree.quant.modules import QUANTIZABLE, QuantizableLayer
+from datafree.quant.modules import QUANTIZABLE, QUANTIZED, QuantizableLayer, QuantizedLayer
 
 
 def fold_batch_norms(graph_module: fx.GraphModule) -> fx.GraphModule:
@@ -61,6 +61,35 @@ def fold_and_tell(graph_module: fx.GraphModule) -> tuple[fx.GraphModule, dict[st
     folded.graph.lint()
     folded.recompile()
     return folded, outputs
+
+
+def fold_into_grids(student: fx.GraphModule) -> fx.GraphModule:
+    """A copy of `student` without the batch norms that its weights' grids take over exactly.
+
+    The codes of a weight stay (mirrored where a norm's slope is negative) and its scales, one per
+    output channel then, are multiplied by the slope: no value moves to another code. A norm stays
+    where `fold_batch_norms` would not fold it back, or where a code has no mirror image on a
+    symmetric grid.
+
+    Args:
+        student: with plain quantizers that have their ranges; not changed.
+
+    Returns:
+        A student with the same outputs up to rounding of sums.
+    """
+    folded = copy.deepcopy(student)
+    times_called = count_calls(folded)
+    for node in list(folded.graph.nodes):
+        norm = norm_called_once(folded, node, times_called)
+        layer = None if norm is None else layer_before(folded, node, norm, times_called)
+        if norm is None or not isinstance(layer, QUANTIZED) or not _take_over(layer, norm):
+            continue
+        node.replace_all_uses_with(node.all_input_nodes[0])
+        folded.graph.erase_node(node)
+    folded.delete_all_unused_submodules()
+    folded.graph.lint()
+    folded.recompile()
+    return folded
 
 
 def count_calls(graph_module: fx.GraphModule) -> Counter[str]:
@@ -167,3 +196,28 @@ def _fold_forward(layer: QuantizableLayer, norm: BatchNorm) -> None:
     per_group = factor.view(groups, 1, weight.shape[1], 1)
     shift = response(weight, groups, offset)
     _set(layer, (grouped * per_group).view_as(weight), shift + _bias(layer))
+
+
+def _take_over(layer: QuantizedLayer, norm: BatchNorm) -> bool:
+    """Put `norm` into weight, bias and grid of `layer`; whether that was possible."""
+    quantizer = layer.weight_quantizer
+    if not quantizer.enabled:
+        _fold_back(layer, norm)
+        return True
+    factor, offset = _affine(norm)
+    grid, weight = quantizer.grid, layer.weight.detach()
+    per_channel = factor.view(-1, *[1] * (weight.ndim - 1))
+    mirrored = per_channel < 0
+    codes, zero_point = quantizer.codes(weight), quantizer.zero_point
+    if grid.symmetric and bool(((codes == grid.qmin) & mirrored).any()):
+        return False
+    steps = codes - zero_point  # integers
+    ends = 0 if grid.symmetric else grid.qmin + grid.qmax
+    # A channel that the norm switches off keeps its scale, with codes of value 0.
+    size = torch.where(per_channel == 0, 1.0, per_channel.abs())
+    scale = (quantizer.scale.double() * size).float()
+    _set(layer, steps * per_channel.sign() * scale, _bias(layer) * factor + offset)
+    quantizer.scale = scale
+    quantizer.zero_point = torch.where(mirrored, ends - zero_point, zero_point).expand_as(scale)
+    quantizer.axis = 0
+    return True

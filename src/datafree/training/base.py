@@ -50,8 +50,8 @@ class Trainer(Frozen):
         batch_norm: student with its batch norms folded, and weights that learn as fast as in front
             of frozen ones (`scaled`: rates from papers fit); with its batch norms `folded` and
             weights that learn as any, which needs lower rates; with batch norms whose statistics
-            are `frozen`; or whose statistics follow the dreamt images (`train`). The last two are
-            exported with batch norms, which a runtime does not fuse.
+            are `frozen`; or whose statistics follow the dreamt images (`train`). The last two keep
+            them as layers; in an ONNX file they are part of the weights' scales.
         update_generator: False keeps the generator's weights as the warm-up left them.
         calibration_images: dreamt for the ranges.
         holdout: dreamt images the student never learns from, to judge it on.
