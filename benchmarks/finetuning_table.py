@@ -47,6 +47,9 @@ ROWS: dict[str, tuple[str, dict[str, Any]]] = {
         "dsg_qat", {"beta": 0.1, "weights": "clip", "activations": "clip", "steps_lr": 0.1},
     ),
     "+SDA +LSE +SCI, beta 0.1, batches": ("dsg_qat", {"beta": 0.1, "granularity": "batch"}),
+    "+SDA +LSE +SCI, beta 0.1, batches, slack 0.1": (
+        "dsg_qat", {"beta": 0.1, "granularity": "batch", "epsilon": 0.1},
+    ),
     "dsg_qat, beta 0.1, clips learned, distillation 10": (
         "dsg_qat",
         {
