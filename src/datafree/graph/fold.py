@@ -55,12 +55,8 @@ def fold_and_tell(graph_module: fx.GraphModule) -> tuple[fx.GraphModule, dict[st
         else:
             outputs[str(node.target)] = norm
             continue
-        node.replace_all_uses_with(node.all_input_nodes[0])
-        folded.graph.erase_node(node)
-    folded.delete_all_unused_submodules()
-    folded.graph.lint()
-    folded.recompile()
-    return folded, outputs
+        _bypass(folded, node)
+    return _cleaned(folded), outputs
 
 
 def fold_into_grids(student: fx.GraphModule) -> fx.GraphModule:
@@ -84,12 +80,22 @@ def fold_into_grids(student: fx.GraphModule) -> fx.GraphModule:
         layer = None if norm is None else layer_before(folded, node, norm, times_called)
         if norm is None or not isinstance(layer, QUANTIZED) or not _take_over(layer, norm):
             continue
-        node.replace_all_uses_with(node.all_input_nodes[0])
-        folded.graph.erase_node(node)
-    folded.delete_all_unused_submodules()
-    folded.graph.lint()
-    folded.recompile()
-    return folded
+        _bypass(folded, node)
+    return _cleaned(folded)
+
+
+def _bypass(graph_module: fx.GraphModule, node: fx.Node) -> None:
+    """Take the call of a norm out: its readers read what it read."""
+    node.replace_all_uses_with(node.all_input_nodes[0])
+    graph_module.graph.erase_node(node)
+
+
+def _cleaned(graph_module: fx.GraphModule) -> fx.GraphModule:
+    """`graph_module` without the modules that nothing calls any more."""
+    graph_module.delete_all_unused_submodules()
+    graph_module.graph.lint()
+    graph_module.recompile()
+    return graph_module
 
 
 def count_calls(graph_module: fx.GraphModule) -> Counter[str]:
