@@ -79,6 +79,7 @@ ROWS: dict[str, tuple[str, dict[str, Any]]] = {
     "dfqf, fixed generator": ("dfqf", {"update_generator": False}),
     "dfqf, cross-entropy": ("dfqf", {"adversarial": "cross_entropy"}),
 }  # fmt: skip
+DEFAULT = tuple(ROWS)
 # The released code of GDFQ and DSG divides the student's divergence by the number of classes.
 ROWS |= {
     f"{row}, element": (method, {**options, "reduction": "element"})
@@ -269,7 +270,7 @@ def main() -> None:
     )
     parser.add_argument("--network", default="digits_resnet8")
     parser.add_argument("--bits", nargs="+", default=["W3A3", "W2A2"])
-    parser.add_argument("--rows", nargs="+", default=list(ROWS), choices=list(ROWS))
+    parser.add_argument("--rows", nargs="+", default=DEFAULT, choices=list(ROWS))
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
     parser.add_argument("--granularity", default="tensor", choices=["tensor", "channel"])
     parser.add_argument("--calibrators", nargs="+", default=list(CALIBRATORS))

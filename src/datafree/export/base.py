@@ -163,14 +163,15 @@ class Exporter(Frozen):
             check = torch.randn(
                 CHECK_IMAGES, *spec.shape, generator=torch.Generator().manual_seed(0)
             )
+        stored = self.prepared(student)
         with atomic_path(path) as temporary:
-            written = self.write(student, spec, temporary, label)
+            written = self.write(stored, spec, temporary, label)
             expected = predict(student, check)
             actual = predict(self.run(temporary), check)
             parity = compare_logits(expected, actual)
             own = compare_logits(expected, predict(_other_order(student), check))
             self.judge(parity, own, path)
-            findings = self.inspect(student, temporary, check, actual)
+            findings = self.inspect(stored, temporary, check, actual)
             size = temporary.stat().st_size
         return ExportReport(
             path=path,
@@ -183,12 +184,20 @@ class Exporter(Frozen):
             notes=findings.notes,
         )
 
+    def prepared(self, student: fx.GraphModule) -> fx.GraphModule:
+        """The form of `student` that is written; the file is compared with `student` itself.
+
+        Args:
+            student: as in `export`, on the CPU; not changed.
+        """
+        return student
+
     @abstractmethod
     def write(self, student: fx.GraphModule, spec: InputSpec, path: Path, label: str) -> Written:
         """Write the file.
 
         Args:
-            student: as in `export`, on the CPU.
+            student: as `prepared` returned it.
             spec: as in `export`.
             path: a temporary file that may be overwritten.
             label: as in `export`.
@@ -228,7 +237,7 @@ class Exporter(Frozen):
         """Look at the accepted file once more, for advice to the user.
 
         Args:
-            student: as in `export`.
+            student: as `prepared` returned it.
             path: the file.
             images: what it was checked on.
             logits: what it computed.

@@ -59,10 +59,12 @@ class Onnx(Exporter):
 
     weight_type: _qdq.WeightType = "auto"
 
+    def prepared(self, student: fx.GraphModule) -> fx.GraphModule:
+        """Without the batch norms that would keep runtimes from fusing what is around them."""
+        return fold_into_grids(student)
+
     def write(self, student: fx.GraphModule, spec: InputSpec, path: Path, label: str) -> Written:
         """See `Exporter.write`."""
-        # Between a convolution and a quantizer a batch norm would keep runtimes from fusing them.
-        student = fold_into_grids(student)
         model = _trace(_qdq.with_markers(student), spec)
         weight_bytes = _qdq.rewrite(model, student, self.weight_type)
         _strip(model)
@@ -101,7 +103,7 @@ class Onnx(Exporter):
                 f' SessionOptions.add_session_config_entry("{_PLAIN[0]}", "1").'
             )
         saturates = compare_logits(logits, default).relative > _SATURATED
-        if saturates or _qdq.can_saturate(fold_into_grids(student), self.weight_type):
+        if saturates or _qdq.can_saturate(student, self.weight_type):
             where = "On this CPU" if saturates else "On x86 CPUs without VNNI"
             notes.append(
                 f"{where} onnxruntime's default saturates products of int8 weights: set"

@@ -217,12 +217,13 @@ def _take_over(layer: QuantizedLayer, norm: BatchNorm) -> bool:
     codes, zero_point = quantizer.codes(weight), quantizer.zero_point
     if grid.symmetric and bool(((codes == grid.qmin) & mirrored).any()):
         return False
-    steps = codes - zero_point  # integers
     ends = 0 if grid.symmetric else grid.qmin + grid.qmax
+    scale = (quantizer.scale.double() * per_channel.abs()).float()
     # A channel that the norm switches off keeps its scale, with codes of value 0.
-    size = torch.where(per_channel == 0, 1.0, per_channel.abs())
-    scale = (quantizer.scale.double() * size).float()
-    _set(layer, steps * per_channel.sign() * scale, _bias(layer) * factor + offset)
+    off = scale < torch.finfo(scale.dtype).tiny
+    scale = torch.where(off, quantizer.scale, scale)
+    signs = per_channel.sign().masked_fill(off, 0)
+    _set(layer, (codes - zero_point) * signs * scale, _bias(layer) * factor + offset)
     quantizer.scale = scale
     quantizer.zero_point = torch.where(mirrored, ends - zero_point, zero_point).expand_as(scale)
     quantizer.axis = 0
