@@ -128,6 +128,12 @@ ROWS: dict[str, dict[str, Any]] = {
     },
     "IS+BN+adv, five student steps": {"student_steps": 5},
     "IS+BN+adv, slow generator": {"beta": 10.0, "gamma": 1.0, "generator_lr": 1e-3},
+    "IS+BN+adv, slow generator, five student steps": {
+        "beta": 10.0,
+        "gamma": 1.0,
+        "generator_lr": 1e-3,
+        "student_steps": 5,
+    },
 }
 WITH_BATCH_NORM = tuple(row for row in ROWS if "BN" in row)
 KEYS = ("row", "steps", "batch", "width", "seed")

@@ -6,11 +6,12 @@
 
 One warm-up serves all bit widths of a row and seed; the record has its seconds and those of each
 fine-tuning. `calibration` rows are the best of several calibrators and weight ranges on test
-labels, a bound that no user could choose. Where top-1 has no room left, the second table, how far
-students are from their teacher on the test images, still tells them apart. The student is the best
-by agreement with the teacher on held-out dreamt images, and `last` the one after the last step.
-Every cell goes to a JSON-lines record as soon as it is measured; a second call goes on where the
-first stopped.
+labels, a bound that no user could choose, once as they are and once with biases corrected. Where
+top-1 has no room left, further tables still tell students apart: how far they are from their
+teacher on the test images, and, for the digits, their top-1 on test images that were shifted by a
+pixel or have noise on them. The student is the best by agreement with the teacher on held-out
+dreamt images, and `last` the one after the last step. Every cell goes to a JSON-lines record as
+soon as it is measured; a second call goes on where the first stopped.
 """
 
 from __future__ import annotations
@@ -21,19 +22,25 @@ import time
 from pathlib import Path
 from typing import Any
 
-from common import RESULTS, Record, environment, fast_folded, load, load_digits, test_batches
-from torch import Tensor, fx
+from bounds import (
+    ALONE,
+    CALIBRATORS,
+    CORRECTED,
+    MEASURES,
+    Network,
+    bounds,
+    network,
+    scheme_of,
+    tested,
+)
+from common import RESULTS, Record, environment, fast_folded
 
-from datafree.calibrators.base import Calibrator, calibrate
 from datafree.calibrators.mse import MSE
-from datafree.config import Scheme, build
-from datafree.evaluate import compare, top1
+from datafree.config import build
+from datafree.evaluate import top1
 from datafree.files import write_text
 from datafree.generators import save_generator
-from datafree.graph.insert import insert_quantizers
-from datafree.models import Teacher
 from datafree.registry import load as load_method
-from datafree.synthesis.dsg import DSG
 from datafree.training.base import Task, Trainer
 
 # The DSG rows take its parts one after the other; beta 100 is the paper's weight of SCI.
@@ -86,64 +93,12 @@ ROWS |= {
     for row, (method, options) in ROWS.items()
     if method != "dfqf"
 }
-CALIBRATORS = ("mse", "minmax", "percentile", "bounded_mse", "aciq")
 KEYS = ("row", "bits", "granularity", "policy", "seed", "settings")
 
 
-def network(name: str) -> tuple[Teacher, fx.GraphModule, list[tuple[Tensor, Tensor]]]:
-    """Teacher, its graph and its test images."""
-    if name != "digits_resnet8":
-        teacher, graph = load(name)
-        return teacher, graph, test_batches(teacher.spec)
-    return load_digits()
-
-
-def scheme_of(bits: str, args: argparse.Namespace, weight_range: str = "mse") -> Scheme:
-    """The scheme called ``W3A3``."""
-    weights, _, activations = bits.removeprefix("W").partition("A")
-    values = {
-        "weights": int(weights), "activations": int(activations), "policy": args.policy,
-        "weight_granularity": args.granularity, "weight_range": weight_range,
-        "placement": "after_activation",
-    }  # fmt: skip
-    return build(Scheme, values, bits)
-
-
-def calibrated(
-    teacher: Teacher, graph: fx.GraphModule, batches: Any, bits: str, args: Any, seed: int
-) -> dict[str, Any]:
-    """The best top-1 and the least divergence of all calibrators and weight ranges, and whose.
-
-    They are set on 64 images of DSG.
-    """
-    folded = fast_folded(graph)
-    images = DSG(iterations=200).generate(graph, teacher.spec, 64, seed=seed)
-    found: dict[str, float] = {}
-    distance: dict[str, float] = {}
-    for name in args.calibrators:
-        rule = load_method("datafree.calibrators", name, Calibrator)()
-        for weight_range in ("minmax", "mse"):
-            student = insert_quantizers(folded, scheme_of(bits, args, weight_range))
-            calibrate(student, images.images.split(64), rule)
-            whose = f"{name}, {weight_range} weights"
-            found[whose] = top1({"s": student}, batches).top1["s"]
-            distance[whose] = divergence(graph, student, batches)
-    best = max(found, key=lambda name: found[name])
-    nearest = min(distance, key=lambda name: distance[name])
-    return {
-        "top1": found[best], "whose": best, "kl": distance[nearest], "whose_kl": nearest,
-    }  # fmt: skip
-
-
-def divergence(graph: fx.GraphModule, student: fx.GraphModule, batches: Any) -> float:
-    """KL(teacher || student) of the classes, in nats, mean over the test images."""
-    return compare(graph, student, (images for images, _ in batches)).kl
-
-
-def trained(  # noqa: PLR0913 - one row of a table
-    row: str, teacher: Teacher, graph: fx.GraphModule, batches: Any, args: Any, seed: int,
-    record: Record, settings: str,
-) -> None:  # fmt: skip
+def trained(
+    row: str, net: Network, args: argparse.Namespace, seed: int, record: Record, settings: str
+) -> None:
     """Fill the cells of one row and seed: one warm-up, one fine-tuning for every bit width."""
     name, options = ROWS[row]
     common = {
@@ -155,7 +110,7 @@ def trained(  # noqa: PLR0913 - one row of a table
         common["generator_lr"] = args.generator_lr
     cls = load_method("datafree.training", name, Trainer)
     method = build(cls, {**common, **options}, row)
-    folded = fast_folded(graph)
+    folded = fast_folded(net.graph)
     with tempfile.TemporaryDirectory() as folder:
         warm = Path(folder) / "warm.safetensors"
         for bits in args.bits:
@@ -166,7 +121,7 @@ def trained(  # noqa: PLR0913 - one row of a table
             if record.has(**cell):
                 continue
             task = Task(
-                graph, folded, teacher.spec, scheme_of(bits, args), MSE(), seed=seed,
+                net.graph, folded, net.teacher.spec, scheme_of(bits, args), MSE(), seed=seed,
                 generator=warm if warm.exists() else None,
             )  # fmt: skip
             started = time.perf_counter()
@@ -174,17 +129,17 @@ def trained(  # noqa: PLR0913 - one row of a table
             if found.warm is not None:
                 save_generator(found.warm, warm)
             seconds = time.perf_counter() - started
-            measured = top1({"best": found.student, "last": found.last}, batches)
+            measured = tested(net, found.student)
+            last = top1({"last": found.last}, net.batches)
             tuning = found.summary["fine-tuning"]
             record.add(
-                **cell, top1=measured.top1["best"], last=measured.top1["last"],
-                kl=divergence(graph, found.student, batches),
+                **cell, **measured, last=last.top1["last"],
                 agreement=tuning["best"]["agreement"], best_step=tuning["best"]["step"],
                 seconds=seconds, tuning_seconds=tuning["seconds"],
                 warmup_seconds=found.summary.get("warm-up", {}).get("seconds", 0.0),
-                test_images=measured.images, environment=environment(),
+                test_images=last.images, environment=environment(),
             )  # fmt: skip
-            print(f"{bits} {row} seed {seed}: {measured.top1} in {seconds:.0f} s", flush=True)
+            print(f"{bits} {row} seed {seed}: {measured} in {seconds:.0f} s", flush=True)
 
 
 def table(args: argparse.Namespace, record: Record) -> str:
@@ -206,7 +161,8 @@ def table(args: argparse.Namespace, record: Record) -> str:
         "",
         "| | " + " | ".join((*args.bits, *columns)) + " |",
         "|---" * (len(args.bits) + len(columns) + 1) + "|",
-        _line("calibration", "", args, record),
+        _line(ALONE, "", args, record),
+        _line(CORRECTED, "", args, record),
     ]
     where = {"granularity": args.granularity, "policy": args.policy}
     cells = [c for c in record.cells if all(c[k] == v for k, v in where.items())]
@@ -214,28 +170,36 @@ def table(args: argparse.Namespace, record: Record) -> str:
         found = {cell["row"] for cell in cells if cell["settings"] == settings}
         lines.append(f"| *{settings}* |" + " |" * (len(args.bits) + len(columns)))
         lines += [_line(row, settings, args, record) for row in ROWS if row in found]
-    lines += _divergences(args, record, where)
+    for measure in MEASURES:
+        lines += _further(measure, args, record, where)
     return "\n".join(lines) + "\n"
 
 
-def _divergences(args: argparse.Namespace, record: Record, where: dict[str, Any]) -> list[str]:
-    """The second table, of the cells that have it."""
+def _further(
+    measure: str, args: argparse.Namespace, record: Record, where: dict[str, Any]
+) -> list[str]:
+    """The table of another measure, of the cells that have it."""
     matching = [c for c in record.cells if all(c[k] == v for k, v in where.items())]
-    measured = [cell for cell in matching if "kl" in cell]
+    measured = [cell for cell in matching if measure in cell]
     if not measured:
         return []
-    head = "KL divergence of the student from its teacher on the test images, in nats:"
+    teachers = [
+        cell["teacher"][measure] for cell in measured if measure != "kl" and "teacher" in cell
+    ]
+    head = MEASURES[measure] + (f"; teacher {teachers[0]:.2f}" if teachers else "")
     lines = [
-        "", head, "",
+        "", f"{head}:", "",
         "| | " + " | ".join(args.bits) + " |", "|---" * (len(args.bits) + 1) + "|",
     ]  # fmt: skip
+    decimals = 4 if measure == "kl" else 2
     for settings in sorted({cell["settings"] for cell in measured}):
         rows = {cell["row"] for cell in measured if cell["settings"] == settings}
         if settings:
             lines.append(f"| *{settings}* |" + " |" * len(args.bits))
-        for row in [name for name in ("calibration", *ROWS) if name in rows]:
+        for row in [name for name in (ALONE, CORRECTED, *ROWS) if name in rows]:
+            of_row = {**where, "row": row, "settings": settings}
             cells = [
-                record.mean_spread("kl", decimals=4, **where, row=row, settings=settings, bits=bits)
+                record.mean_spread(measure, decimals=decimals, **of_row, bits=bits)
                 for bits in args.bits
             ]
             lines.append(f"| {row} | " + " | ".join(cells) + " |")
@@ -292,19 +256,21 @@ def main() -> None:
     )
     record = Record(RESULTS / f"finetuning_{args.network}.jsonl", KEYS)
     if not args.table_only:
-        teacher, graph, batches = network(args.network)
+        net = network(args.network)
         for seed in args.seeds:
             for bits in args.bits:
                 cell = {
-                    "row": "calibration", "bits": bits, "granularity": args.granularity,
-                    "policy": args.policy, "seed": seed, "settings": "",
+                    "bits": bits, "granularity": args.granularity, "policy": args.policy,
+                    "seed": seed, "settings": "",
                 }  # fmt: skip
-                if not record.has(**cell):
-                    found = calibrated(teacher, graph, batches, bits, args, seed)
-                    record.add(**cell, **found, test_images=0, environment=environment())
-                    print(f"{bits} calibration seed {seed}: {found}", flush=True)
+                missing = [r for r in (ALONE, CORRECTED) if not record.has(row=r, **cell)]
+                found = bounds(net, bits, args, seed) if missing else {}
+                for row in missing:
+                    cells = {"row": row, **cell, **found[row], "environment": environment()}
+                    record.add(**cells, test_images=0)
+                    print(f"{bits} {row} seed {seed}: {found[row]}", flush=True)
             for row in args.rows:
-                trained(row, teacher, graph, batches, args, seed, record, settings)
+                trained(row, net, args, seed, record, settings)
     write_text(RESULTS / f"finetuning_{args.network}.md", table(args, record.of_seeds(args.seeds)))
 
 
