@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import argparse
+import copy
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-from common import fast_folded, load, load_digits, test_batches
+from common import load, load_digits, test_batches
 from torch import Tensor, fx
 from torch.nn import functional
 
 from datafree.calibrators.base import Calibrator, calibrate
-from datafree.config import InputSpec, Scheme, build
+from datafree.config import InputSpec, ModelConfig, RunConfig, Scheme, build
+from datafree.corrections.analytic_bias import correct_biases_analytically
 from datafree.corrections.bias_correction import correct_biases
-from datafree.corrections.equalize import equalize
+from datafree.corrections.prepare import prepare
 from datafree.evaluate import compare, top1
 from datafree.graph.insert import insert_quantizers
 from datafree.models import Teacher
@@ -108,12 +110,14 @@ def calibrated(
 ) -> Iterator[tuple[str, str, fx.GraphModule]]:
     """Students of all calibrators and weight ranges: their row, what they are, themselves.
 
-    They are set on 64 images of DSG, which biases are corrected on as well, with and without
-    equalization before.
+    They are set on 64 images of DSG, which biases are corrected on as well or, without them, from
+    batch norms; with and without equalization before.
     """
-    folded = fast_folded(net.graph)
     images = DSG(iterations=200).generate(net.graph, net.teacher.spec, 64, seed=seed).images
-    for base, before in ((folded, ""), (equalize(folded), ", equalized")):
+    for before in ("", ", equalized"):
+        run = RunConfig(model=ModelConfig(source="any"), equalize=bool(before))
+        base, statistics = prepare(net.graph, run)
+        base = base.to(memory_format=torch.channels_last)  # pyright: ignore
         for name in args.calibrators:
             rule = load_method("datafree.calibrators", name, Calibrator)()
             for weight_range in ("minmax", "mse"):
@@ -122,8 +126,11 @@ def calibrated(
                 whose = f"{name}, {weight_range} weights{before}"
                 if not before:
                     yield ALONE, whose, student
+                other = copy.deepcopy(student)
+                correct_biases_analytically(base, other, statistics, net.teacher.spec)
+                yield CORRECTED, f"{whose}, analytic", other
                 correct_biases(base, student, images)
-                yield CORRECTED, whose, student
+                yield CORRECTED, f"{whose}, empirical", student
 
 
 def bounds(net: Network, bits: str, args: argparse.Namespace, seed: int) -> dict[str, Any]:
