@@ -171,6 +171,7 @@ def test_a_missing_or_binary_file(tmp_path: Path) -> None:
         ({"scheme": {"layer_bits": {"conv": 4}}}, "analytic"),
         ({"scheme": {"weights": 4}, "reconstruction": {"name": "adaround"}}, None),
         ({"scheme": {"weights": 4}, "training": {"name": "dfqf"}}, None),
+        ({"bias_correction": "analytic", "training": {"name": "dfqf"}}, "analytic"),
         ({"scheme": {"weights": 4}, "bias_correction": "none"}, None),
         ({"bias_correction": "empirical"}, "empirical"),
         ({"bias_correction": "analytic", "reconstruction": {"name": "qdrop"}}, "analytic"),

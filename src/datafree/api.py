@@ -118,7 +118,8 @@ def quantize(
         split_outliers: share of input channels to split, those of largest weight [0].
         bias_correction: take the mean shift of every layer's output off its bias, as the images
             show it (`empirical`) or as batch norms tell it without images (`analytic`), or `none`
-            [`auto`: `analytic` below 8 bits where the rounding is not learned].
+            [`auto`: `analytic` below 8 bits where the rounding is not learned]. A training starts
+            from `analytic` if it is given.
         reconstruction: how weights learn their rounding on the images: `adaround`, `brecq`,
             `qdrop`, `genie_m` [to the nearest].
         reconstruction_options: its hyper-parameters, e.g. ``{"iterations": 2000}``.

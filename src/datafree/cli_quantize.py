@@ -128,7 +128,8 @@ def quantize(  # noqa: PLR0913 - one option each
         str | None,
         typer.Option(
             help="Take mean shifts off biases: empirical (on images), analytic (without), none, or"
-            " auto: analytic below 8 bits where the rounding is not learned. [auto]"
+            " auto: analytic below 8 bits where nothing is learned. A training can start from"
+            " analytic. [auto]"
         ),
     ] = None,
     per_tensor: Annotated[

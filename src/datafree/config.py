@@ -190,7 +190,7 @@ class RunConfig(Frozen):
         bias_correction: take the mean shift of every layer's output off its bias, as the images
             show it (`empirical`) or as batch norms tell it without images (`analytic`); `auto` is
             `analytic` where weights below 8 bits are rounded to the nearest, which gains most there
-            and costs nothing; None never does.
+            and costs nothing; None never does. Training may start from `analytic`.
         reconstruction: how weights learn their rounding on the images; None rounds to the nearest.
         training: how the student is fine-tuned under its teacher on a generator's images, instead
             of on a fixed set; None leaves its weights as quantized.
@@ -266,8 +266,11 @@ class RunConfig(Frozen):
             raise ValueError("training learns the weights itself: leave reconstruction out")
         elif self.allocation is not None:
             raise ValueError("training has no mixed precision yet: give the bits in layer_bits")
-        elif self.bias_correction not in (None, "auto"):
-            raise ValueError("training learns biases itself: leave bias_correction out")
+        elif self.bias_correction == "empirical":
+            raise ValueError(
+                "training learns biases on images itself: leave bias_correction out, or let it"
+                " start from analytic"
+            )
         elif (self.training.name == "distill") != (self.student is not None):
             raise ValueError("the training distill goes with student, the network to distill into")
         if self.float_student and self.student is None:

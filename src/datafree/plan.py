@@ -91,11 +91,11 @@ def _trainer(config: RunConfig, rule: RangeRule, graph: fx.GraphModule) -> Train
             " ranges on: choose another calibrator"
         )
     trainer.check(graph)
-    changed = config.equalize or config.absorb_biases or config.split_outliers
+    changed = config.equalize or config.absorb_biases or config.split_outliers or config.bias_rule
     if changed and (not trainer.folds or config.student is not None):
         raise ConfigError(
-            "equalize, absorb_biases and split_outliers change the folded teacher, from which this"
-            " student is not made: leave them out"
+            "equalize, absorb_biases, split_outliers and bias_correction change the folded teacher"
+            " or its student, and this student is not made from it: leave them out"
         )
     if config.generator is not None:
         load_generator(config.generator)

@@ -69,9 +69,10 @@ def tune(  # noqa: PLR0913 - what a run hands over
     """
     if companion is not None:
         companion = to_device(companion, device_of(graph))
-    folded = prepare(graph, config)[0]
+    folded, statistics = prepare(graph, config)
     task = Task(
         teacher=graph, folded=folded, spec=spec, rule=rule, seed=config.seed,
+        statistics=statistics if config.bias_rule else None,
         scheme=None if config.float_student else config.scheme,
         images=None if images is None else images.images,
         generator=config.generator, companion=companion,

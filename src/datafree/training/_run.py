@@ -14,6 +14,7 @@ from torch import Tensor, fx, nn
 from torch.optim import SGD, Adam, Optimizer
 
 from datafree.calibrators.base import calibrate
+from datafree.corrections.analytic_bias import correct_biases_analytically
 from datafree.errors import DataError
 from datafree.evaluate import Comparison, compare
 from datafree.generators import Generator, generate, load_generator
@@ -167,6 +168,8 @@ class _Run:
             random = random_numbers(task.seed, "ranges")
             images, _ = generate(self.game.generator, trainer.calibration_images, random)
         calibrate(student, self._chunks(images, _RANGES_CHUNK), trainer.calibrator(task.rule))
+        if task.statistics is not None and float_student is None:
+            correct_biases_analytically(base, student, task.statistics, task.spec)
         return student
 
     def _judge(self, name: str) -> Callable[[nn.Module], Comparison]:
@@ -257,6 +260,7 @@ def _request(
         "scheme": None if task.scheme is None else task.scheme.model_dump(mode="json"),
         "rule": f"{type(task.rule).__name__} {task.rule.model_dump_json()}",
         "images": "" if task.images is None else state_digest({"images": task.images}),
+        "corrected": task.statistics is not None,
         "max_seconds": seconds,
         **{k: "" if v is None else state_digest(v.state_dict()) for k, v in own.items()},
     }

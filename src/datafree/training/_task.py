@@ -13,6 +13,7 @@ from datafree.calibrators.base import Calibrator
 from datafree.config import InputSpec, Scheme
 from datafree.errors import ConfigError
 from datafree.generators import Generator
+from datafree.graph.statistics import Statistics
 from datafree.graph.taps import BatchNorm
 from datafree.tensors import device_of
 
@@ -32,6 +33,8 @@ class Task:
         generator: file of a generator that was warmed up before.
         companion: float network of another architecture to distill into, canonical, in its initial
             state; None trains the teacher's own.
+        statistics: of the layers of `folded`, by which the biases are corrected that a student made
+            from it starts from; None leaves them as they are.
     """
 
     teacher: fx.GraphModule
@@ -43,6 +46,7 @@ class Task:
     images: Tensor | None = None
     generator: Path | None = None
     companion: fx.GraphModule | None = None
+    statistics: Statistics | None = None
 
     @property
     def device(self) -> torch.device:
