@@ -14,6 +14,7 @@ from torch import Tensor, fx
 from torch.nn import functional
 
 from datafree.calibrators.base import Calibrator, calibrate
+from datafree.cli_options import parse_bits
 from datafree.config import InputSpec, ModelConfig, RunConfig, Scheme, build
 from datafree.corrections.analytic_bias import correct_biases_analytically
 from datafree.corrections.bias_correction import correct_biases
@@ -96,16 +97,14 @@ def tested(net: Network, student: fx.GraphModule) -> dict[str, float]:
 
 def scheme_of(bits: str, args: argparse.Namespace, weight_range: str = "mse") -> Scheme:
     """The scheme called ``W3A3``."""
-    weights, _, activations = bits.removeprefix("W").partition("A")
     values = {
-        "weights": int(weights), "activations": int(activations), "policy": args.policy,
+        **parse_bits(bits), "policy": args.policy, "placement": "after_activation",
         "weight_granularity": args.granularity, "weight_range": weight_range,
-        "placement": "after_activation",
     }  # fmt: skip
     return build(Scheme, values, bits)
 
 
-def calibrated(
+def candidates(
     net: Network, bits: str, args: argparse.Namespace, seed: int
 ) -> Iterator[tuple[str, str, fx.GraphModule]]:
     """Students of all calibrators and weight ranges: their row, what they are, themselves.
@@ -134,9 +133,9 @@ def calibrated(
 
 
 def bounds(net: Network, bits: str, args: argparse.Namespace, seed: int) -> dict[str, Any]:
-    """By row and measure the best of `calibrated`, and whose it is; the teacher's measures."""
+    """By row and measure the best of `candidates`, and whose it is; the teacher's measures."""
     found: dict[str, dict[str, dict[str, float]]] = {ALONE: {}, CORRECTED: {}}
-    for row, whose, student in calibrated(net, bits, args, seed):
+    for row, whose, student in candidates(net, bits, args, seed):
         found[row][whose] = tested(net, student)
     teacher = tested(net, net.graph)
     best: dict[str, Any] = {}

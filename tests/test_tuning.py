@@ -229,6 +229,12 @@ def test_contradictions_are_told(changes: dict[str, Any], message: str) -> None:
         changed(**changes)
 
 
+def test_layers_whose_biases_are_not_corrected_before_training_are_told() -> None:
+    corrected = run(changed(bias_correction="analytic"))
+    assert corrected.metrics["bias_not_corrected"] == ["stem.0"]
+    assert "bias_not_corrected" not in run(changed()).metrics
+
+
 def test_mistakes_are_told_before_anything_long() -> None:
     with pytest.raises(UnknownNameError, match="dfqf"):
         run(changed(training={"name": "dfqff"}))
@@ -237,6 +243,8 @@ def test_mistakes_are_told_before_anything_long() -> None:
     unfolded = {"name": "gdfq", "options": {"batch_norm": "frozen"}}
     with pytest.raises(ConfigError, match="change the folded teacher"):
         run(changed(training=unfolded, equalize=True))
+    with pytest.raises(ConfigError, match="and bias_correction change the folded teacher"):
+        run(changed(training=unfolded, bias_correction="analytic"))
     with pytest.raises(DataError, match=r"nowhere\.safetensors"):
         run(changed(generator="nowhere.safetensors"))
 

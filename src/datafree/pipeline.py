@@ -191,10 +191,11 @@ def _train(  # noqa: PLR0913 - what a run hands over
     if folder is not None and team.rank == 0:
         save_images(images, folder)
         save_generators(trained, folder, config)
+    corrected = {"bias_not_corrected": list(trained.not_corrected)} if config.bias_rule else {}
     made = _Made(
         fast_layout(trained.student),
         tuned.folded,
-        {"training": trained.summary},
+        {"training": trained.summary} | corrected,
         fast_layout(trained.last),
         held_out(trained.generator, spec, config) if config.holdout else None,
     )

@@ -76,7 +76,7 @@ def train(
             best, last = learned
         else:
             best, last = run.fine_tune(None if learned is None else learned[0])
-    return Trained(best, last, game.generator, warm, run.summary)
+    return Trained(best, last, game.generator, warm, run.summary, run.not_corrected)
 
 
 @dataclass(frozen=True)
@@ -100,6 +100,7 @@ class _Run:
     budget: _Budget
     request: dict[str, object]
     summary: dict[str, Any] = field(default_factory=dict)
+    not_corrected: tuple[str, ...] = ()
 
     def warm_up(self) -> tuple[fx.GraphModule, fx.GraphModule] | None:
         """Let the generator learn, alone or with a float network; that one, best and last."""
@@ -169,7 +170,8 @@ class _Run:
             images, _ = generate(self.game.generator, trainer.calibration_images, random)
         calibrate(student, self._chunks(images, _RANGES_CHUNK), trainer.calibrator(task.rule))
         if task.statistics is not None and float_student is None:
-            correct_biases_analytically(base, student, task.statistics, task.spec)
+            found = correct_biases_analytically(base, student, task.statistics, task.spec)
+            self.not_corrected = found.skipped
         return student
 
     def _judge(self, name: str) -> Callable[[nn.Module], Comparison]:

@@ -64,6 +64,7 @@ class Trained:
         generator: as training left it.
         warm: the generator after the warm-up; None where it was given or there was none.
         summary: steps, seconds and measurements of every phase, JSON values.
+        not_corrected: layers whose biases ``task.statistics`` could not correct.
     """
 
     student: fx.GraphModule
@@ -71,6 +72,7 @@ class Trained:
     generator: Generator
     warm: Generator | None
     summary: dict[str, Any]
+    not_corrected: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
