@@ -126,7 +126,7 @@ def _measure(
     found: dict[tuple[str, str], list[float]] = {}
     for (source, _), images in sets.items():
         for scheme in _SCHEMES:
-            student = insert_quantizers(folded, scheme)
+            student = insert_quantizers(folded, scheme, spec)
             calibrate(student, [images.images], calibrator)
             accuracy = top1({"student": student}, batches).top1["student"]
             found.setdefault((source, scheme.label), []).append(accuracy)

@@ -67,7 +67,8 @@ def make_plan(config: RunConfig, graph: fx.GraphModule, spec: InputSpec, *, give
     if isinstance(rule, ImagelessRule):
         # Takes a moment, and tells whether all ranges are known.
         prepared, statistics = prepare(graph, config)
-        rule.set_ranges(insert_quantizers(prepared, config.scheme), prepared, statistics, spec)
+        student = insert_quantizers(prepared, config.scheme, spec)
+        rule.set_ranges(student, prepared, statistics, spec)
     if config.allocation is not None:
         if config.scheme.layer_bits:
             raise ConfigError(

@@ -86,7 +86,7 @@ def quantize_weights(  # noqa: PLR0913 - what a run hands over
     with watch.stage("calibration"):
         folded, statistics = prepare(graph, config)
         folded = fast_layout(folded)
-        student = fast_layout(insert_quantizers(folded, config.scheme))
+        student = fast_layout(insert_quantizers(folded, config.scheme, images.spec))
         if isinstance(plan.rule, ImagelessRule):
             plan.rule.set_ranges(student, folded, statistics, images.spec)
         else:

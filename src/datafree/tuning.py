@@ -155,7 +155,7 @@ def blank_student(
         base = graph if unfolded else fold_batch_norms(graph)
     else:
         base = graph if unfolded else prepare(graph, config)[0]
-    return insert_quantizers(base, config.scheme)
+    return insert_quantizers(base, config.scheme, spec)
 
 
 def dreamt(generator: Generator, spec: InputSpec, config: RunConfig) -> SyntheticSet:

@@ -170,6 +170,19 @@ def test_the_policy_leaves_activations_alone() -> None:
     assert [q.grid.bits for q in found.values()] == [8, 3, 3]
 
 
+@pytest.mark.parametrize("name", ["Tiny", "InPlaceResidual"])
+def test_what_the_input_is_known_to_take(name: str) -> None:
+    """SPEC: black at -2 in every channel, white at 3, 2 and 4/3. Calibrated on gray alone."""
+    graph = insert_quantizers(fold_batch_norms(captured(name)), Scheme(weights=4), SPEC)
+    found = list(quantizers(graph).values())
+    assert found[0].covers == pytest.approx((-2, 3))
+    assert all(quantizer.covers is None for quantizer in found[1:])
+    calibrate(graph, [images(4) / 100], MinMax())
+    ends = found[0](torch.tensor([-9.0, 9.0]))
+    torch.testing.assert_close(ends, torch.tensor([-2.0, 3.0]), rtol=0, atol=0.02)
+    assert all(quantizer.covers is None for quantizer in quantizers(student(name)).values())
+
+
 class Padded(nn.Module):
     """The network's input is padded before the first layer sees it, as TensorFlow does."""
 

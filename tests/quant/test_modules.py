@@ -153,3 +153,16 @@ def test_range_survives_a_state_dict() -> None:
     other.load_state_dict(state)
     x = torch.randn(1, 3, 2, 2)
     assert torch.equal(other(x), quantized(x))
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "expected"),
+    [(-1.0, 1.0, (-2, 3)), (-4.0, 1.0, (-4, 3)), (-1.0, 5.0, (-2, 5)), (0.0, 0.0, (-2, 3))],
+)
+def test_a_range_covers_what_is_known(
+    low: float, high: float, expected: tuple[float, float]
+) -> None:
+    quantizer = ActivationQuantizer(Grid(8), covers=(-2.0, 3.0))
+    quantizer.set_range(torch.tensor(low), torch.tensor(high))
+    ends = quantizer(torch.tensor([-100.0, 100.0]))
+    torch.testing.assert_close(ends, torch.tensor(expected).float(), rtol=0, atol=0.02)

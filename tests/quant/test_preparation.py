@@ -136,6 +136,20 @@ def test_quantizers_that_are_off_stay() -> None:
     assert not first.enabled
 
 
+@pytest.mark.parametrize("activations", ["lsq", "clip", "pact"])
+def test_what_is_known_is_not_learned(activations: ActivationTraining) -> None:
+    graph = insert_quantizers(fold_batch_norms(captured("Tiny")), Scheme(activations=3), SPEC)
+    calibrate(graph, [images(16)], MinMax())
+    first = next(m for m in graph.modules() if isinstance(m, ActivationQuantizer))
+    scale, zero_point = first.scale.clone(), first.zero_point.clone()
+    handles = prepare_training(graph, "lsq", activations)
+    assert len(handles.activations) == 2
+    tune(graph, handles.steps)
+    finish_training(graph, handles)
+    assert first in list(graph.modules())
+    assert (first.scale, first.zero_point) == (scale, zero_point)
+
+
 def test_a_student_without_ranges_is_left_as_it_was() -> None:
     made = insert_quantizers(fold_batch_norms(captured("Tiny")), Scheme(weights=3, activations=3))
     before = dict(made.named_modules())

@@ -69,6 +69,19 @@ def test_the_output_comes_closer_to_the_float_network(name: str) -> None:
     assert outcomes[-1].after <= outcomes[-1].before
 
 
+def test_the_range_of_the_input_is_not_learned(name: str) -> None:
+    folded = fold_batch_norms(captured("Tiny"))
+    student = insert_quantizers(folded, SCHEME, SPEC)
+    x = images(24, 5)
+    calibrate(student, [x], MSE())
+    quantizers = [m for m in student.modules() if isinstance(m, ActivationQuantizer)]
+    before = [float(quantizer.scale) for quantizer in quantizers]
+    make(name, iterations=20).reconstruct(folded, student, x)
+    after = [float(quantizer.scale) for quantizer in quantizers]
+    assert after[0] == before[0]
+    assert (after[1:] == before[1:]) == (name == "adaround")
+
+
 def test_a_short_schedule_takes_larger_steps(name: str) -> None:
     method = make(name, lr_factor=None)
     factors = {steps: method.factor(steps) for steps in (20_000, 5_000, 1_000, 500, 100, 1)}

@@ -73,6 +73,16 @@ def test_the_student_is_an_ordinary_one_and_the_teacher_as_it_was(name: str) -> 
         assert bits == {3}
 
 
+def test_black_and_white_reach_the_first_layer(name: str) -> None:
+    """Whatever a generator dreams: SPEC has black at -2 and white at 3."""
+    trained = make(name, activations="clip", student_lr=0.1).train(task(name))
+    for student in (trained.student, trained.last):
+        first = next(m for m in student.modules() if isinstance(m, ActivationQuantizer))
+        low, high = first(torch.tensor([-2.0, 3.0])).tolist()
+        assert low < -1.98
+        assert high > 2.98
+
+
 def test_weights_were_learned(name: str) -> None:
     given = task(name)
     trained = make(name, student_lr=0.1).train(given)

@@ -14,7 +14,7 @@ import copy
 from torch import Tensor, fx, nn
 from torch._ops import OpOverload  # pyright: ignore[reportPrivateUsage]
 
-from datafree.config import Scheme
+from datafree.config import InputSpec, Scheme
 from datafree.errors import ConfigError, ModelError, UnknownNameError
 from datafree.graph.taps import BatchNorm
 from datafree.quant.grid import Grid
@@ -58,12 +58,16 @@ _ONLY_MOVES = frozenset(
 _POOLS_OR_MOVES = _ONLY_MOVES | {"max_pool2d", "avg_pool2d", "adaptive_avg_pool2d", "mean"}
 
 
-def insert_quantizers(folded: fx.GraphModule, scheme: Scheme) -> fx.GraphModule:
+def insert_quantizers(
+    folded: fx.GraphModule, scheme: Scheme, spec: InputSpec | None = None
+) -> fx.GraphModule:
     """The student: `folded` with weights on their grids and activation quantizers without ranges.
 
     Args:
         folded: float graph with batch norms folded where exact; not changed.
         scheme: bits, grids, policy and placement.
+        spec: its input, by which ranges of that input cover all pixels, whatever images they are
+            calibrated on: dreamt ones need not reach white. None leaves them to the images.
 
     Returns:
         A graph module whose `ActivationQuantizer` modules wait for a calibrator.
@@ -76,7 +80,7 @@ def insert_quantizers(folded: fx.GraphModule, scheme: Scheme) -> fx.GraphModule:
     student = copy.deepcopy(folded)
     _quantize_weights(student, scheme)
     if scheme.activations != 32:
-        _place_quantizers(student, scheme)
+        _place_quantizers(student, scheme, None if spec is None else spec.extremes)
     student.graph.lint()
     student.recompile()
     return student.eval()
@@ -158,7 +162,9 @@ def _quantize_weights(student: fx.GraphModule, scheme: Scheme) -> None:
         student.set_submodule(name, quantized_layer(layer, scheme, bits))
 
 
-def _place_quantizers(student: fx.GraphModule, scheme: Scheme) -> None:
+def _place_quantizers(
+    student: fx.GraphModule, scheme: Scheme, pixels: tuple[float, float] | None
+) -> None:
     wanted = (
         _layer_inputs(student)
         if scheme.placement == "every_input"
@@ -173,7 +179,9 @@ def _place_quantizers(student: fx.GraphModule, scheme: Scheme) -> None:
         signed = not _never_negative(student, node)
         grid = Grid(bits, symmetric=scheme.activation_symmetric, signed=signed)
         name = f"{node.name}_quantizer"
-        quantizer = ActivationQuantizer(grid, ste=scheme.ste).to(device_of(student))
+        covers = pixels if is_network_input(node) else None
+        quantizer = ActivationQuantizer(grid, ste=scheme.ste, covers=covers)
+        quantizer.to(device_of(student))
         student.add_submodule(name, quantizer)
         with student.graph.inserting_after(node):
             quantized = student.graph.call_module(name, (node,))

@@ -80,7 +80,24 @@ class ActivationQuantizer(Quantizer):
     """A quantizer of a tensor that flows through the graph; calibrators look for these.
 
     A range must be set before it is used while enabled.
+
+    Attributes:
+        covers: lowest and highest value the tensor is known to take, which every range is widened
+            to: of the network's own input. None where only data tell. Such a range is not learned.
     """
+
+    def __init__(
+        self, grid: Grid, *, ste: Ste = "clipped", covers: tuple[float, float] | None = None
+    ) -> None:
+        """Create a quantizer without a range; see the class for the arguments."""
+        super().__init__(grid, ste=ste)
+        self.covers = covers
+
+    def set_range(self, low: Tensor, high: Tensor) -> None:
+        """Cover ``[low, high]``, two scalars, and what is known."""
+        if self.covers is not None:
+            low, high = low.clamp(max=self.covers[0]), high.clamp(min=self.covers[1])
+        super().set_range(low, high)
 
 
 class ChannelCopies(nn.Module):

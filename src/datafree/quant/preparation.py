@@ -42,8 +42,8 @@ def prepare_training(
 ) -> Handles:
     """Replace the quantizers of `student`, in place, by ones that are trained with it.
 
-    Quantizers that are switched off stay. Whether weights and biases are trained is left to the
-    caller: their `requires_grad` does not change.
+    Quantizers that are switched off stay, and those whose range is known. Whether weights and
+    biases are trained is left to the caller: their `requires_grad` does not change.
 
     Args:
         student: calibrated.
@@ -66,6 +66,7 @@ def prepare_training(
         name: module
         for name, module in student.named_modules()
         if isinstance(module, ActivationQuantizer) and module.enabled and activations != "fixed"
+        if module.covers is None
     }
     trained = {name: _trained_weight(quantizer, weights) for name, quantizer in plain.items()}
     learned = {name: _trained_activation(module, activations) for name, module in others.items()}

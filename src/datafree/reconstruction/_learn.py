@@ -136,7 +136,7 @@ class _Learned:
         for name in task.quantizers if stage.activation_lr else ():
             quantizer = task.part.get_submodule(name)
             assert isinstance(quantizer, ActivationQuantizer)  # noqa: S101 - the walk found it
-            if quantizer.grid.bits >= stage.steps_below:
+            if quantizer.grid.bits >= stage.steps_below or quantizer.covers is not None:
                 continue
             steps[name] = LearnedStep(quantizer, stage.drop, generator)
             task.part.set_submodule(name, steps[name])

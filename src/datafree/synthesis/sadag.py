@@ -130,7 +130,7 @@ class SADAG(Genie):
                     for batch in self.batches(teacher, count, seed, step)
                 ]
             images = torch.cat([d.load(spec, network).images[: d.batch.size] for d in drafts])
-            student = self._student(network, images, seed, progress, folder, learned)
+            student = self._student(network, images, spec, seed, progress, folder, learned)
             parts: list[SyntheticSet] = []
             total = self._steps_of(teacher, count, self.matching_iterations)
             with progress("sadag images", total) as step, matching(network, student) as matcher:
@@ -154,10 +154,11 @@ class SADAG(Genie):
             draft.save(self.train_generator(spec, draft.batch, network))
         return draft
 
-    def _student(
+    def _student(  # noqa: PLR0913 - what one call of `generate` has in common
         self,
         network: fx.GraphModule,
         images: Tensor,
+        spec: InputSpec,
         seed: int,
         progress: Progress,
         folder: Path,
@@ -166,7 +167,7 @@ class SADAG(Genie):
         """The network quantized by Genie-M on `images`; frozen, its weights on their grids."""
         scheme = self.scheme or Scheme(weights=4, activations=4, policy="brecq", weight_range="mse")
         folded = fold_batch_norms(network)
-        student = insert_quantizers(folded, scheme)
+        student = insert_quantizers(folded, scheme, spec)
         calibrate(
             student, (part.to(device_of(network)) for part in images.split(64)), MSE(power=2.4)
         )

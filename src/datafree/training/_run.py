@@ -162,7 +162,7 @@ class _Run:
             base = task.folded if float_student is None else fold_batch_norms(float_student)
         else:
             base = task.teacher if float_student is None else float_student
-        student = fast_copy(insert_quantizers(base, task.scheme))
+        student = fast_copy(insert_quantizers(base, task.scheme, task.spec))
         trainer.first_ranges(student)
         images = task.images
         if images is None:
