@@ -213,7 +213,15 @@ def test_a_student_of_other_classes_is_refused(small: Path) -> None:
     [
         ({"training": None, "max_time": 5.0}, "max_time goes with training"),
         ({"training": None, "generator": "g.safetensors"}, "generator goes with training"),
-        ({"reconstruction": {"name": "qdrop"}}, "leave reconstruction out"),
+        (
+            {
+                "reconstruction": {"name": "qdrop"},
+                "float_student": True,
+                "student": {"source": "digits_resnet8"},
+                "training": {"name": "distill"},
+            },
+            "a float student has no rounding",
+        ),
         ({"allocation": {"average_bits": 4}}, "no mixed precision"),
         ({"float_student": True}, "float_student goes with student"),
         ({"bias_correction": "empirical"}, "leave bias_correction out"),
@@ -227,6 +235,23 @@ def test_a_student_of_other_classes_is_refused(small: Path) -> None:
 def test_contradictions_are_told(changes: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         changed(**changes)
+
+
+def test_training_starts_from_learned_rounding(tmp_path: Path) -> None:
+    rounding = {"name": "adaround", "options": {"iterations": 10}}
+    made = run(changed(reconstruction=rounding), folder=tmp_path / "run")
+    units = made.metrics["reconstruction"]
+    assert sum(unit["rounded"] for unit in units) > 70_000
+    assert "roundings left undecided" in dict(measured_rows(made.metrics))
+    loaded = load_run(tmp_path / "run")
+    x = torch.rand(4, *made.spec.shape)
+    assert torch.equal(loaded.student(x), made.student(x))
+
+
+def test_rounding_that_training_would_forget_is_told_before_anything_long() -> None:
+    gdfq = {"name": "gdfq", "options": QUICK}
+    with pytest.raises(ConfigError, match="weights=minmax forgets"):
+        run(changed(training=gdfq, reconstruction={"name": "adaround"}))
 
 
 def test_layers_whose_biases_are_not_corrected_before_training_are_told() -> None:

@@ -198,6 +198,7 @@ class RunConfig(Frozen):
             `analytic` where weights below 8 bits are rounded to the nearest, which gains most there
             and costs nothing; None never does. Training may start from `analytic`.
         reconstruction: how weights learn their rounding on the images; None rounds to the nearest.
+            Training may start from it.
         training: how the student is fine-tuned under its teacher on a generator's images, instead
             of on a fixed set; None leaves its weights as quantized.
         generator: file of a generator that an earlier training warmed up; None warms one up.
@@ -268,8 +269,8 @@ class RunConfig(Frozen):
             raise ValueError(
                 "training dreams its own images: give the file as generator, not as images"
             )
-        elif self.reconstruction is not None:
-            raise ValueError("training learns the weights itself: leave reconstruction out")
+        elif self.reconstruction is not None and self.float_student:
+            raise ValueError("a float student has no rounding to learn: leave reconstruction out")
         elif self.allocation is not None:
             raise ValueError("training has no mixed precision yet: give the bits in layer_bits")
         elif self.bias_correction == "empirical":

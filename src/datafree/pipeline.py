@@ -182,6 +182,7 @@ def _train(  # noqa: PLR0913 - what a run hands over
     spec = images.spec
     tuned = tune(
         plan.trainer, graph, spec, config, plan.rule, images if len(images) else None, companion,
+        plan.reconstructor,
         checkpoint=None if folder is None else folder / UNFINISHED / TRAINING, progress=progress,
         team=team,
     )  # fmt: skip
@@ -192,10 +193,11 @@ def _train(  # noqa: PLR0913 - what a run hands over
         save_images(images, folder)
         save_generators(trained, folder, config)
     corrected = {"bias_not_corrected": list(trained.not_corrected)} if config.bias_rule else {}
+    rounding = {"reconstruction": list(trained.rounding)} if config.reconstruction else {}
     made = _Made(
         fast_layout(trained.student),
         tuned.folded,
-        {"training": trained.summary} | corrected,
+        {"training": trained.summary} | corrected | rounding,
         fast_layout(trained.last),
         held_out(trained.generator, spec, config) if config.holdout else None,
     )
@@ -356,8 +358,9 @@ def _foretell(
     tell: Callable[[str], None],
 ) -> None:
     held_out = config.holdout if config.data is None else 0
+    count = config.images if plan.trainer is None else plan.trainer.calibration_images
     found = expected_seconds(
-        graph, spec, plan.synthesizer, plan.reconstructor, config.images, held_out,
+        graph, spec, plan.synthesizer, plan.reconstructor, count, held_out,
         _phases(config, plan.trainer),
     )  # fmt: skip
     if config.max_time is not None:

@@ -98,6 +98,8 @@ def _trainer(config: RunConfig, rule: RangeRule, graph: fx.GraphModule) -> Train
             "equalize, absorb_biases, split_outliers and bias_correction change the folded teacher"
             " or its student, and this student is not made from it: leave them out"
         )
+    if config.reconstruction is not None:
+        trainer.check_rounding()
     if config.generator is not None:
         load_generator(config.generator)
     return trainer

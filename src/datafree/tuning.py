@@ -22,6 +22,7 @@ from datafree.images import SyntheticSet
 from datafree.models import load_teacher
 from datafree.models.hubs import HUBS
 from datafree.progress import Progress, silent
+from datafree.reconstruction.base import Reconstructor
 from datafree.tensors import device_of, random_numbers
 from datafree.training.base import Task, Team, Trained, Trainer
 from datafree.training.dfqf import forgotten
@@ -48,6 +49,7 @@ def tune(  # noqa: PLR0913 - what a run hands over
     rule: Calibrator,
     images: SyntheticSet | None,
     companion: fx.GraphModule | None = None,
+    reconstructor: Reconstructor | None = None,
     *,
     checkpoint: Path | None = None,
     progress: Progress = silent,
@@ -63,6 +65,7 @@ def tune(  # noqa: PLR0913 - what a run hands over
         rule: sets the activation ranges it starts from.
         images: given images the ranges are set on; None takes the generator's.
         companion: network to distill into, canonical, as `find_companion` returns it.
+        reconstructor: learns the rounding training starts from.
         checkpoint: folder for an interrupted training.
         progress: shown while it runs.
         team: the processes that train together.
@@ -75,7 +78,7 @@ def tune(  # noqa: PLR0913 - what a run hands over
         statistics=statistics if config.bias_rule else None,
         scheme=None if config.float_student else config.scheme,
         images=None if images is None else images.images,
-        generator=config.generator, companion=companion,
+        generator=config.generator, companion=companion, reconstructor=reconstructor,
     )  # fmt: skip
     trained = trainer.train(
         task, progress=progress, checkpoint=checkpoint, max_seconds=config.max_time, team=team

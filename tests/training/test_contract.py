@@ -11,15 +11,18 @@ import torch
 from torch import nn
 from torch.distributions import Normal
 
+from datafree.calibrators.base import calibrate
 from datafree.calibrators.mse import MSE
 from datafree.config import Scheme, build
 from datafree.errors import ConfigError, DataError
 from datafree.generators import Generator, GeneratorConfig, save_generator
 from datafree.graph.fold import fold_batch_norms
+from datafree.graph.insert import insert_quantizers
 from datafree.graph.statistics import layer_statistics
 from datafree.graph.taps import BatchNorm, batch_norms
 from datafree.quant.modules import QUANTIZED, ActivationQuantizer, Quantizer
 from datafree.quant.trained import TRAINED
+from datafree.reconstruction.adaround import AdaRound
 from datafree.registry import available, load
 from datafree.tensors import state_digest
 from datafree.training._game import Game
@@ -252,6 +255,59 @@ def test_a_generator_of_other_images_is_refused(name: str, tmp_path: Path) -> No
     save_generator(Generator(config, torch.Generator().manual_seed(0)), path)
     with pytest.raises(DataError, match=r"other\.safetensors makes images of \(1, 8, 8\)"):
         make(name).train(task(name, generator=path))
+
+
+ROUNDING = AdaRound(iterations=20, batch_size=8, lr_factor=50.0)
+
+
+def test_training_starts_from_learned_rounding(name: str) -> None:
+    """At a rate of nearly nothing the student is what post-training makes of the same images."""
+    x = images(16, 3)
+    given = task(name, images=x, reconstructor=ROUNDING, seed=2)
+    method = make(name, weights="clip", student_lr=1e-12, weight_decay=0.0)
+    trained = method.train(given)
+    assert sum(unit["rounded"] for unit in trained.rounding) == sum(
+        m.weight.numel() for m in trained.student.modules() if isinstance(m, QUANTIZED)
+    )
+    plain = method.train(replace(given, reconstructor=None))
+    assert not plain.rounding
+    assert fingerprint(plain.student) != fingerprint(trained.student)
+    if name == "distill":  # made from the float student, whatever that has learned
+        return
+    expected = insert_quantizers(given.folded, SCHEME, SPEC)
+    method.first_ranges(expected)
+    calibrate(expected, [x], method.calibrator(MSE()))
+    ROUNDING.reconstruct(given.folded, expected, x, seed=2)
+    torch.testing.assert_close(trained.student(x), expected(x), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("left", [60, 25, 2])
+def test_rounding_that_was_learned_is_not_lost(name: str, left: int, tmp_path: Path) -> None:
+    """Interrupted while rounding is learned, and after it, in the last 6 steps."""
+    method, counter = make(name, weights="clip"), Counter()
+    given = task(name, reconstructor=ROUNDING)
+    whole = method.train(given, progress=counter)
+    assert "adaround reconstruction" in counter.descriptions
+    with pytest.raises(KeyboardInterrupt):
+        method.train(given, progress=Counter(counter.total - left), checkpoint=tmp_path)
+    again = Counter()
+    found = method.train(given, progress=again, checkpoint=tmp_path)
+    assert digests(found) == digests(whole)
+    assert found.rounding == whole.rounding
+    if left == 2:
+        assert "adaround reconstruction" not in again.descriptions
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [({"weights": "minmax"}, "weights=clip"), ({"batch_norm": "frozen"}, "batch_norm=scaled")],
+)
+def test_learned_rounding_that_would_be_lost_is_refused(
+    name: str, changes: dict[str, Any], message: str
+) -> None:
+    method = make(name, **{"weights": "clip", **changes})
+    with pytest.raises(ConfigError, match=message):
+        method.train(task(name, reconstructor=ROUNDING))
 
 
 def test_given_images_set_the_ranges(name: str) -> None:

@@ -13,13 +13,9 @@ import torch
 from torch import Tensor, fx, nn
 from torch.optim import SGD, Adam, Optimizer
 
-from datafree.calibrators.base import calibrate
-from datafree.corrections.analytic_bias import correct_biases_analytically
 from datafree.errors import DataError
 from datafree.evaluate import Comparison, compare
 from datafree.generators import Generator, generate, load_generator
-from datafree.graph.fold import fold_batch_norms
-from datafree.graph.insert import insert_quantizers
 from datafree.graph.taps import tap_batch_norms
 from datafree.progress import Progress
 from datafree.quant.preparation import finish_training, prepare_training
@@ -28,6 +24,7 @@ from datafree.tensors import fast_copy, load_tensors, random_numbers, save_tenso
 from datafree.training._game import Game, Move
 from datafree.training._loop import Phase, run_phase
 from datafree.training._rates import learn_as_before_folding
+from datafree.training._start import Keeper, start_from
 from datafree.training._state import Saved, State
 from datafree.training._task import Task, Trained
 from datafree.training._team import Team
@@ -36,7 +33,6 @@ if TYPE_CHECKING:
     from datafree.training.base import Trainer
 
 _CHUNK = 64
-_RANGES_CHUNK = 128  # some rules average over batches, ten of 128 in DFQF
 _JUDGED_FROM = 0.5  # of a phase whose generator starts from nothing
 
 
@@ -76,7 +72,7 @@ def train(
             best, last = learned
         else:
             best, last = run.fine_tune(None if learned is None else learned[0])
-    return Trained(best, last, game.generator, warm, run.summary, run.not_corrected)
+    return Trained(best, last, game.generator, warm, run.summary, run.not_corrected, run.rounding)
 
 
 @dataclass(frozen=True)
@@ -101,6 +97,7 @@ class _Run:
     request: dict[str, object]
     summary: dict[str, Any] = field(default_factory=dict)
     not_corrected: tuple[str, ...] = ()
+    rounding: tuple[dict[str, Any], ...] = ()
 
     def warm_up(self) -> tuple[fx.GraphModule, fx.GraphModule] | None:
         """Let the generator learn, alone or with a float network; that one, best and last."""
@@ -155,24 +152,16 @@ class _Run:
         return best, last
 
     def _student(self, float_student: fx.GraphModule | None) -> fx.GraphModule:
-        """The student on its grids, with the ranges training starts from."""
-        trainer, task = self.trainer, self.task
-        assert task.scheme is not None  # noqa: S101 - asked by the caller
-        if trainer.folds:
-            base = task.folded if float_student is None else fold_batch_norms(float_student)
-        else:
-            base = task.teacher if float_student is None else float_student
-        student = fast_copy(insert_quantizers(base, task.scheme, task.spec))
-        trainer.first_ranges(student)
-        images = task.images
+        """The quantized student before its first step."""
+        images = self.task.images
         if images is None:
-            random = random_numbers(task.seed, "ranges")
-            images, _ = generate(self.game.generator, trainer.calibration_images, random)
-        calibrate(student, self._chunks(images, _RANGES_CHUNK), trainer.calibrator(task.rule))
-        if task.statistics is not None and float_student is None:
-            found = correct_biases_analytically(base, student, task.statistics, task.spec)
-            self.not_corrected = found.skipped
-        return student
+            random = random_numbers(self.task.seed, "ranges")
+            images, _ = generate(self.game.generator, self.trainer.calibration_images, random)
+        keeper = Keeper(self.folder, self.request, self.progress, self.game.team)
+        start = start_from(self.trainer, self.task, float_student, images, keeper)
+        self.not_corrected = start.not_corrected
+        self.rounding = start.rounding
+        return start.student
 
     def _judge(self, name: str) -> Callable[[nn.Module], Comparison]:
         """Says how near a student is to the teacher, on images kept from the first question on."""
@@ -205,9 +194,9 @@ class _Run:
             chunks = [self.game.teacher(chunk) for chunk in self._chunks(images)]
         return images, torch.cat(chunks)
 
-    def _chunks(self, images: Tensor, size: int = _CHUNK) -> list[Tensor]:
+    def _chunks(self, images: Tensor) -> list[Tensor]:
         device = self.task.device
-        chunks = images.split(size)
+        chunks = images.split(_CHUNK)
         return [chunk.to(device, memory_format=torch.channels_last) for chunk in chunks]
 
     def _run(self, phase: Phase, state: State, name: str) -> None:
@@ -263,6 +252,7 @@ def _request(
         "rule": f"{type(task.rule).__name__} {task.rule.model_dump_json()}",
         "images": "" if task.images is None else state_digest({"images": task.images}),
         "corrected": task.statistics is not None,
+        "rounding": None if task.reconstructor is None else task.reconstructor.describe(),
         "max_seconds": seconds,
         **{k: "" if v is None else state_digest(v.state_dict()) for k, v in own.items()},
     }

@@ -15,6 +15,7 @@ from datafree.errors import ConfigError
 from datafree.generators import Generator
 from datafree.graph.statistics import Statistics
 from datafree.graph.taps import BatchNorm
+from datafree.reconstruction.base import Reconstructor
 from datafree.tensors import device_of
 
 
@@ -35,6 +36,8 @@ class Task:
             state; None trains the teacher's own.
         statistics: of the layers of `folded`, by which the biases are corrected that a student made
             from it starts from; None leaves them as they are.
+        reconstructor: learns the rounding that training starts from, on the images ranges are set
+            on; None rounds to the nearest.
     """
 
     teacher: fx.GraphModule
@@ -47,6 +50,7 @@ class Task:
     generator: Path | None = None
     companion: fx.GraphModule | None = None
     statistics: Statistics | None = None
+    reconstructor: Reconstructor | None = None
 
     @property
     def device(self) -> torch.device:
@@ -65,6 +69,7 @@ class Trained:
         warm: the generator after the warm-up; None where it was given or there was none.
         summary: steps, seconds and measurements of every phase, JSON values.
         not_corrected: layers whose biases ``task.statistics`` could not correct.
+        rounding: what ``task.reconstructor`` did to every unit, JSON values.
     """
 
     student: fx.GraphModule
@@ -73,6 +78,7 @@ class Trained:
     warm: Generator | None
     summary: dict[str, Any]
     not_corrected: tuple[str, ...] = ()
+    rounding: tuple[dict[str, Any], ...] = ()
 
 
 @dataclass(frozen=True)

@@ -149,6 +149,23 @@ class Trainer(Frozen):
                 " use dfqf or distill, which do without"
             )
 
+    def check_rounding(self) -> None:
+        """Refuse to start from learned rounding where it would be lost.
+
+        Raises:
+            ConfigError: ranges that follow the weights, or batch norms that are not folded.
+        """
+        if not self.folds:
+            raise ConfigError(
+                f"rounding is learned for folded weights, and batch_norm={self.batch_norm} keeps"
+                " the batch norms: choose batch_norm=scaled, or leave reconstruction out"
+            )
+        if self.weights == "minmax":
+            raise ConfigError(
+                "weights=minmax forgets the grids that the rounding was learned for: add"
+                " --training-option weights=clip (or lsq), or leave reconstruction out"
+            )
+
     def first_ranges(self, student: fx.GraphModule) -> None:
         """Set the weight ranges that training starts from; the student brings some already."""
         del student
@@ -211,6 +228,8 @@ class Trainer(Frozen):
             DataError: the losses diverged.
         """
         self.check(task.teacher)
+        if task.reconstructor is not None:
+            self.check_rounding()
         if task.scheme is None and task.companion is None:
             raise ConfigError(f"{self.name} needs bits for its student")
         team = team or Team()
