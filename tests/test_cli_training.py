@@ -115,6 +115,16 @@ def test_distill_without_and_with_bits() -> None:
     assert load_run(Path("low")).config.scheme.label == "W4A4"
 
 
+@pytest.mark.usefixtures("place")
+def test_a_recipe_of_distill_is_changed_by_options() -> None:
+    options = [part if part != "--training-option" else "-o" for part in QUICK]
+    call("distill", "digits_resnet8", "--student", "small.py:small", "--recipe", "short", *options)
+    config = load_config(Path("run/config.yaml"))
+    assert config.training is not None
+    chosen = config.training.options
+    assert (chosen["student_steps"], chosen["gamma"], chosen["iterations"]) == (5, 1.0, 3)
+
+
 def test_distill_says_what_it_needs() -> None:
     with pytest.raises(ConfigError, match="give a MODEL and the network to distill it into"):
         CliRunner().invoke(app, ["distill", "digits_resnet8"], catch_exceptions=False)

@@ -17,7 +17,10 @@ from datafree.recipes import RECIPES, laid_over, recipe_fields
 MODEL: dict[str, Any] = {"model": {"source": "digits_resnet8"}}
 
 
-@pytest.mark.parametrize("name", RECIPES)
+OF_QUANTIZE = [name for name, recipe in RECIPES.items() if recipe.command == "quantize"]
+
+
+@pytest.mark.parametrize("name", OF_QUANTIZE)
 def test_a_recipe_is_a_run_without_network_and_bits(name: str) -> None:
     fields = recipe_fields(name)
     config = build(RunConfig, merge(MODEL, fields), name)
@@ -33,7 +36,9 @@ def test_no_recipe_changes_nothing() -> None:
 
 
 def test_an_unknown_recipe_names_the_nearest() -> None:
-    with pytest.raises(UnknownNameError, match="unknown recipe 'balance': did you mean balanced"):
+    with pytest.raises(
+        UnknownNameError, match="unknown recipe of quantize 'balance': did you mean balanced"
+    ):
         recipe_fields("balance")
 
 
@@ -55,7 +60,7 @@ def test_options_are_laid_over_defaults() -> None:
     assert merged["synthesis"] == {"name": "dsg", "options": {"iterations": 9}}
 
 
-@pytest.mark.parametrize("name", RECIPES)
+@pytest.mark.parametrize("name", OF_QUANTIZE)
 def test_the_options_shown_choose_the_same(name: str) -> None:
     """Typed on the command line after a network, they give the fields of the recipe."""
     command = typer.main.get_command(app)
@@ -94,3 +99,20 @@ def test_a_part_of_a_recipe_can_be_taken_back() -> None:
     assert plain.reconstruction is None
     base = laid_over(MODEL, "dfq")
     assert build(RunConfig, merge(base, {"bias_correction": "none"}), "dfq").bias_correction is None
+
+
+def test_the_options_of_a_recipe_of_distill_choose_the_same() -> None:
+    command = typer.main.get_command(app)
+    assert isinstance(command, TyperGroup)
+    words = RECIPES["short"].described().split()
+    given = command.commands["distill"].make_context("distill", ["net", *words]).params
+    training = recipe_fields("short", "distill")["training"]
+    assert method_fields(None, given["option"])["options"] == training["options"]
+    student = {"student": {"source": "small.py:build"}, "float_student": True}
+    build(RunConfig, merge({**MODEL, **student}, {"training": training}), "short")
+
+
+@pytest.mark.parametrize(("name", "command"), [("short", "quantize"), ("trained", "distill")])
+def test_a_recipe_of_the_other_command_is_refused(name: str, command: str) -> None:
+    with pytest.raises(UnknownNameError, match=f"unknown recipe of {command} '{name}'"):
+        recipe_fields(name, command)

@@ -21,7 +21,7 @@ from datafree.console import measured_rows
 from datafree.errors import ConfigError, DataError, ModelError, UnknownNameError
 from datafree.generators import Generator, GeneratorConfig, save_generator
 from datafree.pipeline import Result, run
-from datafree.recipes import laid_over
+from datafree.recipes import laid_over, recipe_fields
 from datafree.registry import available
 from datafree.runs import evaluate_run, load_run
 from datafree.tuning import other_network
@@ -168,6 +168,17 @@ def test_a_student_in_memory_starts_from_its_own_weights() -> None:
     (weight, _) = result.student.parameters()
     assert weight.abs().max() < 1e-3
     assert result.metrics["training"]["distillation"]["steps"] == 3
+
+
+def test_a_recipe_of_distill_is_changed_by_options() -> None:
+    student = nn.Sequential(nn.Flatten(), nn.Linear(64, 10))
+    made = datafree.distill(
+        "digits_resnet8", student, recipe="short", options=QUICK, device="cpu"
+    ).config.training
+    assert made is not None
+    assert made.options == {**recipe_fields("short", "distill")["training"]["options"], **QUICK}
+    with pytest.raises(UnknownNameError, match=r"recipe of distill 'best'.*short"):
+        datafree.distill("digits_resnet8", student, recipe="best")
 
 
 def test_students_in_memory_that_do_not_fit_are_refused(tmp_path: Path) -> None:

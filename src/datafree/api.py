@@ -29,7 +29,7 @@ from datafree.models import Teacher, from_module, load_teacher
 from datafree.pipeline import Result, run, synthesize_images
 from datafree.plan import make_method, resolve_device
 from datafree.progress import Progress, silent
-from datafree.recipes import laid_over
+from datafree.recipes import laid_over, recipe_fields
 
 
 def quantize(
@@ -199,6 +199,7 @@ def distill(
     std: tuple[float, ...] | None = None,
     weights: int | None = None,
     activations: int | None = None,
+    recipe: str | None = None,
     options: Mapping[str, Any] | None = None,
     generator: Path | str | None = None,
     max_seconds: float | None = None,
@@ -220,7 +221,8 @@ def distill(
         std: per channel.
         weights: bits of the student's weights; None leaves it in float.
         activations: bits of its activations; None takes as many as for weights.
-        options: hyper-parameters of `distill`, e.g. ``{"warmup": 5000}``.
+        recipe: `short`, a schedule for a processor; None is the paper's, meant for a GPU.
+        options: hyper-parameters of `distill`, e.g. ``{"warmup": 5000}``; they change the recipe.
         generator: file of a generator to start from.
         max_seconds: time for the training, which then ends early and cleanly.
         data: labelled test images to measure top-1 on.
@@ -240,19 +242,20 @@ def distill(
     teacher = _teacher(model, described)
     own = None if isinstance(student, str) else copy.deepcopy(student).eval()
     bits = {"weights": weights, "activations": activations or weights} if weights else {}
+    base = merge({"training": {"name": "distill"}}, recipe_fields(recipe, "distill"))
     fields: dict[str, Any] = {
         "model": described,
         "student": _describe(student, None, None, None, None),
         "float_student": weights is None,
         "scheme": bits,
-        "training": {"name": "distill", "options": dict(options or {})},
+        "training": {"options": dict(options or {})},
         "generator": generator,
         "max_time": max_seconds,
         "data": data,
         "seed": seed,
         "device": device,
     }
-    config = build(RunConfig, fields, "distillation")
+    config = build(RunConfig, merge(base, fields), "distillation")
     folder = None if output is None else Path(output)
     return run(config, teacher=teacher, student=own, folder=folder, force=force, progress=progress)
 

@@ -140,9 +140,11 @@ def methods() -> None:
 
 @app.command()
 def recipes() -> None:
-    """List the recipes of quantize and what they choose."""
-    rows = [(name, recipe.what, recipe.described()) for name, recipe in RECIPES.items()]
-    console.show_table("recipes", ("name", "what", "options"), rows)
+    """List the recipes of quantize and distill, and what they choose."""
+    for command in ("quantize", "distill"):
+        chosen = {name: r for name, r in RECIPES.items() if r.command == command}
+        rows = [(name, recipe.what, recipe.described()) for name, recipe in chosen.items()]
+        console.show_table(f"recipes of {command}", ("name", "what", "options"), rows)
 
 
 @app.command()

@@ -33,6 +33,7 @@ from datafree.cli_options import (
 )
 from datafree.config import RunConfig, build, load_config, merge
 from datafree.errors import ConfigError
+from datafree.recipes import recipe_fields
 
 
 def distill(  # noqa: PLR0913 - one option each
@@ -47,6 +48,10 @@ def distill(  # noqa: PLR0913 - one option each
     bits: Annotated[
         str | None,
         typer.Option(help="Then quantize the student: W8A8 … W2A2. [left in float]"),
+    ] = None,
+    recipe: Annotated[
+        str | None,
+        typer.Option(help="A schedule: short, for a processor. [the paper's, for a GPU]"),
     ] = None,
     option: MethodOption = None,
     generator: GeneratorFile = None,
@@ -70,7 +75,7 @@ def distill(  # noqa: PLR0913 - one option each
     learns from them (DFQF, Algorithm 1). `datafree methods` lists the options of distill.
 
     Examples:
-      datafree distill net.pt2 --mean 0.5 --std 0.5 --student small.py:build --max-time 30m
+      datafree distill net.pt2 --mean 0.5 --std 0.5 --student small.py:build --recipe short
 
       datafree distill digits_resnet8 --student small.py:build --bits W4A4 --output small
 
@@ -95,5 +100,6 @@ def distill(  # noqa: PLR0913 - one option each
             "float_student": bits is None,
             "training": {"name": "distill"},
         }
+        base = merge(base, recipe_fields(recipe, "distill"))
         resolved = build(RunConfig, merge(base, changes), "options")
     console.run_and_show(resolved, output, force=force)

@@ -117,13 +117,15 @@ def test_two_processes_train_one_student_and_the_first_writes_it(tmp_path: Path)
     options = [f"--training-option={name}={value}" for name, value in chosen.items()]
     command = (
         "-m", "datafree", "quantize", "digits_resnet8", "--bits", "W3A3", "--training", "dfqf",
-        *options, "--images", "4", "--device", "cpu",
+        *options, "--images", "4", "--device", "cpu", "--reconstruction", "adaround",
+        "--reconstruction-option", "iterations=5",
     )  # fmt: skip
     first, second = together(tmp_path, *command)
     assert first.returncode == second.returncode == 0, first.stderr + second.stderr
     assert "fine-tuning" in first.stdout and second.stdout == ""
     results = json.loads((tmp_path / "run" / "metrics.json").read_text())["results"]
     assert results["training"]["fine-tuning"]["steps"] == 4
+    assert sum(unit["rounded"] for unit in results["reconstruction"]) > 70_000
     assert results["onnx"]["parity"]["mismatches"] == 0
     again = together(tmp_path, *command, "--output", "again")
     assert all(done.returncode == 0 for done in again)
