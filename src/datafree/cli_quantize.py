@@ -139,7 +139,8 @@ def quantize(  # noqa: PLR0913 - one option each
     reconstruction: Annotated[
         str | None,
         typer.Option(
-            help="Learn how weights are rounded: adaround, brecq, qdrop, genie_m or none. [none]"
+            help="Learn how weights are rounded: adaround, brecq, qdrop, genie_m or none; with"
+            " --training, before it. [none]"
         ),
     ] = None,
     reconstruction_option: Annotated[

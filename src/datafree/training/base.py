@@ -163,7 +163,7 @@ class Trainer(Frozen):
         if self.weights == "minmax":
             raise ConfigError(
                 "weights=minmax forgets the grids that the rounding was learned for: add"
-                " --training-option weights=clip (or lsq), or leave reconstruction out"
+                " --training-option weights=clip (or lsq), or give reconstruction none"
             )
 
     def first_ranges(self, student: fx.GraphModule) -> None:
