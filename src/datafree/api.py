@@ -121,7 +121,7 @@ def quantize(
             [`auto`: `analytic` below 8 bits where the rounding is not learned]. A training starts
             from `analytic` if it is given.
         reconstruction: how weights learn their rounding on the images: `adaround`, `brecq`,
-            `qdrop`, `genie_m` [to the nearest].
+            `qdrop`, `genie_m` [to the nearest]. A training starts from it.
         reconstruction_options: its hyper-parameters, e.g. ``{"iterations": 2000}``.
         training: how the student is fine-tuned under its teacher on images a generator dreams up
             meanwhile: `gdfq`, `dsg_qat`, `dfqf` [not at all].
