@@ -47,12 +47,6 @@ def test_what_is_missing_is_named() -> None:
         build(InputSpec, {k: v for k, v in INPUT.items() if k != "classes"}, "input")
 
 
-def test_where_black_and_white_lie() -> None:
-    """Channel by channel -2 … 3, -1 … 1 and 0 … 4, by hand."""
-    spec = InputSpec(shape=(3, 8, 8), mean=(0.4, 0.5, 0), std=(0.2, 0.5, 0.25), classes=5)
-    assert spec.extremes == pytest.approx((-2, 4))
-
-
 @pytest.mark.parametrize("bits", [1, 9, 0, -4, 32])
 def test_weight_bits_out_of_range(bits: int) -> None:
     with pytest.raises(ConfigError, match="weights"):

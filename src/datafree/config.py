@@ -66,12 +66,6 @@ class InputSpec(Frozen):
             raise ValueError(f"std must be positive, got {self.std}")
         return self
 
-    @property
-    def extremes(self) -> tuple[float, float]:
-        """What black and white become where channels go furthest: the least and the most."""
-        channels = list(zip(self.mean, self.std, strict=True))
-        return min(-mean / std for mean, std in channels), max((1 - m) / s for m, s in channels)
-
 
 class Scheme(Frozen):
     """Which numbers a student is allowed: bits, grids, and where quantizers stand.

@@ -10,7 +10,7 @@ from torch import Tensor, fx, nn
 
 from datafree.calibrators.base import calibrate
 from datafree.calibrators.minmax import MinMax
-from datafree.config import Placement, Scheme
+from datafree.config import InputSpec, Placement, Scheme
 from datafree.errors import ConfigError, ModelError
 from datafree.graph import insert
 from datafree.graph.capture import capture
@@ -168,6 +168,13 @@ def test_layer_bits_that_cannot_be(policy: str, layer_bits: dict[str, int], mess
 def test_the_policy_leaves_activations_alone() -> None:
     found = quantizers(student("Tiny", weights=3, activations=3, policy="first_last_8"))
     assert [q.grid.bits for q in found.values()] == [8, 3, 3]
+
+
+def test_black_and_white_of_the_channels_that_go_furthest() -> None:
+    """Channel by channel -2 … 3, -1 … 1 and 0 … 4, by hand."""
+    spec = InputSpec(shape=(3, 8, 8), mean=(0.4, 0.5, 0), std=(0.2, 0.5, 0.25), classes=5)
+    graph = insert_quantizers(fold_batch_norms(captured("Tiny")), Scheme(weights=4), spec)
+    assert next(iter(quantizers(graph).values())).covers == pytest.approx((-2, 4))
 
 
 @pytest.mark.parametrize("name", ["Tiny", "InPlaceResidual"])

@@ -11,11 +11,13 @@ from __future__ import annotations
 
 import copy
 
+import torch
 from torch import Tensor, fx, nn
 from torch._ops import OpOverload  # pyright: ignore[reportPrivateUsage]
 
 from datafree.config import InputSpec, Scheme
 from datafree.errors import ConfigError, ModelError, UnknownNameError
+from datafree.graph.moments import pixels
 from datafree.graph.taps import BatchNorm
 from datafree.quant.grid import Grid
 from datafree.quant.modules import (
@@ -80,7 +82,7 @@ def insert_quantizers(
     student = copy.deepcopy(folded)
     _quantize_weights(student, scheme)
     if scheme.activations != 32:
-        _place_quantizers(student, scheme, None if spec is None else spec.extremes)
+        _place_quantizers(student, scheme, None if spec is None else _extremes(spec))
     student.graph.lint()
     student.recompile()
     return student.eval()
@@ -163,7 +165,7 @@ def _quantize_weights(student: fx.GraphModule, scheme: Scheme) -> None:
 
 
 def _place_quantizers(
-    student: fx.GraphModule, scheme: Scheme, pixels: tuple[float, float] | None
+    student: fx.GraphModule, scheme: Scheme, extremes: tuple[float, float] | None
 ) -> None:
     wanted = (
         _layer_inputs(student)
@@ -179,7 +181,7 @@ def _place_quantizers(
         signed = not _never_negative(student, node)
         grid = Grid(bits, symmetric=scheme.activation_symmetric, signed=signed)
         name = f"{node.name}_quantizer"
-        covers = pixels if is_network_input(node) else None
+        covers = extremes if is_network_input(node) else None
         quantizer = ActivationQuantizer(grid, ste=scheme.ste, covers=covers)
         quantizer.to(device_of(student))
         student.add_submodule(name, quantizer)
@@ -187,6 +189,12 @@ def _place_quantizers(
             quantized = student.graph.call_module(name, (node,))
         for reader in readers:
             reader.replace_input_with(node, quantized)
+
+
+def _extremes(spec: InputSpec) -> tuple[float, float]:
+    """What black and white become where channels go furthest."""
+    known = pixels(spec, torch.device("cpu"))
+    return float(known.low.min()), float(known.high.max())
 
 
 def _inputs_of_ends(student: fx.GraphModule) -> set[fx.Node]:
