@@ -9,30 +9,41 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from datafree.errors import ModelError
+
 _CHUNK = 64
 
 
 class Rows:
     """N samples of one shape, written once and read by index.
 
-    4-d samples are kept channels-last, so that picking rows gives tensors convolutions are fast on.
+    A sample has one row or, where an image is cut into windows, several of them. 4-d samples are
+    kept channels-last, so that picking rows gives tensors convolutions are fast on.
 
     Attributes:
         count: N.
         device: of the network; samples are given out there.
     """
 
-    def __init__(self, count: int, sample: Tensor, limit: int) -> None:
-        """Allocate room for `count` samples like `sample` (B, …); beyond `limit` bytes on disk."""
+    def __init__(self, count: int, sample: Tensor, limit: int, each: int = 1) -> None:
+        """Allocate room for samples.
+
+        Args:
+            count: N.
+            sample: (B, …), some rows like those to come.
+            limit: bytes they may take in memory; beyond, they are kept on disk.
+            each: rows that make one sample.
+        """
         self.count = count
+        self._each = each
         self._last = sample.ndim == 4
         self._shape = sample.permute(0, 2, 3, 1).shape[1:] if self._last else sample.shape[1:]
-        values = count * self._shape.numel()
+        values = count * each * self._shape.numel()
         self._flat = _allocate(values, limit).view(count, -1)
         self.device = sample.device
 
     def __getitem__(self, index: Tensor | slice) -> Tensor:
-        """The chosen samples (B, …) on the device of the network."""
+        """The rows of the chosen samples, (B, …), on the device of the network."""
         return self._restored(self._flat[index].to(self.device))
 
     def chunks(self) -> Iterator[tuple[slice, Tensor]]:
@@ -44,10 +55,11 @@ class Rows:
     def write(self, part: slice, values: Tensor) -> None:
         """Store samples."""
         ordered = values.permute(0, 2, 3, 1) if self._last else values
-        self._flat[part] = ordered.detach().flatten(1).cpu()
+        samples = ordered.detach().reshape(len(values) // self._each, -1)
+        self._flat[part] = samples.cpu()
 
     def _restored(self, flat: Tensor) -> Tensor:
-        shaped = flat.view(len(flat), *self._shape)
+        shaped = flat.view(len(flat) * self._each, *self._shape)
         return shaped.permute(0, 3, 1, 2) if self._last else shaped
 
 
@@ -57,7 +69,14 @@ def passed(function: Callable[[Tensor], Tensor], rows: Rows, limit: int) -> Rows
     with torch.no_grad():
         for part, values in rows.chunks():
             outputs = function(values)
-            result = result or Rows(rows.count, outputs, limit)
+            each, rest = divmod(len(outputs), part.stop - part.start)
+            if rest:
+                raise ModelError(
+                    f"{len(outputs)} rows of {part.stop - part.start} images: inside a block of"
+                    " this network images are not the first dimension; reconstruct it with the"
+                    " options unit=block and max_layers=1000"
+                )
+            result = result or Rows(rows.count, outputs, limit, each)
             result.write(part, outputs)
     assert result is not None  # noqa: S101 - there is at least one sample
     return result

@@ -13,6 +13,7 @@ import torch
 from torch import nn
 
 from datafree.config import InputSpec
+from datafree.graph.blocks import find_blocks
 from datafree.graph.capture import capture
 from datafree.graph.fold import fold_batch_norms
 from datafree.graph.insert import quantizable_layers
@@ -122,3 +123,13 @@ def test_exported_programs(name: str, shared: Path, shared_networks: ModuleType)
         difference = (folded(x) - expected).abs().max() / (expected.max() - expected.min())
     assert difference <= 1e-4
     assert batch_norms(folded) == {}
+
+
+@pytest.mark.skipif(find_spec("pytorchcv") is None, reason="pytorchcv is not installed")
+def test_blocks_of_a_network_that_flattens_by_its_batch_size() -> None:
+    """`x.view(x.size(0), -1)`: a stem, nine residual blocks, a classifier."""
+    from pytorchcv.model_provider import get_model
+
+    graph = capture(get_model("resnet20_cifar10").eval(), spec_of((3, 32, 32), 10))
+    layers = [len(block.layers) for block in find_blocks(fold_batch_norms(graph))]
+    assert layers == [1, 2, 2, 2, 3, 2, 2, 3, 2, 2, 1]

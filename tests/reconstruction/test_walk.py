@@ -20,6 +20,7 @@ from datafree.graph.insert import insert_quantizers
 from datafree.quant.modules import QUANTIZED
 from datafree.reconstruction._schedule import Stage
 from datafree.reconstruction._walk import importance, walk
+from datafree.reconstruction.adaround import AdaRound
 from datafree.rows import Rows, stored
 from networks import SPEC, images
 
@@ -105,3 +106,25 @@ def test_time_is_linear_in_depth(by_layer: bool) -> None:
         hook.remove()
         totals.append(computed)
     assert len({b - a for a, b in itertools.pairwise(totals)}) == 1
+
+
+class Windows(nn.Module):
+    """Two layers in a row that look at windows, four of each image, beside a way around them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = nn.Linear(3, 6), nn.Linear(6, 3)
+        self.head = nn.Linear(3, SPEC.classes)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = x.permute(0, 2, 3, 1)
+        windows = self.second(self.first(x.reshape(-1, 16, 3)).relu())
+        return self.head((x + windows.view(x.size(0), 8, 8, 3)).mean((1, 2)))
+
+
+def test_layers_that_look_at_windows_are_learned_by_themselves() -> None:
+    folded = capture(Windows().eval(), SPEC)
+    student = insert_quantizers(folded, Scheme(weights=3, activations=8))
+    calibrate(student, [images(4)], MinMax())
+    outcomes = AdaRound(iterations=4, batch_size=3).reconstruct(folded, student, images(70))
+    assert [outcome.block for outcome in outcomes] == ["first", "second", "head"]

@@ -9,6 +9,7 @@ from typing import Any
 from torch import fx, nn
 from torch._ops import OpOverload  # pyright: ignore[reportPrivateUsage]
 
+from datafree.graph.sizes import readers
 from datafree.quant.modules import QUANTIZABLE, QuantizableLayer
 
 _HOMOGENEOUS = (nn.Identity, nn.ReLU, nn.LeakyReLU, nn.PReLU)
@@ -63,22 +64,20 @@ def find_pairs(graph_module: fx.GraphModule, *, through_relu6: bool = False) -> 
             continue
         rank = 0 if isinstance(first, nn.Linear) else first.weight.ndim
         values, between = _Values(node, rank), list[str]()
-        while len(values.node.users) == 1:
-            (reader,) = values.node.users
+        while len(following := readers(values.node)) == 1:
+            (reader,) = following
             second = _layer(graph_module, reader, calls)
             if second is not None:
                 if _fits(values, first, second):
                     pairs.append(_pair(graph_module, node, reader, between))
                 break
             clips = through_relu6 and _is_relu6(graph_module, reader, calls)
-            following = (
-                replace(values, node=reader) if clips else _after(graph_module, values, reader)
-            )
-            if following is None:
+            passed = replace(values, node=reader) if clips else _after(graph_module, values, reader)
+            if passed is None:
                 break
             if reader.op == "call_module":
                 between.append(str(reader.target))
-            values = following
+            values = passed
     return pairs
 
 
@@ -145,7 +144,7 @@ def _rank_after(name: str, node: fx.Node, rank: int) -> int | None:
         to_the_end = len(node.args) < 3 or node.args[2] in (-1, rank - 1)
         return 2 if node.args[1:2] == (1,) and to_the_end and not node.kwargs else None
     if name in ("view", "reshape"):
-        return 2 if _is_flattening(node.args[1]) else None
+        return 2 if _is_flattening(node) else None
     return None
 
 
@@ -160,15 +159,17 @@ def _rank_after_mean(node: fx.Node, rank: int) -> int | None:
     return rank if keeps else rank - len(positions)
 
 
-def _is_flattening(shape: Any) -> bool:
-    """Whether `shape` is (size of the batch, everything else)."""
+def _is_flattening(node: fx.Node) -> bool:
+    """Whether `node` reshapes to (size of the batch, everything else)."""
+    before, shape = node.args[0], node.args[1]
     if not isinstance(shape, list | tuple) or len(shape) != 2:
         return False
     batch, rest = shape
     if not isinstance(batch, fx.Node) or not isinstance(rest, int) or _name(batch) != "sym_size":
         return False
     source = batch.args[0]
-    return isinstance(source, fx.Node) and source.op == "placeholder" and batch.args[1:] == (0,)
+    images = source is before or (isinstance(source, fx.Node) and source.op == "placeholder")
+    return images and batch.args[1:] == (0,)
 
 
 def _name(node: fx.Node) -> str:

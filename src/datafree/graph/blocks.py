@@ -1,8 +1,8 @@
 """Cutting a graph into blocks, without knowing the architecture.
 
-A *cut* is a tensor every path from input to output passes through: right after it is computed it is
-the only one still needed. What lies between two cuts is a residual block, an inception module, an
-inverted bottleneck, or a single layer.
+A *cut* is a tensor every path from input to output passes through, image by image: right after it
+is computed it is the only one still needed. What lies between two cuts is a residual block, an
+inception module, an inverted bottleneck, or a single layer.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from torch import fx, nn
 
 from datafree.errors import ModelError
+from datafree.graph.sizes import counts_images
 from datafree.graph.taps import BatchNorm
 from datafree.quant.modules import QUANTIZABLE
 
@@ -141,7 +142,7 @@ def _cuts(graph_module: fx.GraphModule) -> list[fx.Node]:
                     del waiting[used]
         if node.users:
             waiting[node] = len(node.users)
-        if waiting.keys() == {node}:
+        if waiting.keys() == {node} and counts_images(node):
             cuts.append(node)
     return cuts
 

@@ -18,6 +18,7 @@ from datafree.config import InputSpec
 from datafree.errors import CaptureError
 from datafree.graph.constants import fold_constants
 from datafree.graph.lift import lift
+from datafree.graph.sizes import localise_sizes
 
 _TRACED_BATCH = 2
 _CHECKED_BATCH = 3
@@ -46,7 +47,7 @@ def capture(model: nn.Module | ExportedProgram, spec: InputSpec) -> fx.GraphModu
             f"torch cannot rebuild the exported program: {_first_line(error)}; a submodule may have"
             " a name that torch.fx uses itself, such as graph or code: rename it"
         ) from error
-    lifted = lift(fold_constants(original))
+    lifted = lift(localise_sizes(fold_constants(original)))
     _check_equal(original, lifted, spec)
     return lifted
 

@@ -13,6 +13,7 @@ from torch.fx.node import map_arg
 
 from datafree.errors import CaptureError
 from datafree.graph._exported import attach, attribute, caller, writes
+from datafree.graph.sizes import mark_images
 
 aten = torch.ops.aten
 
@@ -70,6 +71,13 @@ class _Lifter:
     modules: dict[str, nn.Module] = field(default_factory=dict)
     built: dict[tuple[Any, ...], str] = field(default_factory=dict)
     parameters: dict[int, nn.Parameter] = field(default_factory=dict)
+    aliases: bool = False
+    images: fx.Node | None = None
+
+    def __post_init__(self) -> None:
+        """See whether values are written through a view, which must then stay one."""
+        nodes = self.exported.graph.nodes
+        self.aliases = any(writes(node) and _functional(node)[1] is None for node in nodes)
 
     def visit(self, node: fx.Node) -> None:
         if node.op == "placeholder":
@@ -78,6 +86,7 @@ class _Lifter:
                     "the model takes several inputs; wrap it in a module that takes one image batch"
                 )
             self.env[node] = self.graph.placeholder(node.name)
+            self.images = node
         elif node.op == "output":
             outputs = map_arg(node.args[0], lambda n: self.env[n])
             flat = _flatten(outputs)
@@ -99,6 +108,9 @@ class _Lifter:
             self._call(node)
         else:
             self.env[node] = self.graph.node_copy(node, lambda n: self.env[n])
+        lifted = self.env.get(node)
+        if isinstance(lifted, fx.Node) and node.op != "get_attr":
+            mark_images(lifted, node, self.images)
 
     def finish(self) -> fx.GraphModule:
         root = nn.Module()
@@ -129,6 +141,8 @@ class _Lifter:
 
     def _call(self, node: fx.Node) -> None:
         target, written = _functional(node)
+        if target is aten.view.default and not self.aliases:
+            target = aten.reshape.default  # the same values in any memory layout
         rule = _RULES.get(_name(node).removesuffix("_") if written is not None else _name(node))
         call = self._arguments(node) if rule is not None else None
         module = rule(call) if rule is not None and call is not None else None

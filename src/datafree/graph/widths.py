@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from torch import fx
 
+from datafree.graph.sizes import values_read
 from datafree.quant.modules import QUANTIZED, ActivationQuantizer
 
 
@@ -30,7 +31,7 @@ def activation_widths(student: fx.GraphModule) -> dict[str, set[int]]:
 def _widths_before(student: fx.GraphModule, node: fx.Node) -> set[int]:
     widths: set[int] = set()
     seen: set[fx.Node] = set()
-    waiting = list(node.all_input_nodes)
+    waiting = values_read(node)
     while waiting:
         before = waiting.pop()
         if before in seen:
@@ -40,5 +41,5 @@ def _widths_before(student: fx.GraphModule, node: fx.Node) -> set[int]:
         if isinstance(module, ActivationQuantizer) and module.enabled:
             widths.add(module.grid.bits)
         else:
-            waiting.extend(before.all_input_nodes)
+            waiting.extend(values_read(before))
     return widths
