@@ -156,11 +156,15 @@ def scheme_of(bits: str) -> Scheme:
 
 
 def calibrated(
-    folded: fx.GraphModule, bits: str, images: Tensor, batch: int = 64
+    folded: fx.GraphModule, bits: str, images: Tensor, batch: int = 64, *, learned: bool = True
 ) -> fx.GraphModule:
-    """The student called `bits`, with ranges of least error (power 2.4) on `images`."""
+    """The student called `bits`, with ranges of least error (power 2.4) on `images`.
+
+    They are those of the float network where the rounding is to be `learned`.
+    """
     student = insert_quantizers(folded, scheme_of(bits))
-    calibrate(student, images.split(batch), MSE(power=2.4))
+    observe = "float" if learned else "quantized"
+    calibrate(student, images.split(batch), MSE(power=2.4), observe=observe)
     return student
 
 

@@ -88,8 +88,9 @@ def students_of(
         return
     folded, statistics = prepare(graph, RunConfig(**base))
     folded = folded.to(memory_format=torch.channels_last)  # pyright: ignore
-    student = calibrated(folded, bits, images, 32)
-    if (method := method_of(ROWS[name], args)) is not None:
+    method = method_of(ROWS[name], args)
+    student = calibrated(folded, bits, images, 32, learned=method is not None)
+    if method is not None:
         method.reconstruct(folded, student, images, seed=args.seed)
     yield name, student
     correct_biases_analytically(folded, student, statistics, spec)

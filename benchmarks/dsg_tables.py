@@ -81,7 +81,7 @@ def quantized(
         correct_biases(folded, student, images)
     elif quantizer == "adaround":
         student = insert_quantizers(folded, scheme_of(bits, weight_range="mse"))
-        calibrate(student, [images], MSE(power=2.4))
+        calibrate(student, [images], MSE(power=2.4), observe="float")
         learned.reconstruct(folded, student, images, seed=seed)
     else:
         student = insert_quantizers(folded, scheme_of(bits))

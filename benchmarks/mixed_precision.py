@@ -83,7 +83,9 @@ def measure(args: argparse.Namespace, record: Record) -> None:
             changes = {"layer_bits": chosen, "activations": 32 if a32 else 8}
             student = insert_quantizers(folded, scheme.model_copy(update=changes))
             if not a32:
-                calibrate(student, images.images.split(64), MSE(power=2.4))
+                observe = "float" if cell["method"] == "adaround" else "quantized"
+                batches64 = images.images.split(64)
+                calibrate(student, batches64, MSE(power=2.4), observe=observe)
             extra = reconstructed(cell["method"], folded, student, images, args)
             accuracy = top1({"student": student}, batches)
             record.add(

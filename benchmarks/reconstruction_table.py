@@ -111,7 +111,8 @@ def measure(args: argparse.Namespace, record: Record) -> None:
                 }  # fmt: skip
                 if record.has(**cell):
                     continue
-                student = calibrated(folded, bits, images.images)
+                learned = not name.startswith("nearest")
+                student = calibrated(folded, bits, images.images, learned=learned)
                 unfinished = RESULTS / "images" / f"unfinished_{'_'.join(map(str, cell.values()))}"
                 extra = reconstructed(
                     name, folded, student, images, args, unfinished.with_suffix(".safetensors")

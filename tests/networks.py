@@ -19,6 +19,7 @@ from torch import Tensor, fx, nn
 from datafree.config import InputSpec
 from datafree.generators import Generator, GeneratorConfig, save_generator
 from datafree.graph.capture import capture
+from datafree.quant.modules import ActivationQuantizer
 
 SPEC = InputSpec(shape=(3, 8, 8), mean=(0.4, 0.5, 0.6), std=(0.2, 0.25, 0.3), classes=5)
 
@@ -307,3 +308,10 @@ def _saved_generator(shape: tuple[int, int, int], classes: int) -> Path:
     path = folder / "generator.safetensors"
     save_generator(Generator(config, torch.Generator().manual_seed(0)), path)
     return path
+
+
+def quantizer_of(student: nn.Module, path: str) -> ActivationQuantizer:
+    """The activation quantizer at `path`."""
+    found = student.get_submodule(path)
+    assert isinstance(found, ActivationQuantizer)
+    return found

@@ -22,7 +22,7 @@ from datafree.models import Teacher, from_module
 from datafree.pipeline import Result, run
 from datafree.plan import resolve_device
 from datafree.synthesis.zeroq import ZeroQ
-from networks import SPEC, build, images
+from networks import SPEC, build, images, quantizer_of
 
 FILES = [
     "config.yaml",
@@ -413,3 +413,30 @@ def test_the_scheme_reaches_the_student() -> None:
     fine = run(config())
     lost = [min(result.metrics["sqnr_db"].values()) for result in (coarse, fine)]
     assert lost[0] < lost[1]
+
+
+@pytest.mark.parametrize("reconstruction", [None, "adaround", "brecq", "qdrop", "genie_m"])
+def test_whose_activations_set_the_ranges(reconstruction: str | None) -> None:
+    """Of the float network where rounding is learned, of the quantized one where it is not."""
+    network, x = build("Tiny"), images(8, 3, SPEC.shape)
+    chosen = config(
+        scheme=Scheme(weights=2, activations=4),
+        bias_correction=None,
+        reconstruction=reconstruction
+        and {"name": reconstruction, "options": STILL[reconstruction]},
+    )
+    given = SyntheticSet(x, SPEC)
+    student = run(chosen, teacher=in_memory(network), images=given).student
+    with torch.no_grad():
+        exact = torch.relu(network.get_submodule("bn1")(network.get_submodule("conv1")(x)))
+    scale = quantizer_of(student, "relu1_quantizer").scale
+    assert (scale.item() == pytest.approx(exact.max().item() / 15)) == bool(reconstruction)
+
+
+STILL: dict[str, dict[str, Any]] = {
+    "adaround": FEW,
+    "brecq": {**FEW, "activation_iterations": 1, "activation_lr": 1e-12},
+    "qdrop": {**FEW, "activation_lr": 0.0},
+    "genie_m": {**FEW, "activation_lr": 0.0},
+}
+"""Reconstructions that leave activation steps as calibrated."""

@@ -90,7 +90,9 @@ def quantize_weights(  # noqa: PLR0913 - what a run hands over
         if isinstance(plan.rule, ImagelessRule):
             plan.rule.set_ranges(student, folded, statistics, images.spec)
         else:
-            calibrate(student, device_batches(images, device_of(graph)), plan.rule)
+            observe = "quantized" if plan.reconstructor is None else "float"
+            batches = device_batches(images, device_of(graph))
+            calibrate(student, batches, plan.rule, observe=observe)
     if plan.reconstructor is not None:
         with watch.stage("reconstruction"):
             outcomes = plan.reconstructor.reconstruct(

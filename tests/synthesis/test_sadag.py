@@ -10,17 +10,19 @@ import pytest
 import torch
 from torch import Tensor, fx, nn
 
+from datafree.calibrators.mse import MSE
 from datafree.config import Scheme
 from datafree.config import build as configure
 from datafree.errors import ModelError
 from datafree.graph.capture import capture
 from datafree.graph.swing import swing_convolutions
+from datafree.progress import silent
 from datafree.quant.modules import QUANTIZED
 from datafree.synthesis import genie, sadag
 from datafree.synthesis._matching import Matcher, matching
 from datafree.synthesis.genie import Genie
 from datafree.synthesis.sadag import SADAG
-from networks import SPEC, captured, images
+from networks import SPEC, captured, images, quantizer_of
 
 QUICK: dict[str, Any] = {
     "iterations": 3,
@@ -94,6 +96,22 @@ def test_the_student_is_frozen_on_its_grids(student: fx.GraphModule) -> None:
     for layer in layers:
         layer.weight_quantizer.enabled = True
     torch.testing.assert_close(student(batch), before, rtol=1e-5, atol=1e-5)
+
+
+def test_ranges_of_the_student_are_those_of_the_float_network(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    def still(*_: Any, **__: Any) -> list[Any]:
+        return []
+
+    monkeypatch.setattr(sadag.GenieM, "reconstruct", still)
+    network, x = captured("Tiny"), images(8, 3, SPEC.shape)
+    method = SADAG(**QUICK, scheme=Scheme(weights=2, activations=4))
+    made = method._student(network, x, SPEC, 0, silent, tmp_path, {})
+    values = network.get_submodule("bn1")(network.get_submodule("conv1")(x)).relu()
+    quantizer = quantizer_of(made, "relu1_quantizer")
+    _, high = MSE(power=2.4).range(MSE(power=2.4).update(None, values), quantizer.grid)
+    assert quantizer.scale.item() == pytest.approx(high.item() / 15)
 
 
 def test_the_scheme_of_the_run_is_the_students() -> None:

@@ -27,7 +27,7 @@ from datafree.registry import available, load
 from datafree.tensors import state_digest
 from datafree.training._game import Game
 from datafree.training.base import Dream, Task, Trained, Trainer
-from networks import SPEC, captured, fingerprint, images
+from networks import SPEC, captured, fingerprint, images, quantizer_of
 from watching import Counter
 
 PACKAGE = "datafree.training"
@@ -276,9 +276,27 @@ def test_training_starts_from_learned_rounding(name: str) -> None:
         return
     expected = insert_quantizers(given.folded, SCHEME, SPEC)
     method.first_ranges(expected)
-    calibrate(expected, [x], method.calibrator(MSE()))
+    calibrate(expected, [x], method.calibrator(MSE()), observe="float")
     ROUNDING.reconstruct(given.folded, expected, x, seed=2)
     torch.testing.assert_close(trained.student(x), expected(x), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("rounding", [None, ROUNDING])
+def test_whose_activations_set_the_ranges(name: str, rounding: AdaRound | None) -> None:
+    """DFQF's Algorithm 2 observes the float network, and so does all that learns rounding."""
+    if name == "distill":  # its float student has learned meanwhile
+        assert make(name).observe == "float"
+        return
+    x = images(16, 3)
+    given = task(name, images=x, reconstructor=rounding)
+    method = make(name, activations="fixed", weights="clip")
+    values = given.folded.get_submodule("conv1")(x).relu()
+    quantizer = quantizer_of(method.train(given).last, "relu1_quantizer")
+    rule = method.calibrator(MSE())
+    low, high = rule.range(rule.update(None, values), quantizer.grid)
+    exact = ((high - low) / 15).item()
+    observes = rounding is not None or name == "dfqf"
+    assert (quantizer.scale.item() == pytest.approx(exact)) == observes
 
 
 @pytest.mark.parametrize("left", [60, 25, 2])

@@ -14,7 +14,9 @@ from datafree.errors import ModelError
 from datafree.graph.statistics import Statistics
 from datafree.progress import Step
 from datafree.quant.grid import Grid
-from datafree.quant.modules import ActivationQuantizer
+from datafree.quant.modules import ActivationQuantizer, Quantizer
+
+Observe = Literal["quantized", "float"]
 
 
 class RangeRule(Frozen):
@@ -83,7 +85,7 @@ def calibrate(
     batches: Iterable[Tensor],
     calibrator: Calibrator,
     *,
-    observe: Literal["quantized", "float"] = "quantized",
+    observe: Observe = "quantized",
     step: Step | None = None,
 ) -> None:
     """Set the range of every `ActivationQuantizer` of `student`, in one pass over the images.
@@ -93,7 +95,10 @@ def calibrate(
         batches: images (B, C, H, W) on the student's device.
         calibrator: rule that turns values into a range.
         observe: `quantized` quantizes while observing, so that later layers see what they will get
-            (ZeroQ); `float` shows every layer the float network's values.
+            (ZeroQ, DSG); `float` quantizes neither weights nor activations, so that every range is
+            that of the float network: for students whose weights are yet to be learned, as QDrop
+            and DFQF's Algorithm 2 have it. Weights rounded to the nearest would pull the ranges to
+            where learned ones do not go.
         step: called with 1 after every batch.
 
     Raises:
@@ -119,9 +124,10 @@ def calibrate(
     handles = [
         module.register_forward_pre_hook(observer(name)) for name, module in quantizers.items()
     ]
-    enabled = {name: module.enabled for name, module in quantizers.items()}
+    switches = [m for m in student.modules() if isinstance(m, Quantizer)]
+    enabled = [module.enabled for module in switches]
     try:
-        for module in quantizers.values():
+        for module in quantizers.values() if observe == "quantized" else switches:
             module.enabled = observe == "quantized"
         with torch.no_grad():
             for images in batches:
@@ -131,8 +137,8 @@ def calibrate(
     finally:
         for handle in handles:
             handle.remove()
-        for name, module in quantizers.items():
-            module.enabled = enabled[name]
+        for module, before in zip(switches, enabled, strict=True):
+            module.enabled = before
     missing = [name for name, module in quantizers.items() if not module.has_range]
     if missing:
         raise ModelError(

@@ -168,9 +168,8 @@ class SADAG(Genie):
         scheme = self.scheme or Scheme(weights=4, activations=4, policy="brecq", weight_range="mse")
         folded = fold_batch_norms(network)
         student = insert_quantizers(folded, scheme, spec)
-        calibrate(
-            student, (part.to(device_of(network)) for part in images.split(64)), MSE(power=2.4)
-        )
+        batches = (part.to(device_of(network)) for part in images.split(64))
+        calibrate(student, batches, MSE(power=2.4), observe="float")
         path = folder / "batch_student.safetensors"
         found = load_tensors(path, request)
         if found is None:

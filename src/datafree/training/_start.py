@@ -86,7 +86,8 @@ def start_from(
         chunk.to(task.device, memory_format=torch.channels_last)
         for chunk in images.split(_RANGES_CHUNK)
     )
-    calibrate(student, batches, trainer.calibrator(task.rule))
+    observe = trainer.observe if task.reconstructor is None else "float"
+    calibrate(student, batches, trainer.calibrator(task.rule), observe=observe)
     rounding: tuple[dict[str, Any], ...] = ()
     if task.reconstructor is not None:
         rounding = _rounded(base, student, task.reconstructor, images, task.seed, keeper)

@@ -10,7 +10,7 @@ import torch
 from pydantic import Field
 from torch import Tensor, fx, nn
 
-from datafree.calibrators.base import Calibrator
+from datafree.calibrators.base import Calibrator, Observe
 from datafree.config import Frozen, InputSpec
 from datafree.errors import ConfigError, ModelError
 from datafree.generators import GeneratorConfig
@@ -68,6 +68,9 @@ class Trainer(Frozen):
     """Whether the losses look at the outputs of the generator's blocks."""
     fresh: ClassVar[bool] = False
     """Whether the student learns on images other than those the generator was judged on."""
+    observe: ClassVar[Observe] = "quantized"
+    """Whose activations set the ranges training starts from; those of the float network in any case
+    where rounding is learned first."""
 
     warmup: int = Field(default=800, ge=0)
     iterations: int = Field(default=80_000, ge=1)

@@ -9,7 +9,7 @@ import torch
 from pydantic import Field
 from torch import Tensor, fx, nn
 
-from datafree.calibrators.base import Calibrator
+from datafree.calibrators.base import Calibrator, Observe
 from datafree.calibrators.bounded_mse import BoundedMSE
 from datafree.losses import distillation, inception_score_loss, kl_distance, soft_cross_entropy
 from datafree.quant.preparation import bounded_weight_ranges
@@ -28,8 +28,9 @@ class DFQF(Trainer):
 
     The student learns ``L_S`` on new images. First S is a float network of the teacher's
     architecture with random weights; when the generator is warm, S is the quantized teacher, whose
-    clips ``A = max(A_mse, lower_bound max|x|)`` are learned (algorithms B.2.7). One warm generator
-    serves all bit widths. Without batch norms ``L_bn`` is left out.
+    clips ``A = max(A_mse, lower_bound max|x|)`` on the activations of the float network are learned
+    (algorithms B.2.7). One warm generator serves all bit widths. Without batch norms ``L_bn`` is
+    left out.
 
     An epoch of the paper is 100 steps of 512 images: 200 of warm-up, 40 of fine-tuning.
 
@@ -50,6 +51,7 @@ class DFQF(Trainer):
 
     conditional: ClassVar[bool] = False
     fresh: ClassVar[bool] = True
+    observe: ClassVar[Observe] = "float"
 
     warmup: int = Field(default=20_000, ge=0)
     iterations: int = Field(default=4_000, ge=1)
