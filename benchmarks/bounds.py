@@ -14,7 +14,7 @@ from torch import Tensor, fx
 from torch.nn import functional
 
 from datafree.calibrators.base import Calibrator, calibrate
-from datafree.cli_options import parse_bits
+from datafree.cli.options import parse_bits
 from datafree.config import InputSpec, ModelConfig, RunConfig, Scheme, build
 from datafree.corrections.analytic_bias import correct_biases_analytically
 from datafree.corrections.bias_correction import correct_biases

@@ -36,7 +36,7 @@ from datafree.evaluate import top1
 from datafree.files import write_text
 from datafree.graph.capture import capture
 from datafree.models import from_module
-from datafree.training.base import Task
+from datafree.training import Task, train
 from datafree.training.dfqf import forgotten
 from datafree.training.distill import Distill
 
@@ -159,7 +159,7 @@ def measure(args: argparse.Namespace, record: Record) -> None:
                 graph, graph, spec, None, MSE(), seed=seed, companion=forgotten(small, seed)
             )
             started = time.perf_counter()
-            found = method.train(task)
+            found = train(method, task)
             seconds = time.perf_counter() - started
             predictors = {"teacher": graph, "best": found.student, "last": found.last}
             measured = top1(predictors, batches)

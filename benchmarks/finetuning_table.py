@@ -41,7 +41,8 @@ from datafree.evaluate import top1
 from datafree.files import write_text
 from datafree.generators import save_generator
 from datafree.registry import load as load_method
-from datafree.training.base import Task, Trainer
+from datafree.training import Task, train
+from datafree.training.base import Trainer
 
 # The DSG rows take its parts one after the other; beta 100 is the paper's weight of SCI.
 ROWS: dict[str, tuple[str, dict[str, Any]]] = {
@@ -125,7 +126,7 @@ def trained(
                 generator=warm if warm.exists() else None,
             )  # fmt: skip
             started = time.perf_counter()
-            found = method.train(task)
+            found = train(method, task)
             if found.warm is not None:
                 save_generator(found.warm, warm)
             seconds = time.perf_counter() - started

@@ -23,7 +23,7 @@ import datafree
 from datafree.config import Frozen, RunConfig
 from datafree.generators import Generator, GeneratorConfig, save_generator
 from datafree.registry import available, load
-from datafree.report.record import environment
+from datafree.runs.record import environment
 from datafree.tensors import random_numbers, state_digest
 
 RECORD = Path(__file__).with_suffix(".json")

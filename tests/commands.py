@@ -13,8 +13,8 @@ import torch
 from safetensors.torch import save_file
 
 import datafree
-from datafree import pipeline
-from datafree.cli import main
+from datafree.cli.app import main
+from datafree.runs import pipeline
 
 QUICK = (
     *("--method", "zeroq", "-o", "iterations=3", "--images", "4", "--calibrator", "minmax"),

@@ -8,8 +8,8 @@ import pytest
 import typer.main
 from typer.core import TyperGroup
 
-from datafree.cli import app
-from datafree.cli_options import images_fields, method_fields
+from datafree.cli.app import app
+from datafree.cli.options import images_fields, method_fields
 from datafree.config import RunConfig, build, merge
 from datafree.errors import UnknownNameError
 from datafree.recipes import RECIPES, laid_over, recipe_fields

@@ -20,14 +20,14 @@ if TYPE_CHECKING:
     from datafree.errors import DatafreeError
     from datafree.graph.capture import capture
     from datafree.images import SyntheticSet
-    from datafree.pipeline import Result, run
+    from datafree.runs.pipeline import Result, run
 
 __version__ = "0.1.0"
 
 _HOMES = {
     "DatafreeError": "errors",
     "InputSpec": "config",
-    "Result": "pipeline",
+    "Result": "runs.pipeline",
     "RunConfig": "config",
     "Scheme": "config",
     "SyntheticSet": "images",
@@ -35,7 +35,7 @@ _HOMES = {
     "distill": "api",
     "export_student": "api",
     "quantize": "api",
-    "run": "pipeline",
+    "run": "runs.pipeline",
     "synthesize": "api",
 }
 

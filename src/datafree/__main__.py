@@ -1,5 +1,5 @@
 """``python -m datafree``, for launchers that start modules, such as ``accelerate launch -m``."""
 
-from datafree.cli import main
+from datafree.cli.app import main
 
 main()

@@ -26,10 +26,10 @@ from datafree.export.base import Exporter, ExportReport
 from datafree.graph.capture import capture, to_device
 from datafree.images import SyntheticSet
 from datafree.models import Teacher, from_module, load_teacher
-from datafree.pipeline import Result, run, synthesize_images
-from datafree.plan import make_method, resolve_device
 from datafree.progress import Progress, silent
 from datafree.recipes import laid_over, recipe_fields
+from datafree.runs.pipeline import Result, run, synthesize_images
+from datafree.runs.plan import make_method, resolve_device
 
 
 def quantize(

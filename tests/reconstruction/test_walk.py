@@ -9,10 +9,11 @@ from torch import Tensor, nn
 from torch.nn.functional import kl_div, log_softmax, softmax
 from torch.nn.modules.module import register_module_forward_hook
 
-import datafree.rows
 from datafree.calibrators.base import calibrate
 from datafree.calibrators.minmax import MinMax
 from datafree.config import Scheme
+from datafree.graph import activations
+from datafree.graph.activations import Rows, stored
 from datafree.graph.blocks import find_blocks, layer_blocks
 from datafree.graph.capture import capture
 from datafree.graph.fold import fold_batch_norms
@@ -21,7 +22,6 @@ from datafree.quant.modules import QUANTIZED
 from datafree.reconstruction._schedule import Stage
 from datafree.reconstruction._walk import importance, walk
 from datafree.reconstruction.adaround import AdaRound
-from datafree.rows import Rows, stored
 from networks import SPEC, images
 
 
@@ -74,7 +74,7 @@ def test_memory_is_that_of_one_block_not_of_the_network(
 ) -> None:
     held: dict[int, int] = {}
     peaks: list[int] = []
-    allocate = datafree.rows._allocate
+    allocate = activations._allocate
 
     def watched(values: int, limit: int) -> Tensor:
         made = allocate(values, limit)
@@ -83,7 +83,7 @@ def test_memory_is_that_of_one_block_not_of_the_network(
         peaks[-1] = max(peaks[-1], sum(held.values()))
         return made
 
-    monkeypatch.setattr(datafree.rows, "_allocate", watched)
+    monkeypatch.setattr(activations, "_allocate", watched)
     for depth in (3, 9):
         peaks.append(0)
         assert walked(depth, by_layer=by_layer) == depth * (1 + by_layer) + 1

@@ -10,7 +10,7 @@ from datafree.config import Method, ModelConfig, RunConfig, load_config, save_co
 from datafree.errors import ConfigError, DataError
 from datafree.files import sha256
 from datafree.generators import Generator, GeneratorConfig, generate, save_generator
-from datafree.pipeline import run
+from datafree.runs.pipeline import run
 from datafree.synthesis.base import Stored, Synthesizer
 from datafree.synthesis.generator import FromGenerator
 from networks import SPEC, captured

@@ -25,8 +25,9 @@ from datafree.quant.trained import TRAINED
 from datafree.reconstruction.adaround import AdaRound
 from datafree.registry import available, load
 from datafree.tensors import state_digest
+from datafree.training import Dream, Task, Trained, train
 from datafree.training._game import Game
-from datafree.training.base import Dream, Task, Trained, Trainer
+from datafree.training.base import Trainer
 from networks import SPEC, captured, fingerprint, images, quantizer_of
 from watching import Counter
 
@@ -64,7 +65,7 @@ def digests(trained: Trained) -> tuple[str, ...]:
 def test_the_student_is_an_ordinary_one_and_the_teacher_as_it_was(name: str) -> None:
     given = task(name)
     before = fingerprint(given.teacher), fingerprint(given.folded)
-    trained = make(name).train(given)
+    trained = train(make(name), given)
     assert (fingerprint(given.teacher), fingerprint(given.folded)) == before
     for student in (trained.student, trained.last):
         assert not student.training
@@ -78,7 +79,7 @@ def test_the_student_is_an_ordinary_one_and_the_teacher_as_it_was(name: str) -> 
 
 def test_black_and_white_reach_the_first_layer(name: str) -> None:
     """Whatever a generator dreams: SPEC has black at -2 and white at 3."""
-    trained = make(name, activations="clip", student_lr=0.1).train(task(name))
+    trained = train(make(name, activations="clip", student_lr=0.1), task(name))
     for student in (trained.student, trained.last):
         first = next(m for m in student.modules() if isinstance(m, ActivationQuantizer))
         low, high = first(torch.tensor([-2.0, 3.0])).tolist()
@@ -88,7 +89,7 @@ def test_black_and_white_reach_the_first_layer(name: str) -> None:
 
 def test_weights_were_learned(name: str) -> None:
     given = task(name)
-    trained = make(name, student_lr=0.1).train(given)
+    trained = train(make(name, student_lr=0.1), given)
     learned = dict(trained.last.named_parameters())
     start = given.folded if name != "distill" else fold_batch_norms(given.companion or given.folded)
     moved = [n for n, p in start.named_parameters() if not torch.equal(p, learned[n])]
@@ -99,7 +100,7 @@ def test_same_seed_same_student(name: str) -> None:
     found: list[tuple[str, ...]] = []
     for seed in (0, 0, 1):
         torch.manual_seed(len(found))
-        found.append(digests(make(name).train(task(name, seed=seed))))
+        found.append(digests(train(make(name), task(name, seed=seed))))
     assert found[0] == found[1]
     assert found[0] != found[2]
 
@@ -109,15 +110,15 @@ def test_an_interrupted_call_goes_on_to_the_same_student(
     name: str, stop_at: int, tmp_path: Path
 ) -> None:
     method, counter = make(name, activations="pact", student_steps=2), Counter()
-    whole = method.train(task(name), progress=counter)
+    whole = train(method, task(name), progress=counter)
     assert counter.done == counter.total == 10
     begun = "distillation" if name == "distill" else "warm-up"
     assert counter.descriptions == [f"{name} {begun}", f"{name} fine-tuning"]
     with pytest.raises(KeyboardInterrupt):
-        method.train(task(name), progress=Counter(stop_at), checkpoint=tmp_path)
+        train(method, task(name), progress=Counter(stop_at), checkpoint=tmp_path)
     assert list(tmp_path.glob("*.safetensors"))
     progress = Counter()
-    again = method.train(task(name), progress=progress, checkpoint=tmp_path)
+    again = train(method, task(name), progress=progress, checkpoint=tmp_path)
     assert digests(again) == digests(whole)
     assert progress.done == progress.total
     for phase, told in whole.summary.items():
@@ -138,9 +139,9 @@ def test_every_further_step_of_the_student_sees_new_images(
 
     monkeypatch.setattr(Game, "dream", counted)
     method = make(name, student_steps=3)
-    once = make(name).train(task(name))
+    once = train(make(name), task(name))
     before = len(dreamt)
-    trained = method.train(task(name))
+    trained = train(method, task(name))
     dreamt = dreamt[before:]
     taught = method.iterations + (method.warmup if name in ("dfqf", "distill") else 0)
     own = 3 if method.fresh else 2
@@ -153,15 +154,15 @@ def test_every_further_step_of_the_student_sees_new_images(
 
 def test_a_checkpoint_of_another_request_is_left_alone(name: str, tmp_path: Path) -> None:
     with pytest.raises(KeyboardInterrupt):
-        make(name).train(task(name), progress=Counter(7), checkpoint=tmp_path)
+        train(make(name), task(name), progress=Counter(7), checkpoint=tmp_path)
     other = task(name, seed=5)
-    found = make(name).train(other, checkpoint=tmp_path)
-    assert digests(found) == digests(make(name).train(other))
+    found = train(make(name), other, checkpoint=tmp_path)
+    assert digests(found) == digests(train(make(name), other))
 
 
 def test_a_time_budget_ends_both_phases_cleanly(name: str) -> None:
     method = make(name, warmup=10**6, iterations=10**6)
-    trained = method.train(task(name), max_seconds=1.0)
+    trained = train(method, task(name), max_seconds=1.0)
     taken = [phase["steps"] for phase in trained.summary.values()]
     assert len(taken) == 2
     assert all(0 < steps < 10**6 for steps in taken)
@@ -171,13 +172,13 @@ def test_a_time_budget_ends_both_phases_cleanly(name: str) -> None:
 
 def test_under_a_time_budget_the_student_is_judged_all_along(name: str) -> None:
     method = make(name, warmup=1, iterations=10**6, checks=5)
-    trained = method.train(task(name), max_seconds=3.0)
+    trained = train(method, task(name), max_seconds=3.0)
     judged = [c for c in trained.summary["fine-tuning"]["history"] if "agreement" in c]
     assert len(judged) >= 4
 
 
 def test_generators_keep_no_hooks_and_remember_nothing(name: str) -> None:
-    trained = make(name).train(task(name))
+    trained = train(make(name), task(name))
     for generator in (trained.generator, trained.warm):
         assert generator is not None
         assert not any(module._forward_hooks for module in generator.modules())
@@ -185,21 +186,21 @@ def test_generators_keep_no_hooks_and_remember_nothing(name: str) -> None:
 
 def test_a_fixed_generator_keeps_its_weights(name: str, tmp_path: Path) -> None:
     method = make(name, update_generator=False)
-    trained = method.train(task(name))
+    trained = train(method, task(name))
     assert trained.warm is not None
     for (key, value), warm in zip(
         trained.generator.named_parameters(), trained.warm.parameters(), strict=True
     ):
         assert torch.equal(value, warm), key
     with pytest.raises(KeyboardInterrupt):
-        method.train(task(name), progress=Counter(8), checkpoint=tmp_path)
-    again = method.train(task(name), checkpoint=tmp_path)
+        train(method, task(name), progress=Counter(8), checkpoint=tmp_path)
+    again = train(method, task(name), checkpoint=tmp_path)
     assert digests(again) == digests(trained)
 
 
 def test_the_last_student_that_is_not_measurably_worse_than_the_best_is_kept(name: str) -> None:
     method = make(name, iterations=12, checks=12, student_lr=0.5)
-    told = method.train(task(name)).summary["fine-tuning"]
+    told = train(method, task(name)).summary["fine-tuning"]
     judged = told["history"]
     assert len(judged) == 13
     best = max(check["agreement"] for check in judged)
@@ -211,7 +212,7 @@ def test_the_last_student_that_is_not_measurably_worse_than_the_best_is_kept(nam
 @pytest.mark.parametrize("batch_norm", ["frozen", "train"])
 def test_batch_norms_can_stay(name: str, batch_norm: str) -> None:
     given = task(name)
-    trained = make(name, batch_norm=batch_norm).train(given)
+    trained = train(make(name, batch_norm=batch_norm), given)
     layers = batch_norms(trained.last)
     assert len(layers) == len(batch_norms(given.companion or given.teacher)) > 0
     if name == "distill":  # the float student's statistics have followed before
@@ -225,7 +226,7 @@ def test_batch_norms_can_stay(name: str, batch_norm: str) -> None:
 
 def test_scaled_rates_leave_a_folded_student_that_learned_otherwise(name: str) -> None:
     plain, scaled = (
-        make(name, batch_norm=how, student_lr=0.1).train(task(name)).last
+        train(make(name, batch_norm=how, student_lr=0.1), task(name)).last
         for how in ("folded", "scaled")
     )
     assert not batch_norms(scaled)
@@ -235,11 +236,11 @@ def test_scaled_rates_leave_a_folded_student_that_learned_otherwise(name: str) -
 
 def test_a_generator_that_was_warmed_up_is_taken(name: str, tmp_path: Path) -> None:
     method, path = make(name), tmp_path / "warm.safetensors"
-    first = method.train(task(name))
+    first = train(method, task(name))
     assert first.warm is not None
     save_generator(first.warm, path)
     given = task(name, generator=path)
-    second = method.train(given)
+    second = train(method, given)
     assert second.warm is None
     if name == "distill":
         assert set(second.summary) == {"distillation", "fine-tuning"}
@@ -254,7 +255,7 @@ def test_a_generator_of_other_images_is_refused(name: str, tmp_path: Path) -> No
     path = tmp_path / "other.safetensors"
     save_generator(Generator(config, torch.Generator().manual_seed(0)), path)
     with pytest.raises(DataError, match=r"other\.safetensors makes images of \(1, 8, 8\)"):
-        make(name).train(task(name, generator=path))
+        train(make(name), task(name, generator=path))
 
 
 ROUNDING = AdaRound(iterations=20, batch_size=8, lr_factor=50.0)
@@ -265,11 +266,11 @@ def test_training_starts_from_learned_rounding(name: str) -> None:
     x = images(16, 3)
     given = task(name, images=x, reconstructor=ROUNDING, seed=2)
     method = make(name, weights="clip", student_lr=1e-12, weight_decay=0.0)
-    trained = method.train(given)
+    trained = train(method, given)
     assert sum(unit["rounded"] for unit in trained.rounding) == sum(
         m.weight.numel() for m in trained.student.modules() if isinstance(m, QUANTIZED)
     )
-    plain = method.train(replace(given, reconstructor=None))
+    plain = train(method, replace(given, reconstructor=None))
     assert not plain.rounding
     assert fingerprint(plain.student) != fingerprint(trained.student)
     if name == "distill":  # made from the float student, whatever that has learned
@@ -291,7 +292,7 @@ def test_whose_activations_set_the_ranges(name: str, rounding: AdaRound | None) 
     given = task(name, images=x, reconstructor=rounding)
     method = make(name, activations="fixed", weights="clip")
     values = given.folded.get_submodule("conv1")(x).relu()
-    quantizer = quantizer_of(method.train(given).last, "relu1_quantizer")
+    quantizer = quantizer_of(train(method, given).last, "relu1_quantizer")
     rule = method.calibrator(MSE())
     low, high = rule.range(rule.update(None, values), quantizer.grid)
     exact = ((high - low) / 15).item()
@@ -304,12 +305,12 @@ def test_rounding_that_was_learned_is_not_lost(name: str, left: int, tmp_path: P
     """Interrupted while rounding is learned, and after it, in the last 6 steps."""
     method, counter = make(name, weights="clip"), Counter()
     given = task(name, reconstructor=ROUNDING)
-    whole = method.train(given, progress=counter)
+    whole = train(method, given, progress=counter)
     assert "adaround reconstruction" in counter.descriptions
     with pytest.raises(KeyboardInterrupt):
-        method.train(given, progress=Counter(counter.total - left), checkpoint=tmp_path)
+        train(method, given, progress=Counter(counter.total - left), checkpoint=tmp_path)
     again = Counter()
-    found = method.train(given, progress=again, checkpoint=tmp_path)
+    found = train(method, given, progress=again, checkpoint=tmp_path)
     assert digests(found) == digests(whole)
     assert found.rounding == whole.rounding
     if left == 2:
@@ -325,12 +326,12 @@ def test_learned_rounding_that_would_be_lost_is_refused(
 ) -> None:
     method = make(name, **{"weights": "clip", **changes})
     with pytest.raises(ConfigError, match=message):
-        method.train(task(name, reconstructor=ROUNDING))
+        train(method, task(name, reconstructor=ROUNDING))
 
 
 def test_given_images_set_the_ranges(name: str) -> None:
-    one = make(name, activations="fixed").train(task(name, images=images(16, 1)))
-    two = make(name, activations="fixed").train(task(name, images=10 * images(16, 1)))
+    one = train(make(name, activations="fixed"), task(name, images=images(16, 1)))
+    two = train(make(name, activations="fixed"), task(name, images=10 * images(16, 1)))
     first = [m.scale for m in one.student.modules() if isinstance(m, ActivationQuantizer)]
     second = [m.scale for m in two.student.modules() if isinstance(m, ActivationQuantizer)]
     assert second[0] > 3 * first[0]
@@ -341,7 +342,7 @@ def test_training_may_start_from_corrected_biases(name: str) -> None:
     given = task(name)
     still = {"student_lr": 1e-20, "steps_lr": 1e-20, "warmup": 1, "iterations": 1}
     corrected = replace(given, statistics=layer_statistics(given.teacher))
-    plain, start = (make(name, **still).train(t).last for t in (given, corrected))
+    plain, start = (train(make(name, **still), t).last for t in (given, corrected))
     if name == "distill":  # a float student was learned, of which batch norms tell nothing
         assert state_digest(plain.state_dict()) == state_digest(start.state_dict())
         return
@@ -364,14 +365,14 @@ def test_training_may_start_from_corrected_biases(name: str) -> None:
 def test_every_way_to_learn_ranges(name: str, weights: str) -> None:
     for activations in ("fixed", "lsq", "clip", "pact"):
         method = make(name, weights=weights, activations=activations, iterations=2)
-        assert torch.isfinite(method.train(task(name)).last(images(2))).all()
+        assert torch.isfinite(train(method, task(name)).last(images(2))).all()
 
 
 def test_only_pact_s_clips_decay(name: str) -> None:
     lost: dict[str, float] = {}
     for decay in (0.0, 0.9):
         method = make(name, activations="pact", weight_decay=decay, student_lr=0.1, iterations=3)
-        trained = method.train(task(name, scheme=SCHEME.model_copy(update={"weights": 8})))
+        trained = train(method, task(name, scheme=SCHEME.model_copy(update={"weights": 8})))
         lost[str(decay)] = sum(
             float(m.scale) for m in trained.last.modules() if isinstance(m, ActivationQuantizer)
         )
@@ -386,4 +387,4 @@ def test_unknown_hyper_parameters_are_refused(name: str) -> None:
 def test_losses_that_are_no_numbers_are_told(name: str) -> None:
     given = task(name)
     with pytest.raises(DataError, match=r"is not a number after step .* lower the learning rates"):
-        make(name, student_lr=1e30, learner_lr=1e30, generator_lr=1e30, iterations=40).train(given)
+        train(make(name, student_lr=1e30, learner_lr=1e30, generator_lr=1e30, iterations=40), given)

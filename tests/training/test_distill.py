@@ -16,7 +16,7 @@ from datafree.generators import save_generator
 from datafree.graph.capture import capture
 from datafree.graph.fold import fold_batch_norms
 from datafree.quant.modules import QUANTIZED
-from datafree.training.base import Task
+from datafree.training import Task, train
 from datafree.training.dfqf import DFQF, forgotten
 from datafree.training.distill import Distill
 from networks import SPEC, captured, images
@@ -34,7 +34,7 @@ def task(scheme: Scheme | None) -> Task:
 
 def test_a_float_student_of_another_architecture_learns() -> None:
     given = task(None)
-    trained = METHOD.train(given)
+    trained = train(METHOD, given)
     assert given.companion is not None
     assert set(trained.student.state_dict()) == set(given.companion.state_dict())
     assert not any(isinstance(m, QUANTIZED) for m in trained.student.modules())
@@ -47,13 +47,13 @@ def test_a_float_student_of_another_architecture_learns() -> None:
 
 
 def test_with_bits_the_distilled_student_is_quantized() -> None:
-    trained = METHOD.train(task(Scheme(weights=4, activations=4)))
+    trained = train(METHOD, task(Scheme(weights=4, activations=4)))
     assert any(isinstance(m, QUANTIZED) for m in trained.student.modules())
     assert set(trained.summary) == {"distillation", "fine-tuning"}
 
 
 def test_the_best_float_student_is_the_one_that_is_kept() -> None:
-    trained = METHOD.train(task(None))
+    trained = train(METHOD, task(None))
     x = images(16, 3)
     assert trained.student(x).shape == trained.last(x).shape == (16, 5)
     assert not trained.student.training
@@ -71,24 +71,24 @@ def test_networks_without_batch_norms_are_enough() -> None:
     spec = InputSpec(shape=(1, 4, 4), mean=(0.0,), std=(1.0,), classes=3)
     graph, other = capture(Bare().eval(), spec), capture(Bare().eval(), spec)
     given = Task(graph, graph, spec, None, MSE(), companion=other)
-    trained = METHOD.train(given)
+    trained = train(METHOD, given)
     assert "statistics" not in trained.summary["distillation"]["history"][0]
     assert trained.student(torch.randn(2, 1, 4, 4)).shape == (2, 3)
 
 
 def test_a_float_student_needs_another_network() -> None:
     with pytest.raises(ConfigError, match="needs bits"):
-        DFQF().train(replace(task(None), companion=None))
+        train(DFQF(), replace(task(None), companion=None))
 
 
 def test_a_time_budget_is_spent_on_the_phases_that_there_are(tmp_path: Path) -> None:
     method = METHOD.model_copy(update={"warmup": 10**6, "iterations": 10**6})
-    alone = method.train(task(None), max_seconds=1.0).summary
+    alone = train(method, task(None), max_seconds=1.0).summary
     assert 0.9 < alone["distillation"]["seconds"] < 2.0
-    warm = METHOD.train(task(None)).warm
+    warm = train(METHOD, task(None)).warm
     assert warm is not None
     save_generator(warm, tmp_path / "g.safetensors")
     given = replace(task(Scheme(weights=4, activations=4)), generator=tmp_path / "g.safetensors")
-    both = method.train(given, max_seconds=2.0).summary
+    both = train(method, given, max_seconds=2.0).summary
     assert 0.9 < both["distillation"]["seconds"] < 2.0
     assert 0.9 < both["fine-tuning"]["seconds"] < 2.0

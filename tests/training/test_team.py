@@ -16,8 +16,8 @@ from datafree.calibrators.mse import MSE
 from datafree.config import Scheme
 from datafree.errors import ConfigError
 from datafree.graph.fold import fold_batch_norms
+from datafree.training import Task, train
 from datafree.training._team import AcceleratedTeam, Team, gather_team
-from datafree.training.base import Task
 from datafree.training.dfqf import DFQF
 from networks import SPEC, captured, images
 
@@ -57,8 +57,8 @@ def test_alone_nothing_is_agreed_on() -> None:
 
 
 def test_bfloat16_learns_nearly_the_same() -> None:
-    exact = METHOD.train(task())
-    mixed = METHOD.train(task(), team=AcceleratedTeam(cpu=True, precision="bf16"))
+    exact = train(METHOD, task())
+    mixed = train(METHOD, task(), team=AcceleratedTeam(cpu=True, precision="bf16"))
     assert all(p.dtype == torch.float32 for p in mixed.student.parameters())
     x = images(16, 1)
     difference = (exact.student(x) - mixed.student(x)).abs().mean()
@@ -69,7 +69,7 @@ def test_too_few_images_for_every_process_are_refused() -> None:
     team = Team()
     team.size = 5
     with pytest.raises(ConfigError, match="leave 5 processes less than two images each"):
-        METHOD.train(task(), team=team)
+        train(METHOD, task(), team=team)
 
 
 def test_without_accelerate_one_line_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,11 +10,11 @@ from torch import Tensor, fx
 
 from datafree.config import Scheme
 from datafree.errors import ConfigError, ModelError
+from datafree.graph.activations import Rows, passed, share, stored
 from datafree.graph.blocks import find_blocks, output_name, subgraph
 from datafree.graph.insert import quantizable_layers, quantized_layer
 from datafree.progress import Progress, silent
 from datafree.quant.modules import QUANTIZABLE
-from datafree.rows import Rows, passed, share, stored
 from datafree.tensors import device_of
 
 _TENSORS_HELD = 2  # the values at both borders of a block

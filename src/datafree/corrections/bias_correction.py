@@ -8,12 +8,12 @@ import torch
 from torch import Tensor, fx, nn
 
 from datafree.errors import ConfigError, ModelError
+from datafree.graph.activations import Rows, passed, share, stored
 from datafree.graph.blocks import find_blocks, subgraph
 from datafree.graph.insert import first_calls
 from datafree.graph.taps import tap_outputs
 from datafree.progress import Progress, silent
 from datafree.quant.modules import ActivationQuantizer, QuantizableLayer, add_to_bias
-from datafree.rows import Rows, passed, share, stored
 from datafree.tensors import device_of
 
 _TENSORS_HELD = 2  # the values at both borders of a block

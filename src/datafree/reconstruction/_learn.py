@@ -8,13 +8,13 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, fx, nn
 
+from datafree.graph.activations import Rows
 from datafree.graph.blocks import Block
 from datafree.progress import Step
 from datafree.quant.learned import LearnedStep, SoftRounding, mix
 from datafree.quant.modules import QUANTIZED, ActivationQuantizer, QuantizedLayer, Quantizer
 from datafree.reconstruction._error import output_error
 from datafree.reconstruction._schedule import Penalty, Stage
-from datafree.rows import Rows
 
 _MEASURED = 128  # samples the error before and after is taken on
 

@@ -14,11 +14,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
+from datafree.graph.activations import Rows, passed, stored
 from datafree.graph.blocks import Block, output_name, subgraph
 from datafree.quant.modules import ActivationQuantizer
 from datafree.reconstruction._learn import Task
 from datafree.reconstruction._schedule import Stage
-from datafree.rows import Rows, passed, stored
 from datafree.tensors import device_of
 
 

@@ -15,12 +15,12 @@ from torch import Tensor, fx, nn
 
 from datafree.config import Frozen
 from datafree.errors import ConfigError
+from datafree.graph.activations import share
 from datafree.graph.blocks import find_blocks, layer_blocks
 from datafree.progress import Progress, silent
 from datafree.reconstruction._learn import Outcome, learn
 from datafree.reconstruction._schedule import Penalty, Stage
 from datafree.reconstruction._walk import walk
-from datafree.rows import share
 from datafree.tensors import load_tensors, save_tensors, state_digest
 
 # Student and float network where a block begins and where it ends, and where a layer inside it

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -15,9 +15,7 @@ from datafree.graph.taps import BatchNorm, tap_outputs
 from datafree.tensors import random_numbers
 from datafree.training._task import Dream
 from datafree.training._team import Team
-
-if TYPE_CHECKING:
-    from datafree.training.base import Trainer
+from datafree.training.base import Trainer
 
 
 @dataclass

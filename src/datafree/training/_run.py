@@ -7,17 +7,17 @@ from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
 from torch.optim import SGD, Adam, Optimizer
 
-from datafree.errors import DataError
+from datafree.errors import ConfigError, DataError
 from datafree.evaluate import Comparison, compare
 from datafree.generators import Generator, generate, load_generator
 from datafree.graph.taps import tap_batch_norms
-from datafree.progress import Progress
+from datafree.progress import Progress, silent
 from datafree.quant.preparation import finish_training, prepare_training
 from datafree.quant.trained import PACT
 from datafree.tensors import fast_copy, load_tensors, random_numbers, save_tensors, state_digest
@@ -28,9 +28,7 @@ from datafree.training._start import Keeper, start_from
 from datafree.training._state import Saved, State
 from datafree.training._task import Task, Trained
 from datafree.training._team import Team
-
-if TYPE_CHECKING:
-    from datafree.training.base import Trainer
+from datafree.training.base import Trainer
 
 _CHUNK = 64
 _JUDGED_FROM = 0.5  # of a phase whose generator starts from nothing
@@ -39,12 +37,32 @@ _JUDGED_FROM = 0.5  # of a phase whose generator starts from nothing
 def train(
     trainer: Trainer,
     task: Task,
-    progress: Progress,
-    folder: Path | None,
-    max_seconds: float | None,
-    team: Team,
+    *,
+    progress: Progress = silent,
+    checkpoint: Path | None = None,
+    max_seconds: float | None = None,
+    team: Team | None = None,
 ) -> Trained:
-    """What `Trainer.train` does, after its checks."""
+    """Fine-tune a student of ``task.teacher`` as `trainer` says.
+
+    Args:
+        trainer: the method: hyper-parameters and losses.
+        task: networks, input, scheme, seed.
+        progress: shown while it runs, in steps, with losses.
+        checkpoint: folder that keeps generator, student, optimizers and random numbers every few
+            minutes, so that a call with the same arguments goes on there and ends with the same
+            student as one that was never interrupted.
+        max_seconds: time for the steps of both phases; they end early and cleanly. The same seed
+            then gives the same student only where the time does.
+        team: the processes that train together; None is this one, in float32.
+
+    Raises:
+        ModelError: the method cannot work on this network.
+        ConfigError: there are no bits, or too few images for every process.
+        DataError: the losses diverged.
+    """
+    team = team or Team()
+    _check(trainer, task, team)
     teacher = fast_copy(task.teacher).requires_grad_(False).eval()
     given = None if task.generator is None else _given(trainer, task)
     fresh = given or Generator(
@@ -61,18 +79,32 @@ def train(
             task,
             game,
             progress,
-            folder,
+            checkpoint,
             _Budget(max(steps, 1), max_seconds),
             _request(trainer, task, given, max_seconds),
         )
         learned = run.warm_up() if warms else None
         warm = copy.deepcopy(game.generator) if given is None else None
         if task.scheme is None:
-            assert learned is not None  # noqa: S101 - `Trainer.train` refuses a task without
+            assert learned is not None  # noqa: S101 - `_check` refuses a task without
             best, last = learned
         else:
             best, last = run.fine_tune(None if learned is None else learned[0])
     return Trained(best, last, game.generator, warm, run.summary, run.not_corrected, run.rounding)
+
+
+def _check(trainer: Trainer, task: Task, team: Team) -> None:
+    """Refuse what cannot work before anything long begins."""
+    trainer.check(task.teacher)
+    if task.reconstructor is not None:
+        trainer.check_rounding()
+    if task.scheme is None and task.companion is None:
+        raise ConfigError(f"{trainer.name} needs bits for its student")
+    if trainer.batch_size < 2 * team.size:
+        raise ConfigError(
+            f"batches of {trainer.batch_size} leave {team.size} processes less than two images"
+            " each: raise batch_size"
+        )
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ import copy
 import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor, fx
@@ -20,9 +20,7 @@ from datafree.reconstruction.base import Reconstructor
 from datafree.tensors import fast_copy, load_tensors, save_tensors
 from datafree.training._task import Task
 from datafree.training._team import Team
-
-if TYPE_CHECKING:
-    from datafree.training.base import Trainer
+from datafree.training.base import Trainer
 
 _RANGES_CHUNK = 128  # some rules average over batches, ten of 128 in DFQF
 

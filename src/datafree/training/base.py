@@ -1,9 +1,8 @@
-"""What every fine-tuning method shares: hyper-parameters, one entry point, hooks for the losses."""
+"""What every fine-tuning method says: hyper-parameters and losses."""
 
 from __future__ import annotations
 
 from abc import abstractmethod
-from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -15,20 +14,18 @@ from datafree.config import Frozen, InputSpec
 from datafree.errors import ConfigError, ModelError
 from datafree.generators import GeneratorConfig
 from datafree.graph.taps import batch_norms
-from datafree.progress import Progress, silent
-from datafree.training._run import train
-from datafree.training._task import Dream, Task, Trained
-from datafree.training._team import Team, gather_team
+from datafree.training._task import Dream, Task
 
-__all__ = ["Dream", "Task", "Team", "Trained", "Trainer", "gather_team"]
+__all__ = ["Dream", "Task", "Trainer"]
 
 
 class Trainer(Frozen):
-    """Base of all methods: hyper-parameters, one entry point, and hooks for the losses.
+    """Base of all methods: hyper-parameters, and hooks for the losses.
 
-    First the generator learns alone (or against a float companion), then the student's ranges are
-    set on its images, then generator and student learn together. The student's batch norms are
-    folded or frozen unless `batch_norm` says otherwise.
+    `datafree.training.train` takes one and goes the way: first the generator learns alone (or
+    against a float companion), then the student's ranges are set on its images, then generator and
+    student learn together. The student's batch norms are folded or frozen unless `batch_norm` says
+    otherwise.
 
     Attributes:
         warmup: steps before the student is quantized.
@@ -104,8 +101,6 @@ class Trainer(Frozen):
     def folds(self) -> bool:
         """Whether the student is made from the folded teacher and has no batch norms of its own."""
         return self.batch_norm in ("folded", "scaled")
-
-    # --- what a method says ------------------------------------------------------------------
 
     @abstractmethod
     def generator_terms(
@@ -201,47 +196,6 @@ class Trainer(Frozen):
     def describe(self) -> dict[str, Any]:
         """Method name and all hyper-parameters, as JSON values."""
         return {"method": self.name, **self.model_dump(mode="json")}
-
-    # --- the way through -----------------------------------------------------------------------
-
-    def train(
-        self,
-        task: Task,
-        *,
-        progress: Progress = silent,
-        checkpoint: Path | None = None,
-        max_seconds: float | None = None,
-        team: Team | None = None,
-    ) -> Trained:
-        """Fine-tune a student of ``task.teacher``.
-
-        Args:
-            task: networks, input, scheme, seed.
-            progress: shown while it runs, in steps, with losses.
-            checkpoint: folder that keeps generator, student, optimizers and random numbers every
-                few minutes, so that a call with the same arguments goes on there and ends with the
-                same student as one that was never interrupted.
-            max_seconds: time for the steps of both phases; they end early and cleanly. The same
-                seed then gives the same student only where the time does.
-            team: the processes that train together; None is this one, in float32.
-
-        Raises:
-            ModelError: the method cannot work on this network.
-            ConfigError: there are no bits, or too few images for every process.
-            DataError: the losses diverged.
-        """
-        self.check(task.teacher)
-        if task.reconstructor is not None:
-            self.check_rounding()
-        if task.scheme is None and task.companion is None:
-            raise ConfigError(f"{self.name} needs bits for its student")
-        team = team or Team()
-        if self.batch_size < 2 * team.size:
-            raise ConfigError(
-                f"batches of {self.batch_size} leave {team.size} processes less than two images"
-                " each: raise batch_size"
-            )
-        return train(self, task, progress, checkpoint, max_seconds, team)
 
     def rate(self, name: str, fraction: float, *, tuning: bool) -> float:
         """Factor on the rate of optimizer `name` at this fraction of a phase.

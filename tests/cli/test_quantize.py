@@ -12,7 +12,7 @@ from safetensors.torch import save_file
 import datafree
 from commands import FACTORY, INPUT, QUICK, Command, refused
 from datafree.config import load_config
-from datafree.runs import load_run
+from datafree.runs.finished import load_run
 from datafree.zoo import digits_resnet8, load_digits_test
 
 

@@ -5,7 +5,7 @@ import torch
 from torch import Tensor
 
 from datafree.errors import ModelError
-from datafree.rows import Rows, passed, stored
+from datafree.graph.activations import Rows, passed, stored
 
 CPU = torch.device("cpu")
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from datafree import console
+from datafree.cli import console
 from datafree.config import Method, ModelConfig, RunConfig, Scheme
 
 CONFIG = RunConfig(

@@ -12,8 +12,8 @@ from datafree.config import Frozen, Method, ModelConfig, RunConfig, Scheme
 from datafree.graph.capture import capture
 from datafree.images import SyntheticSet
 from datafree.models import load_teacher
-from datafree.pipeline import run, synthesize_images
 from datafree.registry import available, load
+from datafree.runs.pipeline import run, synthesize_images
 from networks import saved_generator
 
 MODEL = ModelConfig(source="digits_resnet8")

@@ -10,13 +10,13 @@ import pytest
 import torch
 
 import datafree
-from datafree import pipeline, post_training
+from datafree.cli.console import bits_rows
 from datafree.config import AllocationConfig, Method, ModelConfig, RunConfig, Scheme, load_config
-from datafree.console import bits_rows
 from datafree.errors import ConfigError
 from datafree.graph.insert import quantizable_layers
-from datafree.pipeline import Result, run
-from datafree.runs import load_run
+from datafree.runs import pipeline, post_training
+from datafree.runs.finished import load_run
+from datafree.runs.pipeline import Result, run
 from networks import SPEC, build, images
 
 

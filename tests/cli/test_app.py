@@ -11,7 +11,7 @@ import pytest
 
 import datafree
 from commands import QUICK, Command, Done, refused
-from datafree import pipeline
+from datafree.runs import pipeline
 from datafree.zoo import load_digits_test
 
 
@@ -77,7 +77,7 @@ def test_an_interrupt_says_that_the_run_goes_on(
 def test_quantize_evaluate_and_export_from_outside(tmp_path: Path) -> None:
     def call(*arguments: str) -> str:
         done = subprocess.run(
-            [sys.executable, "-c", "from datafree.cli import main; main()", *arguments],
+            [sys.executable, "-c", "from datafree.cli.app import main; main()", *arguments],
             cwd=tmp_path, capture_output=True, text=True, check=False,
         )  # fmt: skip
         assert done.returncode == 0, done.stderr

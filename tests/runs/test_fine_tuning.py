@@ -16,15 +16,15 @@ import torch
 from torch import nn
 
 import datafree
+from datafree.cli.console import measured_rows
 from datafree.config import InputSpec, Method, ModelConfig, RunConfig, Scheme, build, merge
-from datafree.console import measured_rows
 from datafree.errors import ConfigError, DataError, ModelError, UnknownNameError
 from datafree.generators import Generator, GeneratorConfig, save_generator
-from datafree.pipeline import Result, run
 from datafree.recipes import laid_over, recipe_fields
 from datafree.registry import available
-from datafree.runs import evaluate_run, load_run
-from datafree.tuning import other_network
+from datafree.runs.fine_tuning import other_network
+from datafree.runs.finished import evaluate_run, load_run
+from datafree.runs.pipeline import Result, run
 from datafree.zoo import load_digits_test
 
 pytestmark = pytest.mark.integration

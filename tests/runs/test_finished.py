@@ -13,15 +13,15 @@ from datafree.config import Method, ModelConfig, RunConfig, Scheme
 from datafree.errors import ConfigError, DataError, ModelError, OutputExistsError, UnknownNameError
 from datafree.images import SyntheticSet
 from datafree.models import from_module
-from datafree.pipeline import Result, run
 from datafree.registry import available
-from datafree.runs import (
+from datafree.runs.finished import (
     describe_method,
     evaluate_run,
     export_run,
     load_run,
     synthesize_to_file,
 )
+from datafree.runs.pipeline import Result, run
 from datafree.zoo import load_digits_test
 from networks import SPEC, build
 

@@ -10,8 +10,7 @@ import pytest
 import torch
 from torch import fx, nn
 
-import datafree.pipeline as pipeline
-from datafree import expected, post_training
+import datafree.runs.pipeline as pipeline
 from datafree.api import synthesize
 from datafree.config import AllocationConfig, Method, ModelConfig, RunConfig, Scheme, load_config
 from datafree.errors import ConfigError, DatafreeError, ModelError, OutputExistsError
@@ -19,8 +18,9 @@ from datafree.evaluate import compare
 from datafree.files import sha256
 from datafree.images import SyntheticSet
 from datafree.models import Teacher, from_module
-from datafree.pipeline import Result, run
-from datafree.plan import resolve_device
+from datafree.runs import forecast, post_training
+from datafree.runs.pipeline import Result, run
+from datafree.runs.plan import resolve_device
 from datafree.synthesis.zeroq import ZeroQ
 from networks import SPEC, build, images, quantizer_of
 
@@ -401,7 +401,7 @@ def test_runs_say_how_long_they_take(
     def measured(*_: object) -> float:
         return each
 
-    monkeypatch.setattr(expected, "seconds_per_image", measured)
+    monkeypatch.setattr(forecast, "seconds_per_image", measured)
     lines: list[str] = []
     chosen = config(images=3, synthesis=Method(name="zeroq", options={"iterations": 50}))
     run(chosen, tell=lines.append)

@@ -15,13 +15,13 @@ from datafree.config import RunConfig
 from datafree.corrections.analytic_bias import correct_biases_analytically
 from datafree.corrections.bias_correction import correct_biases
 from datafree.corrections.prepare import prepare
-from datafree.folder import ALLOCATION, FRONTIER, STUDENT, UNFINISHED
 from datafree.graph.insert import insert_quantizers
 from datafree.graph.statistics import Statistics
 from datafree.images import SyntheticSet, device_batches
-from datafree.plan import Plan
 from datafree.progress import Progress
-from datafree.report.record import Stopwatch
+from datafree.runs.folder import ALLOCATION, FRONTIER, STUDENT, UNFINISHED
+from datafree.runs.plan import Plan
+from datafree.runs.record import Stopwatch
 from datafree.tensors import device_of, fast_layout
 
 

@@ -16,24 +16,24 @@ from datafree.calibrators.base import RangeRule
 from datafree.config import Frozen, Method, RunConfig, build, load_config
 from datafree.errors import ConfigError, OutputExistsError
 from datafree.export.base import Exporter
-from datafree.folder import IMAGES, STUDENT
 from datafree.graph.capture import capture, to_device
 from datafree.images import SyntheticSet
 from datafree.models import load_teacher
-from datafree.pipeline import (
+from datafree.progress import Progress, silent
+from datafree.quant.modules import QUANTIZED
+from datafree.reconstruction.base import Reconstructor
+from datafree.registry import load
+from datafree.runs.fine_tuning import blank_student
+from datafree.runs.folder import IMAGES, STUDENT
+from datafree.runs.pipeline import (
     Result,
     accuracy,
     summarize,
     synthesize_images,
 )
-from datafree.plan import make_method, resolve_device
-from datafree.progress import Progress, silent
-from datafree.quant.modules import QUANTIZED
-from datafree.reconstruction.base import Reconstructor
-from datafree.registry import load
+from datafree.runs.plan import make_method, resolve_device
 from datafree.synthesis.base import Synthesizer
 from datafree.training.base import Trainer
-from datafree.tuning import blank_student
 
 _BASES: dict[str, type[Frozen]] = {
     "synthesis": Synthesizer,

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from datafree.files import sha256
-from datafree.report.record import Stopwatch, environment, write_metrics
+from datafree.runs.record import Stopwatch, environment, write_metrics
 
 
 def test_stages_stand_in_order_and_add_up() -> None:

@@ -7,8 +7,8 @@ from typing import Annotated, Any
 
 import typer
 
-from datafree import console
-from datafree.cli_options import (
+from datafree.cli import console
+from datafree.cli.options import (
     Data,
     Device,
     Force,

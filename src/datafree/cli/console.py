@@ -71,7 +71,7 @@ def run_and_show(config: RunConfig, output: Path, *, force: bool) -> None:
         output: folder to write.
         force: replace an earlier run there.
     """
-    from datafree.pipeline import run
+    from datafree.runs.pipeline import run
 
     result = run(config, folder=output, force=force, progress=progress, tell=out.print)
     if result.folder is None:

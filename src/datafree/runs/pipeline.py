@@ -16,10 +16,14 @@ from datafree.config import InputSpec, Method, RunConfig, Scheme
 from datafree.data import open_labelled
 from datafree.errors import DataError
 from datafree.evaluate import Predictor, compare, layer_sqnr, top1
-from datafree.expected import expected_seconds, in_words
 from datafree.export.base import Exporter, ExportReport
 from datafree.files import sha256
-from datafree.folder import (
+from datafree.graph.capture import capture, to_device
+from datafree.images import SyntheticSet, batch_size, device_batches
+from datafree.models import Teacher, load_teacher
+from datafree.progress import Progress, silent
+from datafree.runs.fine_tuning import dreamt, find_companion, held_out, save_generators, tune
+from datafree.runs.folder import (
     IMAGES,
     TRAINING,
     UNFINISHED,
@@ -28,17 +32,14 @@ from datafree.folder import (
     save_images,
     save_student,
 )
-from datafree.graph.capture import capture, to_device
-from datafree.images import SyntheticSet, batch_size, device_batches
-from datafree.models import Teacher, load_teacher
-from datafree.plan import Plan, make_method, make_plan, resolve_device
-from datafree.post_training import allocated, quantize_weights
-from datafree.progress import Progress, silent
-from datafree.report.record import Stopwatch, write_metrics
+from datafree.runs.forecast import expected_seconds, in_words
+from datafree.runs.plan import Plan, make_method, make_plan, resolve_device
+from datafree.runs.post_training import allocated, quantize_weights
+from datafree.runs.record import Stopwatch, write_metrics
 from datafree.synthesis.base import Synthesizer
 from datafree.tensors import fast_layout, on_device
-from datafree.training.base import Team, Trainer, gather_team
-from datafree.tuning import dreamt, find_companion, held_out, save_generators, tune
+from datafree.training import Team, gather_team
+from datafree.training.base import Trainer
 
 _HOLDOUT_SEED = 1_000_003  # added to the seed of held-out images; neighbouring seeds share nothing
 _WORTH_SPLITTING = 5.0  # seconds

@@ -18,9 +18,9 @@ from datafree.graph.fold import fold_batch_norms
 from datafree.graph.insert import insert_quantizers
 from datafree.images import SyntheticSet
 from datafree.models import load_teacher
-from datafree.pipeline import Result, run
-from datafree.plan import make_method
 from datafree.progress import Progress, silent
+from datafree.runs.pipeline import Result, run
+from datafree.runs.plan import make_method
 from datafree.synthesis.base import Synthesizer
 from datafree.zoo import ZOO
 

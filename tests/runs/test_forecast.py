@@ -6,13 +6,13 @@ from typing import Any
 
 import pytest
 
-from datafree import expected
 from datafree.config import Frozen
-from datafree.expected import expected_seconds, in_words, seconds_per_image
 from datafree.reconstruction.adaround import AdaRound
 from datafree.reconstruction.base import Reconstructor
 from datafree.reconstruction.brecq import BRECQ
 from datafree.registry import available, load
+from datafree.runs import forecast
+from datafree.runs.forecast import expected_seconds, in_words, seconds_per_image
 from datafree.synthesis.base import Synthesizer
 from datafree.synthesis.dsg import DSG
 from datafree.synthesis.noise import Noise
@@ -24,7 +24,7 @@ def second_per_image(monkeypatch: pytest.MonkeyPatch) -> None:
     def one(*_: object) -> float:
         return 1.0
 
-    monkeypatch.setattr(expected, "seconds_per_image", one)
+    monkeypatch.setattr(forecast, "seconds_per_image", one)
 
 
 @pytest.mark.usefixtures("second_per_image")

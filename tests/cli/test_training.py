@@ -7,11 +7,11 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from datafree.cli import app
-from datafree.cli_options import images_fields, parse_time, unfinished
+from datafree.cli.app import app
+from datafree.cli.options import images_fields, parse_time, unfinished
 from datafree.config import load_config
 from datafree.errors import ConfigError
-from datafree.runs import load_run
+from datafree.runs.finished import load_run
 
 pytestmark = pytest.mark.integration
 

@@ -13,7 +13,6 @@ from datafree.calibrators.base import Calibrator
 from datafree.config import InputSpec, ModelConfig, RunConfig
 from datafree.corrections.prepare import prepare
 from datafree.errors import ModelError
-from datafree.folder import GENERATOR, WARM_GENERATOR
 from datafree.generators import Generator, generate, save_generator
 from datafree.graph.capture import capture, to_device
 from datafree.graph.fold import fold_batch_norms
@@ -23,8 +22,10 @@ from datafree.models import load_teacher
 from datafree.models.hubs import HUBS
 from datafree.progress import Progress, silent
 from datafree.reconstruction.base import Reconstructor
+from datafree.runs.folder import GENERATOR, WARM_GENERATOR
 from datafree.tensors import device_of, random_numbers
-from datafree.training.base import Task, Team, Trained, Trainer
+from datafree.training import Task, Team, Trained, train
+from datafree.training.base import Trainer
 from datafree.training.dfqf import forgotten
 
 
@@ -80,8 +81,13 @@ def tune(  # noqa: PLR0913 - what a run hands over
         images=None if images is None else images.images,
         generator=config.generator, companion=companion, reconstructor=reconstructor,
     )  # fmt: skip
-    trained = trainer.train(
-        task, progress=progress, checkpoint=checkpoint, max_seconds=config.max_time, team=team
+    trained = train(
+        trainer,
+        task,
+        progress=progress,
+        checkpoint=checkpoint,
+        max_seconds=config.max_time,
+        team=team,
     )
     counterpart = folded if trainer.folds else graph
     return Tuned(trained, counterpart if companion is None else None)

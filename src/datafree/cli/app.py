@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import sys
+from importlib.metadata import version as version_of
 from pathlib import Path
 from typing import Annotated
 
 import typer
 from rich.markup import escape
 
-from datafree import __version__, console
-from datafree.cli_distill import distill
-from datafree.cli_options import (
+from datafree.cli import console
+from datafree.cli.distill import distill
+from datafree.cli.options import (
     Data,
     Device,
     Force,
@@ -27,7 +28,7 @@ from datafree.cli_options import (
     method_fields,
     model_fields,
 )
-from datafree.cli_quantize import quantize
+from datafree.cli.quantize import quantize
 from datafree.config import RunConfig, build, merge
 from datafree.errors import DatafreeError
 from datafree.recipes import RECIPES
@@ -65,7 +66,7 @@ def synthesize(
     force: Force = False,
 ) -> None:
     """Synthesise images from what MODEL remembers; write them as safetensors and as a picture."""
-    from datafree.runs import synthesize_to_file
+    from datafree.runs.finished import synthesize_to_file
 
     changes = {
         "model": {"source": model} | model_fields(weights, input_shape, mean, std),
@@ -92,7 +93,7 @@ def evaluate(
     device: Device = None,
 ) -> None:
     """Measure teacher and student of a finished run on labelled images."""
-    from datafree.runs import evaluate_run
+    from datafree.runs.finished import evaluate_run
 
     changes = {"data": data, "limit": limit, "device": device}
     config, measured = evaluate_run(run, changes, onnx=onnx, progress=console.progress)
@@ -113,7 +114,7 @@ def export(
     force: Force = False,
 ) -> None:
     """Write the student of a finished run once more, with other export options, and check it."""
-    from datafree.runs import export_run
+    from datafree.runs.finished import export_run
 
     report = export_run(run, output, weight_type=weight_type, force=force)
     console.out.print(f"{output}: {report['line']}")
@@ -124,7 +125,7 @@ def export(
 @app.command()
 def methods() -> None:
     """List image methods, calibrators, reconstructions and fine-tuning with their defaults."""
-    from datafree.runs import describe_method
+    from datafree.runs.finished import describe_method
 
     for package, title in (
         ("synthesis", "image methods"),
@@ -163,7 +164,7 @@ def demo(
     force: Force = False,
 ) -> None:
     """Quantize the built-in network with noise, zeroq, dsg and real images; about a minute."""
-    from datafree.demo import COLUMNS, run_demo
+    from datafree.runs.demo import COLUMNS, run_demo
 
     found = run_demo(output, force=force, progress=console.progress)
     console.show_table(found.title, COLUMNS, found.rows)
@@ -198,7 +199,7 @@ def main() -> None:
 
 def _version(value: bool) -> None:
     if value:
-        console.out.print(__version__)
+        console.out.print(version_of("datafree"))
         raise typer.Exit
 
 
