@@ -25,6 +25,7 @@ myst_heading_anchors = 3
 autodoc_member_order = "bysource"
 autodoc_typehints = "description"
 autodoc_typehints_description_target = "documented"
-# Attributes are documented once, in the class docstring.
+# Attributes of plain classes are documented in the class docstring, fields of configurations by a
+# string under each.
 napoleon_use_ivar = True
 napoleon_numpy_docstring = False

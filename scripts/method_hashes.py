@@ -40,39 +40,36 @@ TINY: dict[str, dict[str, Any]] = {
     },
 }  # fmt: skip
 BASE: dict[str, Any] = {
-    "model": {"source": "digits_resnet8"},
-    "scheme": {"weights": 3, "activations": 4},
+    "model": "digits_resnet8",
+    "bits": "W3A4",
+    "weight_range": "minmax",
+    "method": "zeroq",
+    "method_options": {"iterations": 4},
     "images": 8,
     "holdout": 0,
     "export": False,
     "device": "cpu",
     "seed": 5,
 }
-CHEAP = {"name": "zeroq", "options": {"iterations": 4}}
 FIELDS = {
-    "synthesis": "synthesis",
-    "calibrators": "calibration",
+    "synthesis": "method",
+    "calibrators": "calibrator",
     "reconstruction": "reconstruction",
     "training": "training",
 }
 """Packages of methods, and the field of a run that chooses from each."""
 
 
-def tiny(package: str, name: str, generator: Path) -> dict[str, Any]:
-    """A method with as few steps as its hyper-parameters allow."""
+def run_of(package: str, name: str, generator: Path) -> RunConfig:
+    """The run that hashes method `name` of `package`, with as few steps as it allows."""
     cls = load(f"datafree.{package}", name, Frozen)
     options = {k: v for k, v in TINY[package].items() if k in cls.model_fields}
     if name == "generator":
-        options["path"] = generator
-    return {"name": name, "options": options}
-
-
-def run_of(package: str, name: str, generator: Path) -> RunConfig:
-    """The run that hashes method `name` of `package`."""
-    chosen: dict[str, Any] = {**BASE, "synthesis": CHEAP}
-    chosen[FIELDS[package]] = tiny(package, name, generator)
+        options["path"] = str(generator)
+    field = FIELDS[package]
+    chosen: dict[str, Any] = {**BASE, field: name, f"{field}_options": options}
     if name == "distill":
-        chosen["student"] = {"source": "digits_resnet8"}
+        chosen["student"] = "digits_resnet8"
     return RunConfig.model_validate(chosen)
 
 

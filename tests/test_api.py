@@ -77,7 +77,7 @@ def test_import_is_light(module: str, heavy: tuple[str, ...]) -> None:
 def test_quantize_gives_a_student_and_leaves_the_module_alone() -> None:
     model = build("Tiny").train()
     before = fingerprint(model)
-    result = datafree.quantize(model, weights=4, activations=4, **QUICK)
+    result = datafree.quantize(model, bits="W4A4", **QUICK)
     assert fingerprint(model) == before
     assert model.training
     assert result.student(images(3)).shape == (3, SPEC.classes)
@@ -127,8 +127,9 @@ def test_quantize_by_name() -> None:
         ({"input_shape": (1, 8, 8), "mean": None, "std": None}, "does not take images of 1, 8, 8"),
         ({"mean": (0.5,)}, "mean has 1 values for 3 channels"),
         ({"std": (0.2, 0.0, 0.2)}, "std must be positive"),
-        ({"weights": 9}, "weights"),
-        ({"activations": 1}, "2 to 8"),
+        ({"bits": "W9A8"}, "weights"),
+        ({"bits": "W8A1"}, "2 to 8"),
+        ({"polcy": "all"}, "polcy is not known .did you mean policy"),
         ({"policy": "some"}, "policy"),
         ({"images": 0}, "images"),
         ({"seed": -1}, "seed"),
@@ -159,16 +160,17 @@ def test_synthesize() -> None:
     options: dict[str, Any] = {"input_shape": SPEC.shape, "mean": SPEC.mean, "std": SPEC.std}
     model = build("Tiny")
     before = fingerprint(model)
-    first = datafree.synthesize(model, method="zeroq", count=3, iterations=2, **options)
+    made: dict[str, Any] = {"method": "zeroq", "method_options": {"iterations": 2}, "images": 3}
+    first = datafree.synthesize(model, **made, **options)
     assert fingerprint(model) == before
     assert len(first) == 3
     assert first.spec == SPEC
-    again = datafree.synthesize(model, method="zeroq", count=3, iterations=2, **options)
+    again = datafree.synthesize(model, **made, **options)
     assert first.digest() == again.digest()
-    other = datafree.synthesize(model, method="zeroq", count=3, iterations=2, seed=1, **options)
+    other = datafree.synthesize(model, **made, seed=1, **options)
     assert first.digest() != other.digest()
     with pytest.raises(ConfigError, match="steps"):
-        datafree.synthesize(model, method="zeroq", steps=3, **options)
+        datafree.synthesize(model, method="zeroq", method_options={"steps": 3}, **options)
 
 
 @pytest.mark.e2e
@@ -194,18 +196,18 @@ def test_a_recipe_and_what_is_changed_of_it() -> None:
     options = {"iterations": 1}
     result = datafree.quantize(
         build("Tiny"), input_shape=SPEC.shape, recipe="balanced", images=2, holdout=0,
-        method_options=options, reconstruction_options=options, weights=3,
+        method_options=options, reconstruction_options=options, bits="W3A8",
     )  # fmt: skip
     config = result.config
-    assert (config.scheme.weights, config.scheme.weight_range) == (3, "mse")
+    assert (config.bits, config.scheme.weight_range) == ("W3A8", "mse")
     assert config.synthesis == Method(name="dsg", options=options)
     assert config.calibration == Method(name="mse", options={"power": 2.4})
-    assert config.reconstruction == Method(name="adaround", options=options)
+    assert config.rounding == Method(name="adaround", options=options)
     assert config.images == len(result.images) == 2
 
 
 def test_reconstruction_takes_weight_ranges_of_least_error() -> None:
-    options: dict[str, Any] = {"method": "noise", "images": 4, "holdout": 0, "weights": 3}
+    options: dict[str, Any] = {"method": "noise", "images": 4, "holdout": 0, "bits": "W3A8"}
     result = datafree.quantize(
         "digits_resnet8",
         reconstruction="adaround",

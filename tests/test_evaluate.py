@@ -65,7 +65,7 @@ def test_equal_predictors_agree() -> None:
 
 def test_layer_noise_by_hand() -> None:
     folded = fold_batch_norms(captured("Tiny"))
-    student = insert_quantizers(folded, Scheme(weights=3, activations=4))
+    student = insert_quantizers(folded, Scheme(bits="W3A4"))
     batches = [images(4, 1), images(2, 2)]
     calibrate(student, batches, MinMax())
     before = fingerprint(folded), fingerprint(student)
@@ -90,7 +90,7 @@ def test_layer_noise_by_hand() -> None:
 
 def test_no_noise_is_infinite() -> None:
     folded = fold_batch_norms(captured("Tiny"))
-    student = insert_quantizers(folded, Scheme(activations=32))
+    student = insert_quantizers(folded, Scheme(bits="W8A32"))
     for name in ("conv1", "conv2", "linear"):
         student.get_submodule(f"{name}.weight_quantizer").enabled = False  # pyright: ignore
     assert set(layer_sqnr(folded, student, [images(2)]).values()) == {math.inf}
@@ -98,7 +98,7 @@ def test_no_noise_is_infinite() -> None:
 
 def test_layers_called_twice_are_compared_call_by_call() -> None:
     folded = fold_batch_norms(captured("Tied"))
-    student = insert_quantizers(folded, Scheme(activations=32))
+    student = insert_quantizers(folded, Scheme(bits="W8A32"))
     result = layer_sqnr(folded, student, [images(2)])
     twice = [str(n.target) for n in student.graph.nodes if n.op == "call_module"]
     (name,) = {name for name in twice if twice.count(name) == 2}

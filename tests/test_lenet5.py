@@ -33,4 +33,4 @@ def test_widths(factory: str, count: int) -> None:
 
 
 def test_the_trained_weights_fit() -> None:
-    load_teacher(ModelConfig(source=f"{FILE}:lenet5", weights=WEIGHTS, **INPUT))
+    load_teacher(ModelConfig(source=f"{FILE}:lenet5", weights_file=WEIGHTS, **INPUT))

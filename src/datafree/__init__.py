@@ -2,9 +2,9 @@
 
     import datafree
 
-    result = datafree.quantize(model, input_shape=(3, 32, 32), weights=4, activations=4,
-    output="run") result.student          # quantized network, an ordinary torch module
-    images = datafree.synthesize("digits_resnet8", method="dsg", count=64)
+    result = datafree.quantize(model, input_shape=(3, 32, 32), bits="W4A4", output="run")
+    result.student                        # quantized network, an ordinary torch module
+    images = datafree.synthesize("digits_resnet8", method="dsg", images=64)
 
 Names are imported when first used, so ``import datafree`` itself is light.
 """

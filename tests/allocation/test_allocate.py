@@ -12,7 +12,7 @@ from PIL import Image
 from torch import fx
 
 from datafree.allocation.allocate import Allocation, allocate
-from datafree.config import AllocationConfig, Scheme
+from datafree.config import BudgetOptions, Scheme
 from datafree.errors import ConfigError
 from datafree.graph.fold import fold_batch_norms
 from datafree.graph.insert import insert_quantizers, weight_bits
@@ -26,8 +26,8 @@ def folded(name: str) -> fx.GraphModule:
 
 
 def allocated(name: str = "Grouped", scheme: Scheme | None = None, **wanted: Any) -> Allocation:
-    wanted = {"bits": BITS} | wanted
-    return allocate(folded(name), scheme or Scheme(), images(16), AllocationConfig(**wanted))
+    wanted = {"candidate_bits": BITS} | wanted
+    return allocate(folded(name), scheme or Scheme(), images(16), BudgetOptions(**wanted))
 
 
 def brute_force(found: Allocation, policy_ends: bool) -> float:
@@ -65,7 +65,7 @@ def test_no_other_bits_lose_less_within_the_budget(wanted: dict[str, Any], polic
 def test_an_average_is_no_larger_and_no_worse_than_uniform(bits: int, policy: Any) -> None:
     """The comparison of the papers: equal size, the policy's layers counted alike in both."""
     found = allocated(scheme=Scheme(policy=policy), average_bits=bits)
-    uniform = weight_bits(folded("Grouped"), Scheme(weights=bits, policy=policy))
+    uniform = weight_bits(folded("Grouped"), Scheme(bits=f"W{bits}A8", policy=policy))
     elements = {layer.path: layer.elements for layer in found.layers}
     assert found.uniform[bits].cost == sum(elements[p] * b for p, b in uniform.items())
     assert found.total.cost <= found.uniform[bits].cost
@@ -73,7 +73,7 @@ def test_an_average_is_no_larger_and_no_worse_than_uniform(bits: int, policy: An
 
 
 def test_the_bits_fit_a_scheme() -> None:
-    scheme = Scheme(policy="first_last_8", activations=4)
+    scheme = Scheme(policy="first_last_8", bits="W8A4")
     found = allocated(scheme=scheme, average_bits=3)
     student = insert_quantizers(
         folded("Grouped"), scheme.model_copy(update={"layer_bits": found.layer_bits})
@@ -87,7 +87,7 @@ def test_the_bits_fit_a_scheme() -> None:
 
 
 def test_same_images_same_bits_and_the_network_is_left_alone() -> None:
-    graph, wanted = folded("Tiny"), AllocationConfig(average_bits=4)
+    graph, wanted = folded("Tiny"), BudgetOptions(average_bits=4)
     before = fingerprint(graph)
     first, second = (allocate(graph, Scheme(), images(8), wanted) for _ in range(2))
     assert first.summary() == second.summary()
@@ -95,7 +95,7 @@ def test_same_images_same_bits_and_the_network_is_left_alone() -> None:
 
 
 def test_a_large_budget_gives_the_least_loss() -> None:
-    found = allocated("Tiny", budget="1MB", bits=(2, 8))
+    found = allocated("Tiny", budget="1MB", candidate_bits=(2, 8))
     assert found.layer_bits == {"conv1": 8, "conv2": 8, "linear": 8}
 
 
@@ -150,7 +150,7 @@ def test_of_a_long_frontier_both_ends_are_written(
 
 
 def test_a_single_point_can_be_written_and_drawn(tmp_path: Path) -> None:
-    found = allocated("Tiny", average_bits=4, bits=(4,))
+    found = allocated("Tiny", average_bits=4, candidate_bits=(4,))
     found.save(tmp_path / "a.json")
     assert len(json.loads((tmp_path / "a.json").read_text())["frontier"]) == 1
     found.save_picture(tmp_path / "a.png")

@@ -18,7 +18,7 @@ from datafree.allocation.budget import (
     resolve_budget,
     show_cost,
 )
-from datafree.config import AllocationConfig, Scheme
+from datafree.config import BudgetOptions, Scheme
 from datafree.errors import ConfigError
 from datafree.graph.fold import fold_batch_norms
 from networks import SPEC, captured, fingerprint
@@ -50,11 +50,11 @@ def test_elements_and_operations_by_hand(name: str) -> None:
 @pytest.mark.parametrize(
     ("scheme", "activations", "free"),
     [
-        ({"activations": 4}, [8, 4, 4], [True] * 3),
-        ({"activations": 32}, [32, 32, 32], [True] * 3),
-        ({"activations": 4, "policy": "first_last_8"}, [8, 4, 4], [False, True, False]),
-        ({"activations": 4, "policy": "brecq"}, [32, 8, 8], [False, True, False]),
-        ({"weights": 3, "layer_bits": {"conv2": 2}, "weight_range": "mse"}, [8] * 3, [True] * 3),
+        ({"bits": "W8A4"}, [8, 4, 4], [True] * 3),
+        ({"bits": "W8A32"}, [32, 32, 32], [True] * 3),
+        ({"bits": "W8A4", "policy": "first_last_8"}, [8, 4, 4], [False, True, False]),
+        ({"bits": "W8A4", "policy": "brecq"}, [32, 8, 8], [False, True, False]),
+        ({"bits": "W3A8", "layer_bits": {"conv2": 2}, "weight_range": "mse"}, [8] * 3, [True] * 3),
     ],
 )
 def test_activations_and_policy(
@@ -124,16 +124,16 @@ def test_shown_costs() -> None:
     ("average", "limit"), [(4, 80 + 120), (2, 80 + 60), (3.99, 80 + 119), (8, 80 + 240)]
 )
 def test_an_average_is_that_of_the_free_layers(average: float, limit: int) -> None:
-    budget = resolve_budget(AllocationConfig(average_bits=average), LAYERS)
+    budget = resolve_budget(BudgetOptions(average_bits=average), LAYERS)
     assert (budget.unit, budget.limit) == ("bits", limit)
 
 
 def test_a_budget_pays_for_the_layers_of_the_policy() -> None:
     """10 weights at 8 bits and 30 at 2 are 17.5 bytes."""
-    assert resolve_budget(AllocationConfig(budget="17.5B"), LAYERS).limit == 140
+    assert resolve_budget(BudgetOptions(budget="17.5B"), LAYERS).limit == 140
     message = "17.4B cannot be kept to: the least is 17.5 B, with 2 bits in every layer but the pol"
     with pytest.raises(ConfigError, match=message):
-        resolve_budget(AllocationConfig(budget="17.4B"), LAYERS)
+        resolve_budget(BudgetOptions(budget="17.4B"), LAYERS)
 
 
 @pytest.mark.parametrize(
@@ -147,4 +147,4 @@ def test_a_budget_pays_for_the_layers_of_the_policy() -> None:
 )
 def test_budgets_that_cannot_be_kept(wanted: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
-        resolve_budget(AllocationConfig(**wanted, bits=(6, 4)), LAYERS[1:])
+        resolve_budget(BudgetOptions(**wanted, candidate_bits=(6, 4)), LAYERS[1:])

@@ -61,10 +61,10 @@ def test_equals_a_forward_of_the_changed_network(name: str) -> None:
 @pytest.mark.parametrize(
     "options",
     [
-        {"weight_symmetric": True},
+        {"symmetric_weights": True},
         {"weight_granularity": "tensor"},
         {"weight_range": "mse"},
-        {"policy": "first_last_8", "weights": 2, "activations": 2},
+        {"policy": "first_last_8", "bits": "W2A2"},
     ],
 )
 def test_weights_are_on_the_grids_of_the_scheme(options: dict[str, Any]) -> None:
@@ -72,7 +72,7 @@ def test_weights_are_on_the_grids_of_the_scheme(options: dict[str, Any]) -> None
     exact, x = folded("Tiny"), images(9, 2)
     scheme = Scheme(**options)
     found = sensitivities(exact, scheme, x, [3])
-    grids = scheme.model_copy(update={"weights": 3, "activations": 32, "policy": "all"})
+    grids = scheme.model_copy(update={"bits": "W3A32", "policy": "all"})
     for path, losses in found.items():
         student = insert_quantizers(exact, grids)
         for other in quantizable_layers(exact):

@@ -34,7 +34,7 @@ def ends(student: fx.GraphModule, name: str) -> tuple[float, float]:
 
 def test_ranges_by_hand() -> None:
     """Image: pixels 0 and 255. Behind ReLUs: 0 … the widest channel's beta + 6 |gamma|."""
-    student, folded, statistics = prepared("Tiny", Scheme(weights=8, activations=8))
+    student, folded, statistics = prepared("Tiny", Scheme(bits="W8A8"))
     before = fingerprint(folded)
     BNStatistics().set_ranges(student, folded, statistics, SPEC)
     assert fingerprint(folded) == before

@@ -42,7 +42,7 @@ def calibrator(request: pytest.FixtureRequest) -> Calibrator:
 
 @pytest.fixture
 def student() -> nn.Module:
-    return insert_quantizers(fold_batch_norms(captured("Tiny")), Scheme(weights=4, activations=4))
+    return insert_quantizers(fold_batch_norms(captured("Tiny")), Scheme(bits="W4A4"))
 
 
 def quantizers(student: nn.Module) -> dict[str, ActivationQuantizer]:

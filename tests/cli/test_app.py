@@ -25,7 +25,7 @@ def test_recipes_are_listed_with_the_options_they_stand_for(datafree_command: Co
 def test_methods_lists_all(datafree_command: Command) -> None:
     done = datafree_command("methods")
     assert done.code == 0
-    names = ("noise", "zeroq", "dsg", "minmax", "ema", "percentile", "mse", "iterations=")
+    names = ("noise", "zeroq", "dsg", "minmax", "ema", "percentile", "mse", "datafree methods NAME")
     for name in names:
         assert name in done.out
 

@@ -5,13 +5,15 @@ from __future__ import annotations
 import pytest
 
 from datafree.cli import console
-from datafree.config import Method, ModelConfig, RunConfig, Scheme
+from datafree.config import RunConfig
 
 CONFIG = RunConfig(
-    model=ModelConfig(source="nets/[/old]/net.pt2"),
-    scheme=Scheme(weights=4, activations=32, policy="first_last_8"),
-    synthesis=Method(name="dsg", options={"iterations": 3}),
-    calibration=Method(name="ema"),
+    model="nets/[/old]/net.pt2",
+    bits="W4A32",
+    policy="first_last_8",
+    method="dsg",
+    method_options={"iterations": 3},
+    calibrator="ema",
     seed=7,
 )
 

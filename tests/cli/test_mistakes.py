@@ -12,29 +12,29 @@ MISTAKES: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "unknown model": (("digits_resnet9",), ("unknown model", "digits_resnet8")),
     "unknown method": (("digits_resnet8", "--method", "zeroqq"), ("zeroqq", "zeroq")),
     "unknown calibrator": (("digits_resnet8", "--calibrator", "minmx"), ("minmx", "minmax")),
-    "weights out of range": (("digits_resnet8", "--bits", "W9A8"), ("weights", "8")),
+    "weights out of range": (("digits_resnet8", "--bits", "W9A8"), ("weights", "2 to 8")),
     "activations out of range": (("digits_resnet8", "--bits", "W4A1"), ("activations", "2 to 8")),
-    "malformed bits": (("digits_resnet8", "--bits", "eight"), ("eight", "W8A8")),
-    "superscript bits": (("digits_resnet8", "--bits", "W²A8"), ("W8A8",)),
+    "malformed bits": (("digits_resnet8", "--bits", "eight"), ("eight", "W4A8")),
+    "superscript bits": (("digits_resnet8", "--bits", "W²A8"), ("W4A8",)),
     "unknown reconstruction": (
         ("digits_resnet8", "--reconstruction", "adaroun"),
         ("adaroun", "adaround"),
     ),
     "reconstruction option without one": (
         ("digits_resnet8", "--reconstruction-option", "iterations=3"),
-        ("reconstruction.name",),
+        ("reconstruction_options", "name one"),
     ),
     "average and budget": (
         ("digits_resnet8", "--average-bits", "4", "--budget", "1MB"),
-        ("allocation", "either average_bits or budget"),
+        ("average_bits and budget exclude each other",),
     ),
     "no budget for the bits": (
         ("digits_resnet8", "--candidate-bits", "2,4"),
-        ("either average_bits or budget",),
+        ("average_bits or budget",),
     ),
     "malformed candidate bits": (
         ("digits_resnet8", "--average-bits", "4", "--candidate-bits", "2;4"),
-        ("--candidate-bits", "numbers"),
+        ("candidate_bits", "integer"),
     ),
     "small budget": (("digits_resnet8", "--budget", "1kB"), ("1kB", "the least is", "2 bits")),
     "weight range": (("digits_resnet8", "--weight-range", "max"), ("weight_range", "minmax")),
@@ -47,14 +47,14 @@ MISTAKES: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "weight type": (("digits_resnet8", "--weight-type", "int9"), ("weight_type", "uint8")),
     "images": (("digits_resnet8", "--images", "0"), ("images",)),
     "device": (("digits_resnet8", "--device", "abacus"), ("abacus", "auto, cpu")),
-    "no shape": (("net.py:net",), ("--input-shape",)),
-    "no mean": (("net.py:net", "--input-shape", "3,8,8"), ("--mean", "--std")),
+    "no shape": (("net.py:net",), ("input_shape",)),
+    "no mean": (("net.py:net", "--input-shape", "3,8,8"), ("mean and std",)),
     "wrong shape": (
         ("net.py:net", "--input-shape", "3,9,9", "--mean", "0,0,0", "--std", "1,1,1"),
-        ("3, 9, 9", "--input-shape"),
+        ("3, 9, 9", "input_shape"),
     ),
-    "shape of two": (("net.py:net", "--input-shape", "8,8"), ("3,224,224",)),
-    "shape of words": (("net.py:net", "--input-shape", "a,b,c"), ("--input-shape", "numbers")),
+    "shape of two": (("net.py:net", "--input-shape", "8,8"), ("input_shape", "3,224,224")),
+    "shape of words": (("net.py:net", "--input-shape", "a,b,c"), ("input_shape", "3,224,224")),
     "mean of one": (
         ("net.py:net", "--input-shape", "3,8,8", "--mean", "0", "--std", "1,1,1"),
         ("mean has 1 values",),
@@ -63,9 +63,15 @@ MISTAKES: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "not finite": (("net.py:broken", *INPUT), ("NaN", "0.weight")),
     "unknown factory": (("net.py:nett", *INPUT), ("nett", "net")),
     "no such file": (("other.py:net", *INPUT), ("other.py",)),
-    "absent weights": (("digits_resnet8", "--weights", "no.safetensors"), ("no.safetensors",)),
-    "damaged weights": (("digits_resnet8", "--weights", "bad.safetensors"), ("bad.safetensors",)),
-    "foreign weights": (("digits_resnet8", "--weights", "foreign.safetensors"), ("does not fit",)),
+    "absent weights": (("digits_resnet8", "--weights-file", "no.safetensors"), ("no.safetensors",)),
+    "damaged weights": (
+        ("digits_resnet8", "--weights-file", "bad.safetensors"),
+        ("bad.safetensors",),
+    ),
+    "foreign weights": (
+        ("digits_resnet8", "--weights-file", "foreign.safetensors"),
+        ("does not fit",),
+    ),
     "damaged archive": (("bad.pt2",), ("bad.pt2",)),
     "labels out of range": (("digits_resnet8", "--data", "labels.npz"), ("label 10", "0 to 9")),
     "no data": (("digits_resnet8", "--data", "no.npz"), ("no.npz",)),
@@ -115,8 +121,7 @@ def test_a_place_that_cannot_be_written_is_told_in_one_line(
 
 def test_unknown_flags_are_usage_errors(datafree_command: Command) -> None:
     done = datafree_command("quantize", "digits_resnet8", "--bit", "W8A8")
-    assert done.code == 2
-    assert "--bit" in done.err
+    refused(done, "No such option", "--bit", "--bits", "datafree quantize --help")
 
 
 def test_an_unknown_recipe_is_one_line(datafree_command: Command) -> None:

@@ -24,12 +24,9 @@ def test_a_recipe_is_changed_by_other_options(datafree_command: Command) -> None
     )  # fmt: skip
     assert done.code == 0, done.err
     saved = load_config(Path("run/config.yaml"))
-    assert saved.scheme.label == "W3A3"
-    assert saved.reconstruction is not None
-    assert (saved.reconstruction.name, saved.reconstruction.options) == (
-        "adaround", {"iterations": 2},
-    )  # fmt: skip
-    assert saved.synthesis.options == {"iterations": 2}
+    assert saved.label == "W3A3"
+    assert saved.reconstruction == "adaround"
+    assert saved.reconstruction_options == saved.method_options == {"iterations": 2}
     assert saved.images == 2
 
 
@@ -61,8 +58,8 @@ def test_options_change_a_repeated_run(datafree_command: Command, tmp_path: Path
     done = datafree_command("quantize", "--config", "run/config.yaml", *changed, "--output", "b")
     assert done.code == 0, done.err
     before, after = (load_config(tmp_path / name / "config.yaml") for name in ("run", "b"))
-    assert (after.seed, after.calibration.name) == (1, "mse")
-    assert after.synthesis.options == {"iterations": 2}
+    assert (after.seed, after.calibrator) == (1, "mse")
+    assert after.method_options == {"iterations": 2}
     assert after.scheme == before.scheme
     assert after.images == before.images == 4
 
@@ -78,7 +75,7 @@ def test_an_existing_run_needs_force(datafree_command: Command) -> None:
 @pytest.mark.usefixtures("no_export", "material")
 def test_a_network_of_the_user_with_weights(datafree_command: Command, tmp_path: Path) -> None:
     save_file(digits_resnet8().state_dict(), tmp_path / "own.safetensors")
-    own = ("digits_resnet8", "--weights", "own.safetensors", *QUICK, "--output", "a")
+    own = ("digits_resnet8", "--weights-file", "own.safetensors", *QUICK, "--output", "a")
     assert datafree_command("quantize", *own).code == 0
     plain = ("net.py:net", *INPUT, *QUICK, "--method", "noise", "-o", "std=1.0")
     done = datafree_command("quantize", *plain[:-2], "--output", "b")
@@ -98,8 +95,7 @@ def test_mixed_precision_from_the_command_line(datafree_command: Command) -> Non
     assert "for 4 bits on average" in done.out
     assert "share of weights" in done.out
     saved = load_config(Path("run/config.yaml"))
-    assert saved.allocation is not None
-    assert saved.allocation.bits == (2, 4, 8)
+    assert (saved.average_bits, saved.candidate_bits) == (4, (2, 4, 8))
     assert saved.scheme.weight_range == "mse"
     # A budget takes the place of the average; the bits to choose from stay.
     again = datafree_command(
@@ -107,9 +103,9 @@ def test_mixed_precision_from_the_command_line(datafree_command: Command) -> Non
     )
     assert again.code == 0, again.err
     assert "for 30kB" in again.out
-    changed = load_config(Path("again/config.yaml")).allocation
-    assert changed is not None
-    assert (changed.average_bits, changed.budget, changed.bits) == (None, "30kB", (2, 4, 8))
+    changed = load_config(Path("again/config.yaml"))
+    assert (changed.average_bits, changed.budget) == (None, "30kB")
+    assert changed.candidate_bits == (2, 4, 8)
 
 
 @pytest.mark.usefixtures("no_export")
@@ -122,7 +118,7 @@ def test_reconstruction_from_the_command_line(datafree_command: Command) -> None
     assert "qdrop (iterations=2)" in done.out
     config = load_config(Path("low/config.yaml"))
     assert config.scheme.weight_range == "mse"
-    assert config.reconstruction is not None
+    assert config.rounding is not None
     again = datafree_command("quantize", "--config", "low/config.yaml", "--output", "again")
     assert again.code == 0, again.err
     first, second = (json.loads((Path(p) / "metrics.json").read_text()) for p in ("low", "again"))
@@ -141,7 +137,7 @@ def test_corrections_survive_the_disk(datafree_command: Command) -> None:
     Path("net.py").write_text(FACTORY.replace("4 * 36, 5)", "4 * 36, 5, bias=False)"))
     done = datafree_command(
         "quantize", "net.py:net", *INPUT, "--method", "noise", "--images", "8", "--holdout", "2",
-        "--bits", "W3A8", "--per-tensor", "--equalize", "--bias-correction",
+        "--bits", "W3A8", "--weight-granularity", "tensor", "--equalize", "--bias-correction",
         "empirical", "--output", "low",
     )  # fmt: skip
     assert done.code == 0, done.err
@@ -159,9 +155,9 @@ def test_corrections_survive_the_disk(datafree_command: Command) -> None:
 def test_from_network_to_integer_model_without_any_image(datafree_command: Command) -> None:
     """What DFQ does: equalization, absorption, analytic correction, ranges from batch norms."""
     done = datafree_command(
-        "quantize", "digits_resnet8", "--per-tensor", "--equalize", "--absorb-biases",
-        "--split-outliers", "0.02", "--bias-correction", "analytic", "--calibrator",
-        "bn_statistics", "--output", "dfq",
+        "quantize", "digits_resnet8", "--weight-granularity", "tensor", "--equalize",
+        "--absorb-biases", "--split-outliers", "0.02", "--bias-correction", "analytic",
+        "--calibrator", "bn_statistics", "--output", "dfq",
     )  # fmt: skip
     assert done.code == 0, done.err
     assert "outlier splitting (0.02), analytic bias correction" in done.out

@@ -5,10 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from typer.testing import CliRunner
+from click.testing import CliRunner
 
 from datafree.cli.app import app
-from datafree.cli.options import images_fields, parse_time, unfinished
+from datafree.cli.options import unfinished
 from datafree.config import load_config
 from datafree.errors import ConfigError
 from datafree.runs.finished import load_run
@@ -42,31 +42,6 @@ def call(*arguments: str) -> str:
     return done.output
 
 
-@pytest.mark.parametrize(
-    ("text", "seconds"),
-    [("90s", 90), ("30m", 1800), ("1.5h", 5400), (None, None)],
-)
-def test_times(text: str | None, seconds: float | None) -> None:
-    assert parse_time(text) == seconds
-
-
-@pytest.mark.parametrize("text", ["90", "", "m", "1d", "1,5h"])
-def test_other_times_are_refused(text: str) -> None:
-    with pytest.raises(ConfigError, match=r"90s, 30m or 1\.5h"):
-        parse_time(text)
-
-
-def test_images_are_a_number_or_a_generator() -> None:
-    assert images_fields(None) == {}
-    assert images_fields("64") == {"images": 64}
-    made = images_fields("run/generator.safetensors")
-    assert made["synthesis"] == {
-        "name": "generator", "options": {"path": "run/generator.safetensors"},
-    }  # fmt: skip
-    with pytest.raises(ConfigError, match="neither a number of images nor a generator"):
-        images_fields("many")
-
-
 def test_only_unfinished_runs_are_resumed(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="holds no run to resume"):
         unfinished(tmp_path)
@@ -87,7 +62,7 @@ def test_from_fine_tuning_to_another_width_and_to_images() -> None:
     assert "fine-tuning" in told and "3 steps in" in told
     config = load_config(Path("first/config.yaml"))
     assert config.max_time == 300
-    assert config.training is not None and config.training.options["iterations"] == 3
+    assert config.training_options["iterations"] == 3
     warm = "first/warm_generator.safetensors"
     told = call(
         "quantize", "digits_resnet8", "--bits", "W2A2", "--training", "dfqf", *QUICK,
@@ -112,7 +87,7 @@ def test_distill_without_and_with_bits() -> None:
         "--output", "low",
     )  # fmt: skip
     assert "% of float" in told
-    assert load_run(Path("low")).config.scheme.label == "W4A4"
+    assert load_run(Path("low")).config.label == "W4A4"
 
 
 @pytest.mark.usefixtures("place")
@@ -120,8 +95,7 @@ def test_a_recipe_of_distill_is_changed_by_options() -> None:
     options = [part if part != "--training-option" else "-o" for part in QUICK]
     call("distill", "digits_resnet8", "--student", "small.py:small", "--recipe", "short", *options)
     config = load_config(Path("run/config.yaml"))
-    assert config.training is not None
-    chosen = config.training.options
+    chosen = config.training_options
     assert (chosen["student_steps"], chosen["gamma"], chosen["iterations"]) == (5, 1.0, 3)
 
 
@@ -132,6 +106,6 @@ def test_distill_says_what_it_needs() -> None:
 
 def test_methods_lists_fine_tuning() -> None:
     told = call("methods")
-    assert "fine-tuning" in told
+    assert "trainings" in told
     for name in ("gdfq", "dsg_qat", "dfqf", "distill"):
         assert name in told

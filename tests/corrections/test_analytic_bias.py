@@ -17,7 +17,7 @@ from datafree.models import load_teacher
 from datafree.zoo import load_digits_test
 from networks import NETWORKS, SPEC, captured, fingerprint
 
-WEIGHTS_ONLY = Scheme(weights=3, activations=32, weight_granularity="tensor")
+WEIGHTS_ONLY = Scheme(bits="W3A32", weight_granularity="tensor")
 
 
 class Two(nn.Module):

@@ -15,7 +15,7 @@ from datafree.graph.insert import insert_quantizers, quantizable_layers
 from datafree.graph.taps import tap_outputs
 from networks import NETWORKS, SPEC, captured, fingerprint, images
 
-THREE_BITS = Scheme(weights=3, activations=4)
+THREE_BITS = Scheme(bits="W3A4")
 
 
 def prepared(
@@ -62,7 +62,7 @@ class One(nn.Module):
 @pytest.mark.parametrize("bias", [True, False])
 def test_by_hand(*, bias: bool) -> None:
     """``b - (W^ - W) E[x]``, with images of constant channels 1 and 3, 0 and 2, 4 and 4."""
-    folded, student, _ = prepared(One(bias=bias), Scheme(weights=2, activations=32, policy="all"))
+    folded, student, _ = prepared(One(bias=bias), Scheme(bits="W2A32", policy="all"))
     x = torch.tensor([[1.0, 0, 4], [3, 2, 4]]).view(2, 3, 1, 1).expand(2, 3, 8, 8)
     layer, exact = student.get_submodule("layer"), folded.get_submodule("layer")
     assert isinstance(layer, nn.Linear)

@@ -213,7 +213,7 @@ def test_one_scale_per_tensor_loses_less() -> None:
         graph.get_parameter("conv1.weight").mul_(factors.view(-1, 1, 1, 1))
         graph.get_parameter("conv1.bias").mul_(factors)
         graph.get_parameter("conv2.weight").div_(factors.view(-1, 1, 1))
-    scheme = Scheme(weights=4, activations=32, weight_granularity="tensor")
+    scheme = Scheme(bits="W4A32", weight_granularity="tensor")
     x = images(32)
     expected = graph(x)
     plain, better = (

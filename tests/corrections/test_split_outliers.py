@@ -28,8 +28,8 @@ from datafree.quant.modules import ActivationQuantizer, ChannelCopies
 from networks import NETWORKS, captured, fingerprint, images
 
 FOUR_BITS = Scheme(
-    weights=4, activations=8, weight_granularity="tensor", weight_symmetric=True,
-    activation_symmetric=True,
+    bits="W4A8", weight_granularity="tensor", symmetric_weights=True,
+    symmetric_activations=True,
 )  # fmt: skip
 
 
@@ -101,7 +101,7 @@ def test_which_layers_and_how_much(name: str, split: dict[str, int]) -> None:
 def test_the_student_rounds_the_sum(granularity: str, *, symmetric: bool) -> None:
     """On the student's own grid, the copies of a channel together are the rounded channel."""
     scheme = FOUR_BITS.model_copy(
-        update={"weight_granularity": granularity, "weight_symmetric": symmetric}
+        update={"weight_granularity": granularity, "symmetric_weights": symmetric}
     )
     folded = fold_batch_norms(captured("Tiny"))
     graph = split_outliers(folded, 0.75, scheme)

@@ -92,7 +92,7 @@ def net() -> nn.Module:
 
 @pytest.fixture(scope="module")
 def w4a4(net: nn.Module) -> fx.GraphModule:
-    return ready(net, weights=4, activations=4)
+    return ready(net, bits="W4A4")
 
 
 @pytest.fixture(scope="module")
@@ -143,7 +143,7 @@ def test_stored_weights(
         trained(Small()),
         weights=bits,
         activations=32,
-        weight_symmetric=symmetric,
+        symmetric_weights=symmetric,
         weight_granularity=granularity,
     )
     path = tmp_path / "student.onnx"
@@ -185,7 +185,7 @@ def test_stored_weights(
 def test_narrow_activations_keep_their_range(
     net: nn.Module, tmp_path: Path, bits: int, symmetric: bool
 ) -> None:
-    student = ready(net, weights=8, activations=bits, activation_symmetric=symmetric)
+    student = ready(net, weights=8, activations=bits, symmetric_activations=symmetric)
     path = tmp_path / "student.onnx"
     Onnx().export(student, SPEC, path)
     stored, clips = initializers(path), {node.name: node for node in nodes(path, "Clip")}
@@ -208,7 +208,7 @@ def test_narrow_activations_keep_their_range(
 
 def test_full_width_activations_have_no_clip_of_their_own(net: nn.Module, tmp_path: Path) -> None:
     path = tmp_path / "student.onnx"
-    report = Onnx().export(ready(net, weights=8, activations=8), SPEC, path)
+    report = Onnx().export(ready(net, bits="W8A8"), SPEC, path)
     assert not [node.name for node in nodes(path, "Clip") if node.name.endswith("_quantizer/Clip")]
     assert len(nodes(path, "QuantizeLinear")) == 5
     assert all(len(node.input) == 3 for node in nodes(path, "Conv"))
@@ -288,7 +288,7 @@ def test_no_float_weight_remains(written: ExportReport) -> None:
 
 
 def test_student_is_not_touched(net: nn.Module, tmp_path: Path) -> None:
-    student = ready(net, weights=4, activations=8).to(memory_format=torch.channels_last)  # pyright: ignore
+    student = ready(net, bits="W4A8").to(memory_format=torch.channels_last)  # pyright: ignore
     before = {name: value.clone() for name, value in student.state_dict().items()}
     with torch.no_grad():
         expected = student(images())
@@ -300,7 +300,7 @@ def test_student_is_not_touched(net: nn.Module, tmp_path: Path) -> None:
 
 def test_batch_norms_of_a_student_end_in_its_scales(net: nn.Module, tmp_path: Path) -> None:
     """Fine-tuned with its norms kept: a runtime fuses none that stands before a quantizer."""
-    student = insert_quantizers(capture(net, SPEC), Scheme(weights=8, activations=8))
+    student = insert_quantizers(capture(net, SPEC), Scheme(bits="W8A8"))
     minmax = load("datafree.calibrators", "minmax", Calibrator)()
     calibrate(student, [images(16, seed=1)], minmax)
     path = tmp_path / "student.onnx"
@@ -311,7 +311,7 @@ def test_batch_norms_of_a_student_end_in_its_scales(net: nn.Module, tmp_path: Pa
 
 
 def test_disabled_quantizers_are_left_out(net: nn.Module, tmp_path: Path) -> None:
-    student = ready(net, weights=4, activations=4)
+    student = ready(net, bits="W4A4")
     student.get_submodule("x_quantizer").enabled = False  # pyright: ignore
     student.get_submodule("head").weight_quantizer.enabled = False  # pyright: ignore
     path = tmp_path / "student.onnx"
@@ -433,7 +433,7 @@ def saturating_cpu() -> bool:
 @pytest.mark.parametrize("weight_type", ["int8", "uint8"])
 def test_saturation_is_detected(tmp_path: Path, weight_type: Any) -> None:
     spec = InputSpec(shape=(16, 8, 8), mean=(0.0,) * 16, std=(1.0,) * 16, classes=5)
-    student = ready(Bright().eval(), spec, weight_symmetric=True)
+    student = ready(Bright().eval(), spec, symmetric_weights=True)
     check = images(8, spec).abs()
     report = Onnx(weight_type=weight_type).export(student, spec, tmp_path / "s.onnx", check=check)
     expected = saturating_cpu() and weight_type == "int8"

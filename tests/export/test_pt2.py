@@ -40,7 +40,7 @@ def images(count: int, seed: int = 0) -> Tensor:
 def ready(bits: int, *, calibrated: bool = True) -> fx.GraphModule:
     torch.manual_seed(0)
     folded = fold_batch_norms(capture(Net().eval(), SPEC))
-    student = insert_quantizers(folded, Scheme(weights=bits, activations=bits))
+    student = insert_quantizers(folded, Scheme(bits=f"W{bits}A{bits}"))
     if calibrated:
         calibrate(student, [images(8, 1)], load("datafree.calibrators", "minmax", Calibrator)())
     return student

@@ -213,7 +213,7 @@ def student_with_norms(name: str, scheme: Scheme) -> fx.GraphModule:
 
 
 SCHEMES = [
-    Scheme(weights=weights, activations=8, weight_granularity=granularity, weight_symmetric=even)
+    Scheme(bits=f"W{weights}A8", weight_granularity=granularity, symmetric_weights=even)
     for weights in (2, 8)
     for granularity in ("tensor", "channel")
     for even in (False, True)
@@ -223,7 +223,7 @@ SCHEMES = [
 @pytest.mark.parametrize(
     "scheme",
     SCHEMES,
-    ids=lambda s: f"{s.label} {s.weight_granularity} {'symmetric' * s.weight_symmetric}",
+    ids=lambda s: f"{s.label} {s.weight_granularity} {'symmetric' * s.symmetric_weights}",
 )
 @pytest.mark.parametrize(
     ("name", "left"),
@@ -244,7 +244,7 @@ def test_grids_take_batch_norms_over_without_moving_a_code(
     assert fingerprint(student) == before
     # On a symmetric grid codes without a mirror image may keep one more.
     kept = set(batch_norms(folded))
-    assert kept >= left if scheme.weight_symmetric else kept == left
+    assert kept >= left if scheme.symmetric_weights else kept == left
     for path, layer in folded.named_modules():
         if not isinstance(layer, QUANTIZED):
             continue
@@ -252,7 +252,7 @@ def test_grids_take_batch_norms_over_without_moving_a_code(
         assert isinstance(old, QUANTIZED)
         ends = old.weight_quantizer.grid.qmin + old.weight_quantizer.grid.qmax
         codes, stored = (m.weight_quantizer.codes(m.weight) for m in (old, layer))
-        mirrored = (-codes if scheme.weight_symmetric else ends - codes) == stored
+        mirrored = (-codes if scheme.symmetric_weights else ends - codes) == stored
         nothing = layer.weight_quantizer(layer.weight) == 0
         stay, turn, vanish = (m.flatten(1).all(1) for m in (codes == stored, mirrored, nothing))
         assert (stay | turn | vanish).all()
@@ -260,7 +260,7 @@ def test_grids_take_batch_norms_over_without_moving_a_code(
 
 def test_a_code_without_a_mirror_image_keeps_its_batch_norm() -> None:
     """-2 of a symmetric grid of 2 bits has no +2."""
-    student = student_with_norms("Tiny", Scheme(weights=2, activations=8, weight_symmetric=True))
+    student = student_with_norms("Tiny", Scheme(bits="W2A8", symmetric_weights=True))
     first = next(m for m in student.modules() if isinstance(m, QUANTIZED))
     with torch.no_grad():
         first.weight[0, 0] = -2 * first.weight_quantizer.scale.flatten()[0]
@@ -270,7 +270,7 @@ def test_a_code_without_a_mirror_image_keeps_its_batch_norm() -> None:
 
 
 def test_a_layer_left_in_float_takes_its_batch_norm_over_as_any() -> None:
-    student = student_with_norms("Tiny", Scheme(weights=8, activations=8))
+    student = student_with_norms("Tiny", Scheme(bits="W8A8"))
     for layer in student.modules():
         if isinstance(layer, QUANTIZED):
             layer.weight_quantizer.enabled = False

@@ -56,7 +56,7 @@ def test_layers_in_execution_order() -> None:
 
 
 def test_every_input_of_a_layer_is_quantized() -> None:
-    graph = student("Tiny", weights=4, activations=4)
+    graph = student("Tiny", bits="W4A4")
     found = quantizers(graph)
     assert list(found) == ["x", "relu1", "mean"]
     assert [q.grid.bits for q in found.values()] == [8, 4, 4]
@@ -69,7 +69,7 @@ def test_every_input_of_a_layer_is_quantized() -> None:
 
 
 def test_outputs_of_activations_are_quantized() -> None:
-    graph = student("Tiny", weights=4, activations=4, placement="after_activation")
+    graph = student("Tiny", bits="W4A4", placement="after_activation")
     found = quantizers(graph)
     assert list(found) == ["relu1", "relu2"]
     assert [q.grid.bits for q in found.values()] == [4, 4]
@@ -77,7 +77,7 @@ def test_outputs_of_activations_are_quantized() -> None:
 
 
 def test_after_activation_stands_behind_a_norm_that_stays() -> None:
-    graph = student("NormAfterActivation", placement="after_activation", activation_symmetric=True)
+    graph = student("NormAfterActivation", placement="after_activation", symmetric_activations=True)
     found = quantizers(graph)
     # bn2 folds forward into conv3, bn4 into fc2; bn1 and bn3 stay.
     assert list(found) == ["bn1", "relu_1", "bn3", "relu_3"]
@@ -116,7 +116,7 @@ def test_shared_readers_get_one_quantizer(placement: Placement) -> None:
 
 @pytest.mark.parametrize("placement", ["every_input", "after_activation"])
 def test_float_activations_mean_no_quantizers(placement: Placement) -> None:
-    graph = student("Tiny", weights=2, activations=32, placement=placement)
+    graph = student("Tiny", bits="W2A32", placement=placement)
     assert quantizers(graph) == {}
     assert weight_bits(graph) == [2, 2, 2]
 
@@ -130,7 +130,7 @@ def test_float_activations_mean_no_quantizers(placement: Placement) -> None:
     ],
 )
 def test_weight_bits_follow_the_policy(name: str, policy: str, expected: list[int]) -> None:
-    assert weight_bits(student(name, weights=3, activations=3, policy=policy)) == expected
+    assert weight_bits(student(name, bits="W3A3", policy=policy)) == expected
 
 
 @pytest.mark.parametrize(
@@ -147,7 +147,7 @@ def test_single_layers_get_their_own_bits(
 ) -> None:
     graph = student("Grouped", weights=4, policy=policy, layer_bits=layer_bits)
     assert weight_bits(graph) == expected
-    scheme = Scheme(weights=4, policy=policy, layer_bits=layer_bits)  # pyright: ignore
+    scheme = Scheme(bits="W4A8", policy=policy, layer_bits=layer_bits)  # pyright: ignore
     assert list(insert.weight_bits(captured("Grouped"), scheme).values()) == expected
 
 
@@ -166,21 +166,21 @@ def test_layer_bits_that_cannot_be(policy: str, layer_bits: dict[str, int], mess
 
 
 def test_the_policy_leaves_activations_alone() -> None:
-    found = quantizers(student("Tiny", weights=3, activations=3, policy="first_last_8"))
+    found = quantizers(student("Tiny", bits="W3A3", policy="first_last_8"))
     assert [q.grid.bits for q in found.values()] == [8, 3, 3]
 
 
 def test_black_and_white_of_the_channels_that_go_furthest() -> None:
     """Channel by channel -2 … 3, -1 … 1 and 0 … 4, by hand."""
     spec = InputSpec(shape=(3, 8, 8), mean=(0.4, 0.5, 0), std=(0.2, 0.5, 0.25), classes=5)
-    graph = insert_quantizers(fold_batch_norms(captured("Tiny")), Scheme(weights=4), spec)
+    graph = insert_quantizers(fold_batch_norms(captured("Tiny")), Scheme(bits="W4A8"), spec)
     assert next(iter(quantizers(graph).values())).covers == pytest.approx((-2, 4))
 
 
 @pytest.mark.parametrize("name", ["Tiny", "InPlaceResidual"])
 def test_what_the_input_is_known_to_take(name: str) -> None:
     """SPEC: black at -2 in every channel, white at 3, 2 and 4/3. Calibrated on gray alone."""
-    graph = insert_quantizers(fold_batch_norms(captured(name)), Scheme(weights=4), SPEC)
+    graph = insert_quantizers(fold_batch_norms(captured(name)), Scheme(bits="W4A8"), SPEC)
     found = list(quantizers(graph).values())
     assert found[0].covers == pytest.approx((-2, 3))
     assert all(quantizer.covers is None for quantizer in found[1:])
@@ -212,7 +212,7 @@ def test_a_padded_input_is_still_the_input() -> None:
 
 
 def test_grids_follow_the_scheme() -> None:
-    graph = student("Tiny", weight_symmetric=True, weight_granularity="tensor", ste="full")
+    graph = student("Tiny", symmetric_weights=True, weight_granularity="tensor", ste="full")
     for name in quantizable_layers(graph):
         quantizer: Quantizer = graph.get_submodule(name).weight_quantizer  # pyright: ignore
         assert quantizer.grid.symmetric
@@ -264,7 +264,7 @@ POSITIONS: list[tuple[Callable[[Tensor, Tensor], Tensor], bool]] = [
 
 @pytest.mark.parametrize(("call", "signed"), POSITIONS)
 def test_signedness_follows_the_position(call: Any, signed: bool) -> None:
-    graph = student_of(capture(Signs(call).eval(), SPEC), activation_symmetric=True, activations=4)
+    graph = student_of(capture(Signs(call).eval(), SPEC), symmetric_activations=True, activations=4)
     entering, last = quantizers(graph).values()
     assert (entering.grid.qmin, entering.grid.qmax) == (-128, 127)
     assert last.grid.signed is signed
@@ -279,7 +279,7 @@ def test_eight_bits_are_close_and_two_are_not(name: str, placement: Placement) -
     folded = fold_batch_norms(captured(name))
     before, errors = fingerprint(folded), dict[int, float]()
     for bits in (8, 2):
-        scheme = Scheme(weights=bits, activations=bits, placement=placement)
+        scheme = Scheme(bits=f"W{bits}A{bits}", placement=placement)
         graph = insert_quantizers(folded, scheme)
         calibrate(graph, [images(16)], MinMax())
         expected = folded(images(16))
@@ -291,7 +291,7 @@ def test_eight_bits_are_close_and_two_are_not(name: str, placement: Placement) -
 
 def test_with_every_quantizer_off_the_student_is_the_folded_network() -> None:
     folded = fold_batch_norms(captured("Grouped"))
-    graph = insert_quantizers(folded, Scheme(weights=2, activations=2))
+    graph = insert_quantizers(folded, Scheme(bits="W2A2"))
     for module in graph.modules():
         if isinstance(module, Quantizer):
             module.enabled = False
@@ -310,7 +310,7 @@ def test_a_network_without_layers_is_refused() -> None:
 def test_a_folded_network_is_not_touched_by_its_student() -> None:
     model = randomized(build("Tiny"), images(8))
     folded = fold_batch_norms(capture(model, SPEC))
-    graph = insert_quantizers(folded, Scheme(weights=4))
+    graph = insert_quantizers(folded, Scheme(bits="W4A8"))
     graph.get_parameter("conv1.weight").data.zero_()
     assert folded.get_parameter("conv1.weight").abs().sum() > 0
     assert not any(isinstance(m, Quantizer) for m in folded.modules())
@@ -318,7 +318,7 @@ def test_a_folded_network_is_not_touched_by_its_student() -> None:
 
 def test_policy_brecq_in_every_input() -> None:
     """Ends have 8-bit weights, second and last layer 8-bit inputs, the image stays float."""
-    graph = student("Tied", weights=3, activations=2, policy="brecq")
+    graph = student("Tied", bits="W3A2", policy="brecq")
     bits = weight_bits(graph)
     assert bits[0] == bits[-1] == 8
     assert set(bits[1:-1]) == {3}
@@ -334,7 +334,7 @@ def test_policy_brecq_in_every_input() -> None:
 
 def test_policy_brecq_after_activations() -> None:
     """The last layer's input is the activation before the pooling."""
-    graph = student("Tiny", weights=3, activations=2, policy="brecq", placement="after_activation")
+    graph = student("Tiny", bits="W3A2", policy="brecq", placement="after_activation")
     assert {n: q.grid.bits for n, q in quantizers(graph).items()} == {"relu1": 8, "relu2": 8}
 
 

@@ -48,14 +48,14 @@ def test_exported_program(tmp_path: Path) -> None:
 def test_exported_program_does_not_know_its_normalisation(archive: Path) -> None:
     message = complaint(lambda: teacher(str(archive)))
     assert message == (
-        f"{archive} does not say how its images are normalised: pass --mean and --std "
+        f"{archive} does not say how its images are normalised: give mean and std "
         "(0 and 1 if they are not)"
     )
 
 
 def test_exported_program_with_weights_is_refused(archive: Path, tmp_path: Path) -> None:
-    message = complaint(lambda: teacher(str(archive), weights=tmp_path / "w.pth", **NORMAL))
-    assert "brings its own weights: leave out --weights" in message
+    message = complaint(lambda: teacher(str(archive), weights_file=tmp_path / "w.pth", **NORMAL))
+    assert "brings its own weights: leave out weights_file" in message
 
 
 def test_exported_program_of_another_shape(archive: Path) -> None:
@@ -71,7 +71,7 @@ def test_exported_program_with_static_batch(tmp_path: Path) -> None:
 
 def test_exported_program_with_free_size_asks_for_it(tmp_path: Path) -> None:
     path = export(tmp_path / "free.pt2", dims=(dict.fromkeys((0, 2, 3), Dim.AUTO),))
-    assert "--input-shape C,H,W" in complaint(lambda: teacher(str(path), **NORMAL))
+    assert "input_shape as C,H,W" in complaint(lambda: teacher(str(path), **NORMAL))
     assert teacher(str(path), input_shape=(1, 10, 11), **NORMAL).spec.shape == (1, 10, 11)
 
 

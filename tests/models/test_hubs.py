@@ -72,10 +72,10 @@ def test_unknown_timm_model(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_failed_download_asks_for_weights(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     _with_library(monkeypatch, _fake_timm(URLError("no route to host")))
     message = complaint(lambda: teacher("timm:tinynet_a"))
-    assert "no route to host" in message and "--weights file.safetensors" in message
+    assert "no route to host" in message and "weights_file=file.safetensors" in message
     path = tmp_path / "w.safetensors"
     save_file(Tiny(5).state_dict(), path)
-    assert teacher("timm:tinynet_a", weights=path, classes=5).spec.classes == 5
+    assert teacher("timm:tinynet_a", weights_file=path, classes=5).spec.classes == 5
 
 
 def test_torchvision_metadata(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -109,7 +109,7 @@ def test_pytorchcv_metadata(name: str, size: int, classes: int, std: float, tmp_
     provider = pytest.importorskip("pytorchcv.model_provider")
     path = tmp_path / "w.safetensors"
     save_file(provider.get_model(name).state_dict(), path)
-    spec = teacher(f"pytorchcv:{name}", weights=path).spec
+    spec = teacher(f"pytorchcv:{name}", weights_file=path).spec
     assert (spec.shape, spec.classes, spec.std[0]) == ((3, size, size), classes, std)
 
 

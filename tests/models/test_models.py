@@ -69,14 +69,14 @@ def test_unknown_factory_offers_the_nearest() -> None:
 
 
 def test_missing_input_shape_is_asked_for() -> None:
-    assert "pass --input-shape C,H,W" in complaint(lambda: teacher(HERE + "tiny", **NORMAL))
+    assert "give input_shape as C,H,W" in complaint(lambda: teacher(HERE + "tiny", **NORMAL))
 
 
 def test_missing_normalisation_is_asked_for() -> None:
     call = {"input_shape": (1, 8, 8)}
-    assert "pass --mean and --std (0 and 1" in complaint(lambda: teacher(HERE + "tiny", **call))
+    assert "give mean and std (0 and 1" in complaint(lambda: teacher(HERE + "tiny", **call))
     message = complaint(lambda: teacher(HERE + "tiny", mean=(0.0,), **call))
-    assert "pass --std (0 and 1" in message
+    assert "give std (0 and 1" in message
 
 
 def test_wrong_input_shape_is_named() -> None:
@@ -150,6 +150,6 @@ def test_shared_factory_with_weights(shared: Path, tmp_path: Path) -> None:
     networks, name = shared / "data" / "networks.py", "resnet20_cifar10jpeg"
     weights = shared / "data" / "weights" / f"{name}.safetensors"
     source = f"{networks}:CifarResNet"
-    found = teacher(source, weights=weights, input_shape=(3, 32, 32), **IMAGENET)
+    found = teacher(source, weights_file=weights, input_shape=(3, 32, 32), **IMAGENET)
     again = importlib.import_module("safetensors.torch").load_file(weights)
     assert found.digest == state_digest(again)

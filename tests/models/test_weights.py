@@ -19,7 +19,7 @@ def test_weights_are_loaded_and_module_prefix_is_stripped(tmp_path: Path, suffix
     net, path = Tiny(), tmp_path / f"weights{suffix}"
     state = {f"module.{key}": value for key, value in net.state_dict().items()}
     (save_file if suffix == ".safetensors" else torch.save)(state, path)
-    found = teacher(HERE + "tiny", weights=path, input_shape=(1, 8, 8), **NORMAL)
+    found = teacher(HERE + "tiny", weights_file=path, input_shape=(1, 8, 8), **NORMAL)
     assert found.digest == state_digest(net.state_dict())
     assert found.spec.classes == 3
 
@@ -28,7 +28,9 @@ def test_missing_batch_counters_are_forgiven(tmp_path: Path) -> None:
     path = tmp_path / "w.safetensors"
     state = Tiny().state_dict()
     save_file({key: value for key, value in state.items() if "num_batches" not in key}, path)
-    assert teacher(HERE + "tiny", weights=path, input_shape=(1, 8, 8), **NORMAL).spec.classes == 3
+    assert (
+        teacher(HERE + "tiny", weights_file=path, input_shape=(1, 8, 8), **NORMAL).spec.classes == 3
+    )
 
 
 def _foreign(tmp_path: Path, change: Callable[[dict[str, Tensor]], object]) -> str:
@@ -36,7 +38,9 @@ def _foreign(tmp_path: Path, change: Callable[[dict[str, Tensor]], object]) -> s
     change(state)
     path = tmp_path / "foreign.safetensors"
     save_file(state, path)
-    return complaint(lambda: teacher(HERE + "tiny", weights=path, input_shape=(1, 8, 8), **NORMAL))
+    return complaint(
+        lambda: teacher(HERE + "tiny", weights_file=path, input_shape=(1, 8, 8), **NORMAL)
+    )
 
 
 def test_missing_weights_are_named(tmp_path: Path) -> None:
@@ -65,21 +69,21 @@ def test_non_finite_weights_are_named(tmp_path: Path) -> None:
 def test_unreadable_weights(tmp_path: Path, name: str) -> None:
     path = tmp_path / name
     assert f"cannot read weights from {path}: No such file" in complaint(
-        lambda: teacher("digits_resnet8", weights=path)
+        lambda: teacher("digits_resnet8", weights_file=path)
     )
     path.write_bytes(b"this is not a weight file")
-    assert str(path) in complaint(lambda: teacher("digits_resnet8", weights=path))
+    assert str(path) in complaint(lambda: teacher("digits_resnet8", weights_file=path))
 
 
 def test_weights_of_unknown_format(tmp_path: Path) -> None:
-    message = complaint(lambda: teacher("digits_resnet8", weights=tmp_path / "w.h5"))
+    message = complaint(lambda: teacher("digits_resnet8", weights_file=tmp_path / "w.h5"))
     assert "use .safetensors, .pt or .pth" in message
 
 
 def test_a_weight_file_that_would_run_code_does_not(tmp_path: Path) -> None:
     path, witness = tmp_path / "evil.pth", tmp_path / "witness"
     torch.save({"conv.weight": Evil(witness)}, path)
-    message = complaint(lambda: teacher("digits_resnet8", weights=path))
+    message = complaint(lambda: teacher("digits_resnet8", weights_file=path))
     assert "never unpickled" in message
     assert not witness.exists()
 
@@ -87,10 +91,10 @@ def test_a_weight_file_that_would_run_code_does_not(tmp_path: Path) -> None:
 def test_a_weight_file_without_a_state_dict(tmp_path: Path) -> None:
     path = tmp_path / "list.pth"
     torch.save([torch.ones(1)], path)
-    message = complaint(lambda: teacher("digits_resnet8", weights=path))
+    message = complaint(lambda: teacher("digits_resnet8", weights_file=path))
     assert "does not hold a state dict" in message
 
 
 def test_a_weight_file_as_source_is_explained() -> None:
     message = complaint(lambda: teacher("resnet.safetensors"))
-    assert "holds weights without a network" in message and "--weights resnet" in message
+    assert "holds weights without a network" in message and "as weights_file" in message

@@ -33,7 +33,7 @@ ACTIVATION_KINDS: tuple[ActivationTraining, ...] = ("lsq", "clip", "fixed", "pac
 
 
 def student(name: str = "Tiny", **scheme: Any) -> fx.GraphModule:
-    options: dict[str, Any] = {"weights": 3, "activations": 3, "policy": "first_last_8", **scheme}
+    options: dict[str, Any] = {"bits": "W3A3", "policy": "first_last_8", **scheme}
     made = insert_quantizers(fold_batch_norms(captured(name)), Scheme(**options))
     calibrate(made, [images(16)], MinMax())
     return made
@@ -138,7 +138,7 @@ def test_quantizers_that_are_off_stay() -> None:
 
 @pytest.mark.parametrize("activations", ["lsq", "clip", "pact"])
 def test_what_is_known_is_not_learned(activations: ActivationTraining) -> None:
-    graph = insert_quantizers(fold_batch_norms(captured("Tiny")), Scheme(activations=3), SPEC)
+    graph = insert_quantizers(fold_batch_norms(captured("Tiny")), Scheme(bits="W8A3"), SPEC)
     calibrate(graph, [images(16)], MinMax())
     first = next(m for m in graph.modules() if isinstance(m, ActivationQuantizer))
     scale, zero_point = first.scale.clone(), first.zero_point.clone()
@@ -151,7 +151,7 @@ def test_what_is_known_is_not_learned(activations: ActivationTraining) -> None:
 
 
 def test_a_student_without_ranges_is_left_as_it_was() -> None:
-    made = insert_quantizers(fold_batch_norms(captured("Tiny")), Scheme(weights=3, activations=3))
+    made = insert_quantizers(fold_batch_norms(captured("Tiny")), Scheme(bits="W3A3"))
     before = dict(made.named_modules())
     with pytest.raises(ValueError, match="calibrate first"):
         prepare_training(made, "lsq", "pact")
@@ -161,7 +161,7 @@ def test_a_student_without_ranges_is_left_as_it_was() -> None:
 @pytest.mark.parametrize("symmetric", [False, True])
 @pytest.mark.parametrize("ratio", [0.0, 0.3, 0.9])
 def test_bounded_weight_ranges(ratio: float, symmetric: bool) -> None:
-    graph = student(weights=2, weight_symmetric=symmetric, weight_granularity="tensor")
+    graph = student(weights=2, symmetric_weights=symmetric, weight_granularity="tensor")
     for layer in layers_of(graph):
         layer.weight_quantizer.set_range(torch.tensor(-7.0), torch.tensor(7.0))
     old = copy.deepcopy(graph)
@@ -183,7 +183,7 @@ def test_bounded_weight_ranges_bind_and_are_checked() -> None:
     with torch.no_grad():
         cast("nn.Conv2d", model.get_submodule("conv2")).weight[0, 0, 0, 0] = 100.0
     folded = fold_batch_norms(capture(model, SPEC))
-    made = insert_quantizers(folded, Scheme(weights=4, activations=32, weight_range="mse"))
+    made = insert_quantizers(folded, Scheme(bits="W4A32", weight_range="mse"))
     bounded_weight_ranges(made, 1.0)
     quantizer, weight = layers_of(made)[1].weight_quantizer, layers_of(made)[1].weight.detach()
     exact = Quantizer(quantizer.grid, axis=0)
@@ -203,7 +203,7 @@ def test_training_brings_digits_back() -> None:
     x = (pixels.permute(0, 3, 1, 2).float() / 255 - entry.mean[0]) / entry.std[0]
     spec = InputSpec(shape=entry.input_shape, mean=entry.mean, std=entry.std, classes=10)
     folded = fold_batch_norms(capture(model, spec))
-    scheme = Scheme(weights=2, activations=3, policy="first_last_8", weight_granularity="tensor")
+    scheme = Scheme(bits="W2A3", policy="first_last_8", weight_granularity="tensor")
     graph = insert_quantizers(folded, scheme)
     bounded_weight_ranges(graph, 0.3)
     calibrate(graph, [x], MinMax())

@@ -27,7 +27,7 @@ from watching import Counter
 
 PACKAGE = "datafree.reconstruction"
 QUICK = {"iterations": 8, "activation_iterations": 4, "batch_size": 8, "lr_factor": 1.0}
-SCHEME = Scheme(weights=3, activations=4, weight_range="mse")
+SCHEME = Scheme(bits="W3A4", weight_range="mse")
 
 
 def make(name: str, **changes: Any) -> Reconstructor:
@@ -61,7 +61,7 @@ def error(folded: fx.GraphModule, student: fx.GraphModule, x: Tensor) -> float:
 
 
 def test_the_output_comes_closer_to_the_float_network(name: str) -> None:
-    folded, student, x = prepared("Tiny", Scheme(weights=2, activations=32))
+    folded, student, x = prepared("Tiny", Scheme(bits="W2A32"))
     before = error(folded, student, x)
     learned = make(name, iterations=300, rounding_weight=1e-3, rounding_lr=1e-2)
     outcomes = learned.reconstruct(folded, student, x)

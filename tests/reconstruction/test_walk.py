@@ -62,7 +62,7 @@ class Chain(nn.Module):
 def walked(depth: int, *, by_layer: bool) -> int:
     """Walk through a chain; how many tasks there were."""
     folded = fold_batch_norms(capture(Chain(depth).eval(), SPEC))
-    student = insert_quantizers(folded, Scheme(weights=4, activations=8))
+    student = insert_quantizers(folded, Scheme(bits="W4A8"))
     calibrate(student, [images(4)], MinMax())
     blocks = [(b, layer_blocks(folded, b) if by_layer else [b]) for b in find_blocks(folded)]
     return sum(1 for _ in walk(folded, student, images(6), blocks, (Stage(1),), 0, 2**30))
@@ -124,7 +124,7 @@ class Windows(nn.Module):
 
 def test_layers_that_look_at_windows_are_learned_by_themselves() -> None:
     folded = capture(Windows().eval(), SPEC)
-    student = insert_quantizers(folded, Scheme(weights=3, activations=8))
+    student = insert_quantizers(folded, Scheme(bits="W3A8"))
     calibrate(student, [images(4)], MinMax())
     outcomes = AdaRound(iterations=4, batch_size=3).reconstruct(folded, student, images(70))
     assert [outcome.block for outcome in outcomes] == ["first", "second", "head"]

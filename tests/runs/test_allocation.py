@@ -11,7 +11,7 @@ import torch
 
 import datafree
 from datafree.cli.console import bits_rows
-from datafree.config import AllocationConfig, Method, ModelConfig, RunConfig, Scheme, load_config
+from datafree.config import RunConfig, load_config, merge
 from datafree.errors import ConfigError
 from datafree.graph.insert import quantizable_layers
 from datafree.runs import pipeline, post_training
@@ -23,16 +23,18 @@ from networks import SPEC, build, images
 def config(**changes: Any) -> RunConfig:
     """Four noise images, an average of 3.5 bits, no export."""
     base = RunConfig(
-        model=ModelConfig(source="digits_resnet8"),
-        scheme=Scheme(policy="first_last_8", weight_range="mse"),
-        synthesis=Method(name="noise"),
+        model="digits_resnet8",
+        policy="first_last_8",
+        weight_range="mse",
+        method="noise",
         images=4,
-        allocation=AllocationConfig(average_bits=3.5, bits=(2, 4, 8)),
+        average_bits=3.5,
+        candidate_bits=(2, 4, 8),
         holdout=0,
         export=False,
         device="cpu",
     )
-    return RunConfig.model_validate(base.model_dump() | changes)
+    return RunConfig.model_validate(merge(base.model_dump(), changes))
 
 
 def bits_of(result: Result) -> dict[str, int]:
@@ -45,7 +47,9 @@ def bits_of(result: Result) -> dict[str, int]:
 @pytest.fixture(scope="module")
 def full(tmp_path_factory: pytest.TempPathFactory) -> Result:
     """A run with learned rounding and export, made once."""
-    wanted = config(export=True, reconstruction=Method(name="adaround", options={"iterations": 5}))
+    wanted = config(
+        export=True, reconstruction="adaround", reconstruction_options={"iterations": 5}
+    )
     return run(wanted, folder=tmp_path_factory.mktemp("runs") / "full")
 
 
@@ -58,7 +62,7 @@ def test_the_chosen_bits_reach_the_student_and_the_record(full: Result) -> None:
     assert chosen["layer_bits"]["stem.0"] == chosen["layer_bits"]["classifier"] == 8
     assert 3 <= chosen["average_bits"] <= 3.5
     assert len(set(bits_of(full).values())) > 1
-    assert full.config.scheme.layer_bits == bits_of(full)
+    assert full.config.layer_bits == bits_of(full)
     written = json.loads((full.folder / "allocation.json").read_text(encoding="utf-8"))
     assert written["chosen"] == chosen
     assert (full.folder / "frontier.png").stat().st_size > 1000
@@ -84,8 +88,8 @@ def test_a_finished_run_can_be_loaded_and_repeated(full: Result, tmp_path: Path)
     with torch.no_grad():
         assert torch.equal(loaded.student(x), full.student(x))
     asked = load_config(full.folder / "config.yaml")
-    assert asked.allocation == AllocationConfig(average_bits=3.5, bits=(2, 4, 8))
-    assert asked.scheme.layer_bits == {}
+    assert (asked.average_bits, asked.candidate_bits) == (3.5, (2, 4, 8))
+    assert asked.layer_bits == {}
     again = run(asked.model_copy(update={"export": False}), folder=tmp_path / "again")
     assert again.metrics["allocation"] == full.metrics["allocation"]
 
@@ -104,7 +108,9 @@ def test_an_interrupted_run_keeps_its_bits(tmp_path: Path, monkeypatch: pytest.M
         result = run(config(), folder=tmp_path)
     assert result.metrics == expected.metrics
     # Of another run nothing is left.
-    uniform = run(config(allocation=None), folder=tmp_path, force=True)
+    uniform = run(
+        config(average_bits=None, candidate_bits=(2, 3, 4, 5, 6, 8)), folder=tmp_path, force=True
+    )
     assert set(bits_of(uniform).values()) == {8}
     assert not {"allocation.json", "frontier.png"} & {path.name for path in tmp_path.iterdir()}
 
@@ -112,9 +118,9 @@ def test_an_interrupted_run_keeps_its_bits(tmp_path: Path, monkeypatch: pytest.M
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"allocation": {"budget": "1B"}}, "1B cannot be kept to: the least is .* kB, with 2 bits"),
-        ({"allocation": {"budget": "tiny"}}, "budget 'tiny' is not understood"),
-        ({"scheme": {"layer_bits": {"stem.0": 4}}}, r"scheme\.layer_bits .* drop one"),
+        ({"budget": "1B"}, "1B cannot be kept to: the least is .* kB, with 2 bits"),
+        ({"budget": "tiny"}, "budget 'tiny' is not understood"),
+        ({"policy": "all", "layer_bits": {"stem.0": 4}}, r"layer_bits .* drop one"),
     ],
 )
 def test_mistakes_are_told_before_images_are_made(
@@ -138,8 +144,8 @@ def quantized(**wanted: Any) -> Result:
 
 def test_from_python() -> None:
     """Grouped has 630 weights; a stem of 216, 72, 96, 216 and 30."""
-    average = quantized(average_bits=3, candidate_bits=[2, 4])
-    assert set(average.config.scheme.layer_bits.values()) == {2, 4}
+    average = quantized(average_bits=3, candidate_bits=(2, 4))
+    assert set(average.config.layer_bits.values()) == {2, 4}
     assert average.metrics["allocation"]["cost"] <= 3 * 630
     assert average.config.scheme.weight_range == "mse"
     budget = quantized(budget="0.2kB", weight_range="minmax")
@@ -149,10 +155,10 @@ def test_from_python() -> None:
 
 @pytest.mark.parametrize(
     "wanted",
-    [{"average_bits": 4, "budget": "1MB"}, {"candidate_bits": [4]}, {"average_bits": 9}],
+    [{"average_bits": 4, "budget": "1MB"}, {"candidate_bits": (4,)}, {"average_bits": 9}],
 )
 def test_what_python_is_refused(wanted: dict[str, Any]) -> None:
-    with pytest.raises(ConfigError, match=r"allocation: .*(either average_bits or budget|than or)"):
+    with pytest.raises(ConfigError, match=r"quantize: .*(average_bits (and|or) budget|than or)"):
         quantized(**wanted)
 
 

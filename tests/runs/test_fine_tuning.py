@@ -17,7 +17,7 @@ from torch import nn
 
 import datafree
 from datafree.cli.console import measured_rows
-from datafree.config import InputSpec, Method, ModelConfig, RunConfig, Scheme, build, merge
+from datafree.config import InputSpec, ModelConfig, RunConfig, build, merge
 from datafree.errors import ConfigError, DataError, ModelError, UnknownNameError
 from datafree.generators import Generator, GeneratorConfig, save_generator
 from datafree.recipes import laid_over, recipe_fields
@@ -34,9 +34,10 @@ QUICK: dict[str, Any] = {
     "checks": 2, "latent": 10,
 }  # fmt: skip
 CONFIG = RunConfig(
-    model=ModelConfig(source="digits_resnet8"),
-    scheme=Scheme(weights=3, activations=3),
-    training=Method(name="dfqf", options=QUICK),
+    model="digits_resnet8",
+    bits="W3A3",
+    training="dfqf",
+    training_options=QUICK,
     images=4,
     holdout=8,
     export=False,
@@ -56,7 +57,7 @@ def other_classes():
 
 
 def changed(**changes: Any) -> RunConfig:
-    return build(RunConfig, {**CONFIG.model_dump(), **changes}, "run")
+    return build(RunConfig, merge(CONFIG.model_dump(), changes), "run")
 
 
 @pytest.fixture(scope="module")
@@ -97,7 +98,7 @@ def test_a_tuned_run_writes_generators_and_a_checked_student(made: Result, folde
 @pytest.mark.parametrize("batch_norm", ["folded", "scaled", "frozen", "train"])
 def test_a_tuned_student_comes_back_from_disk(name: str, batch_norm: str, tmp_path: Path) -> None:
     options = {**QUICK, "batch_norm": batch_norm}
-    result = run(changed(training={"name": name, "options": options}), folder=tmp_path)
+    result = run(changed(training=name, training_options=options), folder=tmp_path)
     loaded = load_run(tmp_path)
     with torch.no_grad():
         expected = result.student(result.images.images)
@@ -118,25 +119,26 @@ def test_both_students_are_measured_on_labels(tmp_path: Path) -> None:
 
 def test_the_warm_generator_serves_another_bit_width(folder: Path) -> None:
     warm = folder / "warm_generator.safetensors"
-    again = run(changed(generator=warm, scheme={"weights": 2, "activations": 2}))
+    again = run(changed(generator=warm, bits="W2A2"))
     assert set(again.metrics["training"]) == {"fine-tuning"}
     assert not torch.equal(next(iter(again.student.parameters())), torch.zeros(1))
 
 
 def test_a_saved_generator_makes_images_for_other_methods(folder: Path) -> None:
-    source = {"name": "generator", "options": {"path": str(folder / "generator.safetensors")}}
-    result = run(changed(training=None, synthesis=source))
+    path = str(folder / "generator.safetensors")
+    result = run(changed(training=None, method="generator", method_options={"path": path}))
     assert result.images.metadata["method"] == "generator"
     assert len(result.images) == 4
 
 
-@pytest.mark.parametrize("bits", [None, 4])
-def test_distillation_into_another_network(bits: int | None, small: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("bits", ["float", "W4A4"])
+def test_distillation_into_another_network(bits: str, small: Path, tmp_path: Path) -> None:
     config = changed(
-        student={"source": f"{small}:small"},
-        training={"name": "distill", "options": QUICK},
-        float_student=bits is None,
-        scheme={"weights": bits or 8, "activations": bits or 8},
+        student=f"{small}:small",
+        training="distill",
+        training_options=QUICK,
+        float_student=bits == "float",
+        bits="W8A8" if bits == "float" else bits,
         export=True,
     )
     result = run(config, folder=tmp_path / "run")
@@ -163,7 +165,9 @@ def test_a_student_in_memory_starts_from_its_own_weights() -> None:
     nn.init.zeros_(layer.weight)
     before = layer.weight.clone()
     options = {**QUICK, "learner_lr": 1e-8, "learner_decay": 0.0}
-    result = datafree.distill("digits_resnet8", student, options=options, device="cpu")
+    result = datafree.distill(
+        "digits_resnet8", student=student, training_options=options, device="cpu"
+    )
     assert torch.equal(layer.weight, before)
     (weight, _) = result.student.parameters()
     assert weight.abs().max() < 1e-3
@@ -173,29 +177,29 @@ def test_a_student_in_memory_starts_from_its_own_weights() -> None:
 def test_a_recipe_of_distill_is_changed_by_options() -> None:
     student = nn.Sequential(nn.Flatten(), nn.Linear(64, 10))
     made = datafree.distill(
-        "digits_resnet8", student, recipe="short", options=QUICK, device="cpu"
-    ).config.training
-    assert made is not None
-    assert made.options == {**recipe_fields("short", "distill")["training"]["options"], **QUICK}
+        "digits_resnet8", student=student, recipe="short", training_options=QUICK, device="cpu"
+    ).config
+    short = recipe_fields("short", "distill")["training_options"]
+    assert made.training_options == {**short, **QUICK}
     with pytest.raises(UnknownNameError, match=r"recipe of distill 'best'.*short"):
-        datafree.distill("digits_resnet8", student, recipe="best")
+        datafree.distill("digits_resnet8", student=student, recipe="best")
 
 
 def test_students_in_memory_that_do_not_fit_are_refused(tmp_path: Path) -> None:
     place = tmp_path / "run"
     other = nn.Sequential(nn.Flatten(), nn.Linear(64, 7))
     with pytest.raises(ModelError, match=r"Sequential maps images .* to 7 classes"):
-        datafree.distill("digits_resnet8", other, output=place, device="cpu")
+        datafree.distill("digits_resnet8", student=other, output=place, device="cpu")
     bare = nn.Sequential(nn.Flatten(), nn.AdaptiveAvgPool1d(10))
     with pytest.raises(ModelError, match="has no parameters"):
-        datafree.distill("digits_resnet8", bare, output=place, device="cpu")
+        datafree.distill("digits_resnet8", student=bare, output=place, device="cpu")
     assert not place.exists()
 
 
 @pytest.mark.parametrize("batch_norm", ["folded", "scaled", "frozen", "train"])
 def test_noise_is_measured_against_the_same_layers(batch_norm: str) -> None:
     options = {**QUICK, "batch_norm": batch_norm, "student_lr": 1e-9, "steps_lr": 1e-9}
-    tuned = run(changed(scheme={}, training={"name": "gdfq", "options": options}))
+    tuned = run(changed(bits="W8A8", training="gdfq", training_options=options))
     assert min(tuned.metrics["sqnr_db"].values()) > 15
 
 
@@ -209,10 +213,10 @@ def test_weights_of_another_network_follow_the_seed(small: Path) -> None:
 
 
 def test_a_student_of_other_classes_is_refused(small: Path) -> None:
-    distill = {"name": "distill", "options": QUICK}
     config = changed(
-        student={"source": f"{small}:other_classes"}, float_student=True, training=distill
-    )
+        student=f"{small}:other_classes", float_student=True, training="distill",
+        training_options=QUICK,
+    )  # fmt: skip
     with pytest.raises(
         ModelError, match=r"to 3 classes and its teacher .* to 10: choose a student"
     ):
@@ -226,21 +230,21 @@ def test_a_student_of_other_classes_is_refused(small: Path) -> None:
         ({"training": None, "generator": "g.safetensors"}, "generator goes with training"),
         (
             {
-                "reconstruction": {"name": "qdrop"},
+                "reconstruction": "qdrop",
                 "float_student": True,
-                "student": {"source": "digits_resnet8"},
-                "training": {"name": "distill"},
+                "student": "digits_resnet8",
+                "training": "distill",
             },
             "a float student has no rounding",
         ),
-        ({"allocation": {"average_bits": 4}}, "no mixed precision"),
+        ({"average_bits": 4}, "no mixed precision"),
         ({"float_student": True}, "float_student goes with student"),
         ({"bias_correction": "empirical"}, "leave bias_correction out"),
-        ({"training": {"name": "distill"}}, "distill goes with student"),
-        ({"student": {"source": "digits_resnet8"}}, "distill goes with student"),
-        ({"max_time": -1.0}, "greater than 0"),
+        ({"training": "distill"}, "distill goes with student"),
+        ({"student": "digits_resnet8"}, "distill goes with student"),
+        ({"max_time": -1.0}, "more than 0 seconds"),
         ({"training": None, "precision": "bf16"}, "precision goes with training"),
-        ({"synthesis": {"name": "generator"}}, "give the file as generator"),
+        ({"method": "generator"}, "give the file as generator"),
     ],
 )
 def test_contradictions_are_told(changes: dict[str, Any], message: str) -> None:
@@ -249,8 +253,8 @@ def test_contradictions_are_told(changes: dict[str, Any], message: str) -> None:
 
 
 def test_training_starts_from_learned_rounding(tmp_path: Path) -> None:
-    rounding = {"name": "adaround", "options": {"iterations": 10}}
-    made = run(changed(reconstruction=rounding), folder=tmp_path / "run")
+    rounding = {"reconstruction": "adaround", "reconstruction_options": {"iterations": 10}}
+    made = run(changed(**rounding), folder=tmp_path / "run")
     units = made.metrics["reconstruction"]
     assert sum(unit["rounded"] for unit in units) > 70_000
     assert "roundings left undecided" in dict(measured_rows(made.metrics))
@@ -260,9 +264,8 @@ def test_training_starts_from_learned_rounding(tmp_path: Path) -> None:
 
 
 def test_rounding_that_training_would_forget_is_told_before_anything_long() -> None:
-    gdfq = {"name": "gdfq", "options": QUICK}
     with pytest.raises(ConfigError, match="weights=minmax forgets"):
-        run(changed(training=gdfq, reconstruction={"name": "adaround"}))
+        run(changed(training="gdfq", training_options=QUICK, reconstruction="adaround"))
 
 
 def test_layers_whose_biases_are_not_corrected_before_training_are_told() -> None:
@@ -273,14 +276,16 @@ def test_layers_whose_biases_are_not_corrected_before_training_are_told() -> Non
 
 def test_mistakes_are_told_before_anything_long() -> None:
     with pytest.raises(UnknownNameError, match="dfqf"):
-        run(changed(training={"name": "dfqff"}))
+        run(changed(training="dfqff"))
     with pytest.raises(ConfigError, match="bn_statistics looks at no images"):
-        run(changed(calibration={"name": "bn_statistics"}))
-    unfolded = {"name": "gdfq", "options": {"batch_norm": "frozen"}}
+        run(changed(calibrator="bn_statistics"))
+    unfolded: dict[str, Any] = {
+        "training": "gdfq", "training_options": {"batch_norm": "frozen"},
+    }  # fmt: skip
     with pytest.raises(ConfigError, match="change the folded teacher"):
-        run(changed(training=unfolded, equalize=True))
+        run(changed(**unfolded, equalize=True))
     with pytest.raises(ConfigError, match="and bias_correction change the folded teacher"):
-        run(changed(training=unfolded, bias_correction="analytic"))
+        run(changed(**unfolded, bias_correction="analytic"))
     with pytest.raises(DataError, match=r"nowhere\.safetensors"):
         run(changed(generator="nowhere.safetensors"))
 
@@ -288,8 +293,7 @@ def test_mistakes_are_told_before_anything_long() -> None:
 def test_a_generator_changed_in_place_is_another_run(tmp_path: Path) -> None:
     path = tmp_path / "g.safetensors"
     config = GeneratorConfig(shape=(1, 8, 8), classes=10, latent=10, condition="none")
-    source = {"name": "generator", "options": {"path": str(path)}}
-    chosen = changed(training=None, synthesis=source)
+    chosen = changed(training=None, method="generator", method_options={"path": str(path)})
     digests: list[str] = []
     for seed in (0, 1):
         save_generator(Generator(config, torch.Generator().manual_seed(seed)), path)
@@ -345,9 +349,9 @@ def test_two_bits_per_tensor_keep_what_calibration_loses(tmp_path: Path) -> None
     np.savez(data, images=pixels, labels=labels)
     found: dict[str, float] = {}
     for recipe in ("fast", "trained"):
-        scheme = {"weights": 2, "activations": 2, "weight_granularity": "tensor"}
-        fixed = {"scheme": scheme, "data": data, "export": False, "device": "cpu"}
-        base = laid_over({"model": {"source": "digits_resnet8"}}, recipe)
+        scheme = {"bits": "W2A2", "weight_granularity": "tensor"}
+        fixed = {**scheme, "data": data, "export": False, "device": "cpu"}
+        base = laid_over({"model": "digits_resnet8"}, recipe)
         made = run(build(RunConfig, merge(base, fixed), recipe))
         found[recipe] = made.metrics["top1"]["student"]
     assert found["trained"] > 97

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from datafree.config import Frozen, Method, ModelConfig, RunConfig, Scheme
+from datafree.config import Frozen, ModelConfig, RunConfig
 from datafree.graph.capture import capture
 from datafree.images import SyntheticSet
 from datafree.models import load_teacher
@@ -16,7 +16,7 @@ from datafree.registry import available, load
 from datafree.runs.pipeline import run, synthesize_images
 from networks import saved_generator
 
-MODEL = ModelConfig(source="digits_resnet8")
+MODEL = "digits_resnet8"
 QUICK = {
     "iterations": 2,
     "activation_iterations": 2,
@@ -26,16 +26,16 @@ QUICK = {
 }
 
 
-def quick(package: str, name: str, **more: Any) -> Method:
+def quick(package: str, name: str, **more: Any) -> dict[str, Any]:
     known = load(f"datafree.{package}", name, Frozen).model_fields
-    return Method(name=name, options={k: v for k, v in {**QUICK, **more}.items() if k in known})
+    return {k: v for k, v in {**QUICK, **more}.items() if k in known}
 
 
 @cache
 def images(name: str) -> SyntheticSet:
-    teacher = load_teacher(MODEL)
-    method = quick("synthesis", name, path=saved_generator(teacher.spec))
-    config = RunConfig(model=MODEL, synthesis=method, images=4)
+    teacher = load_teacher(ModelConfig(source=MODEL))
+    options = quick("synthesis", name, path=saved_generator(teacher.spec))
+    config = RunConfig(model=MODEL, method=name, method_options=options, images=4)
     return synthesize_images(capture(teacher.model, teacher.spec), teacher.spec, config)
 
 
@@ -46,15 +46,18 @@ def images(name: str) -> SyntheticSet:
 def test_every_combination_runs(
     synthesis: str, calibrator: str, reconstruction: str | None
 ) -> None:
-    chosen: dict[str, Any] = {"reconstruction": None}
+    chosen: dict[str, Any] = {}
     if reconstruction is not None:
-        chosen["reconstruction"] = quick("reconstruction", reconstruction)
+        options = quick("reconstruction", reconstruction)
+        chosen = {"reconstruction": reconstruction, "reconstruction_options": options}
     config = RunConfig(
         model=MODEL,
-        scheme=Scheme(weights=4, activations=4, policy="brecq"),
-        synthesis=quick("synthesis", synthesis),
+        bits="W4A4",
+        policy="brecq",
+        method=synthesis,
+        method_options=quick("synthesis", synthesis),
         images=4,
-        calibration=Method(name=calibrator),
+        calibrator=calibrator,
         holdout=0,
         export=False,
         **chosen,

@@ -12,7 +12,7 @@ from torch import fx, nn
 
 import datafree.runs.pipeline as pipeline
 from datafree.api import synthesize
-from datafree.config import AllocationConfig, Method, ModelConfig, RunConfig, Scheme, load_config
+from datafree.config import RunConfig, load_config, merge
 from datafree.errors import ConfigError, DatafreeError, ModelError, OutputExistsError
 from datafree.evaluate import compare
 from datafree.files import sha256
@@ -40,15 +40,16 @@ BARE = [name for name in FILES if name not in ("student.onnx", "student.pt2")]
 def config(**changes: Any) -> RunConfig:
     """The smallest run worth looking at: 4 images, 3 iterations, no export."""
     base = RunConfig(
-        model=ModelConfig(source="digits_resnet8"),
-        synthesis=Method(name="zeroq", options={"iterations": 3}),
+        model="digits_resnet8",
+        method="zeroq",
+        method_options={"iterations": 3},
         images=4,
-        calibration=Method(name="minmax"),
+        calibrator="minmax",
         holdout=2,
         export=False,
         device="cpu",
     )
-    return RunConfig.model_validate(base.model_dump() | changes)
+    return RunConfig.model_validate(merge(base.model_dump(), changes))
 
 
 def names(folder: Path) -> list[str]:
@@ -221,13 +222,13 @@ def test_an_unfinished_run_of_other_options_is_not_continued(
 
 
 MISTAKES: dict[str, dict[str, Any]] = {
-    "method": {"synthesis": {"name": "zerok"}},
-    "option": {"synthesis": {"name": "zeroq", "options": {"steps": 3}}},
-    "calibrator": {"calibration": {"name": "minimax"}},
+    "method": {"method": "zerok"},
+    "option": {"method": "zeroq", "method_options": {"steps": 3}},
+    "calibrator": {"calibrator": "minimax"},
     "device": {"device": "abacus"},
     "data": {"data": Path("nowhere.npz")},
-    "model": {"model": {"source": "digits_resnet9"}},
-    "shape": {"model": {"source": "digits_resnet8", "input_shape": (3, 8, 8)}},
+    "model": {"model": "digits_resnet9"},
+    "shape": {"input_shape": (3, 8, 8)},
 }
 
 
@@ -247,7 +248,7 @@ def test_mistakes_are_told_before_work_and_leave_no_folder(
 def test_a_mistake_with_force_leaves_the_earlier_run(tmp_path: Path) -> None:
     run(config(), folder=tmp_path)
     with pytest.raises(DatafreeError):
-        run(config(calibration={"name": "minimax"}), folder=tmp_path, force=True)
+        run(config(calibrator="minimax"), folder=tmp_path, force=True)
     assert names(tmp_path) == BARE
     assert load_config(tmp_path / "config.yaml") == config()
 
@@ -256,7 +257,7 @@ def test_methods_that_need_batch_norm_name_one_that_does_not() -> None:
     teacher = from_module(build("NoNorm"), input_shape=SPEC.shape)
     with pytest.raises(ModelError, match="noise"):
         run(config(), teacher=teacher)
-    assert len(run(config(synthesis={"name": "noise"}), teacher=teacher).images) == 4
+    assert len(run(config(method="noise"), teacher=teacher).images) == 4
 
 
 @pytest.mark.parametrize("name", ["abacus", "mps", "meta", "cuda:99", "cuda:x"])
@@ -330,7 +331,7 @@ def test_an_unfinished_run_of_another_network_is_not_continued(
     def stop(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
 
-    chosen = config(allocation=AllocationConfig(average_bits=4))
+    chosen = config(average_bits=4)
     folder = tmp_path / "run"
     with monkeypatch.context() as patch:
         patch.setattr(post_training, "calibrate", stop)
@@ -346,19 +347,21 @@ def test_an_unfinished_run_of_another_network_is_not_continued(
 
 def test_outliers_are_split_by_the_steps_of_the_bits_allocated() -> None:
     """Codes of the halves add up to the code of the weight, at two bits as at any."""
-    chosen = config(allocation=AllocationConfig(average_bits=2, bits=(2,)), split_outliers=0.5)
+    chosen = config(average_bits=2, candidate_bits=(2,), split_outliers=0.5)
     model = padded()
     result = run(chosen, teacher=in_memory(model))
-    uniform = run(config(scheme=Scheme(weights=2), split_outliers=0.5), teacher=in_memory(model))
+    uniform = run(
+        config(bits="W2A8", split_outliers=0.5, weight_range="mse"), teacher=in_memory(model)
+    )
     state = uniform.student.state_dict()
     for name, value in result.student.state_dict().items():
         torch.testing.assert_close(value, state[name])
 
 
 def test_a_result_can_be_run_again_with_the_bits_it_found() -> None:
-    first = run(config(allocation=AllocationConfig(average_bits=4)))
+    first = run(config(average_bits=4))
     again = run(first.config)
-    assert again.config.scheme.layer_bits == first.config.scheme.layer_bits
+    assert again.config.layer_bits == first.config.layer_bits
 
 
 def test_a_layer_that_is_not_there_is_told_before_images_are_made(
@@ -366,24 +369,21 @@ def test_a_layer_that_is_not_there_is_told_before_images_are_made(
 ) -> None:
     monkeypatch.setattr(pipeline, "synthesize_images", None)
     with pytest.raises(ConfigError, match="layer_bits"):
-        run(config(scheme=Scheme(layer_bits={"no_such": 4})))
+        run(config(layer_bits={"no_such": 4}))
 
 
 def test_images_of_a_run_are_made_for_its_student() -> None:
-    method = Method(
-        name="sadag",
-        options={"iterations": 1, "matching_iterations": 1, "student_iterations": 1},
-    )
-    scheme = Scheme(weights=3, activations=5)
-    made = run(config(synthesis=method, scheme=scheme, holdout=0)).images
-    assert made.metadata["scheme"]["weights"] == 3
-    alone = synthesize("digits_resnet8", method="sadag", count=2, **method.options)
+    options = {"iterations": 1, "matching_iterations": 1, "student_iterations": 1}
+    chosen = config(method="sadag", method_options=options, bits="W3A5", holdout=0)
+    made = run(chosen).images
+    assert made.metadata["scheme"]["bits"] == "W3A5"
+    alone = synthesize("digits_resnet8", method="sadag", images=2, method_options=options)
     assert alone.metadata["scheme"] is None
 
 
 @pytest.mark.gpu
 def test_a_run_on_a_gpu() -> None:
-    result = run(config(device="cuda", reconstruction=Method(name="qdrop", options=FEW)))
+    result = run(config(device="cuda", reconstruction="qdrop", reconstruction_options=FEW))
     assert {p.device.type for p in result.student.parameters()} == {"cuda"}
     assert {b.device.type for b in result.student.buffers()} == {"cuda"}
 
@@ -403,13 +403,13 @@ def test_runs_say_how_long_they_take(
 
     monkeypatch.setattr(forecast, "seconds_per_image", measured)
     lines: list[str] = []
-    chosen = config(images=3, synthesis=Method(name="zeroq", options={"iterations": 50}))
+    chosen = config(images=3, method="zeroq", method_options={"iterations": 50})
     run(chosen, tell=lines.append)
     assert lines == [told]
 
 
 def test_the_scheme_reaches_the_student() -> None:
-    coarse = run(config(scheme=Scheme(weights=2, activations=2)))
+    coarse = run(config(bits="W2A2"))
     fine = run(config())
     lost = [min(result.metrics["sqnr_db"].values()) for result in (coarse, fine)]
     assert lost[0] < lost[1]
@@ -420,10 +420,10 @@ def test_whose_activations_set_the_ranges(reconstruction: str | None) -> None:
     """Of the float network where rounding is learned, of the quantized one where it is not."""
     network, x = build("Tiny"), images(8, 3, SPEC.shape)
     chosen = config(
-        scheme=Scheme(weights=2, activations=4),
-        bias_correction=None,
-        reconstruction=reconstruction
-        and {"name": reconstruction, "options": STILL[reconstruction]},
+        bits="W2A4",
+        bias_correction="none",
+        reconstruction=reconstruction,
+        reconstruction_options=STILL[reconstruction] if reconstruction else {},
     )
     given = SyntheticSet(x, SPEC)
     student = run(chosen, teacher=in_memory(network), images=given).student

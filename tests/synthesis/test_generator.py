@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 import torch
 
-from datafree.config import Method, ModelConfig, RunConfig, load_config, save_config
+from datafree.config import RunConfig, load_config, save_config
 from datafree.errors import ConfigError, DataError
 from datafree.files import sha256
 from datafree.generators import Generator, GeneratorConfig, generate, save_generator
@@ -137,8 +137,9 @@ def test_the_network_is_not_asked() -> None:
 def test_a_run_and_its_configuration(path: Path, tmp_path: Path) -> None:
     make(path, shape=(1, 8, 8), classes=10)
     config = RunConfig(
-        model=ModelConfig(source="digits_resnet8"),
-        synthesis=Method(name="generator", options={"path": str(path)}),
+        model="digits_resnet8",
+        method="generator",
+        method_options={"path": str(path)},
         images=4,
         holdout=2,
     )

@@ -49,7 +49,7 @@ def gradient_of_classifier(matcher: Matcher, image: Tensor) -> Tensor:
 @pytest.fixture
 def student() -> fx.GraphModule:
     network = captured("Tiny")
-    method = SADAG(**QUICK, scheme=Scheme(weights=3, activations=3, policy="brecq"))
+    method = SADAG(**QUICK, scheme=Scheme(bits="W3A3", policy="brecq"))
     with pytest.MonkeyPatch.context() as patch:
         kept: list[fx.GraphModule] = []
 
@@ -106,7 +106,7 @@ def test_ranges_of_the_student_are_those_of_the_float_network(
 
     monkeypatch.setattr(sadag.GenieM, "reconstruct", still)
     network, x = captured("Tiny"), images(8, 3, SPEC.shape)
-    method = SADAG(**QUICK, scheme=Scheme(weights=2, activations=4))
+    method = SADAG(**QUICK, scheme=Scheme(bits="W2A4"))
     made = method._student(network, x, SPEC, 0, silent, tmp_path, {})
     values = network.get_submodule("bn1")(network.get_submodule("conv1")(x)).relu()
     quantizer = quantizer_of(made, "relu1_quantizer")
@@ -115,7 +115,7 @@ def test_ranges_of_the_student_are_those_of_the_float_network(
 
 
 def test_the_scheme_of_the_run_is_the_students() -> None:
-    run, own = Scheme(weights=2, activations=4), Scheme(weights=5, activations=5)
+    run, own = Scheme(bits="W2A4"), Scheme(bits="W5A5")
     assert SADAG().for_scheme(run).scheme == run
     assert SADAG(scheme=own).for_scheme(run).scheme == own
     assert SADAG().scheme is None

@@ -36,7 +36,7 @@ QUICK: dict[str, Any] = {
     "warmup": 4, "iterations": 6, "batch_size": 8, "calibration_images": 16, "holdout": 16,
     "checks": 3, "margin_images": 8, "checkpoint_minutes": 0, "latent": 10,
 }  # fmt: skip
-SCHEME = Scheme(weights=3, activations=4)
+SCHEME = Scheme(bits="W3A4")
 
 
 def make(name: str, **changes: Any) -> Trainer:

@@ -47,7 +47,7 @@ def test_a_float_student_of_another_architecture_learns() -> None:
 
 
 def test_with_bits_the_distilled_student_is_quantized() -> None:
-    trained = train(METHOD, task(Scheme(weights=4, activations=4)))
+    trained = train(METHOD, task(Scheme(bits="W4A4")))
     assert any(isinstance(m, QUANTIZED) for m in trained.student.modules())
     assert set(trained.summary) == {"distillation", "fine-tuning"}
 
@@ -88,7 +88,7 @@ def test_a_time_budget_is_spent_on_the_phases_that_there_are(tmp_path: Path) -> 
     warm = train(METHOD, task(None)).warm
     assert warm is not None
     save_generator(warm, tmp_path / "g.safetensors")
-    given = replace(task(Scheme(weights=4, activations=4)), generator=tmp_path / "g.safetensors")
+    given = replace(task(Scheme(bits="W4A4")), generator=tmp_path / "g.safetensors")
     both = train(method, given, max_seconds=2.0).summary
     assert 0.9 < both["distillation"]["seconds"] < 2.0
     assert 0.9 < both["fine-tuning"]["seconds"] < 2.0

@@ -16,7 +16,7 @@ from datafree.tensors import fast_copy
 from datafree.training._rates import learn_as_before_folding
 from networks import captured, images
 
-WEIGHTS_ONLY = Scheme(weights=4, activations=32, policy="all", weight_granularity="channel")
+WEIGHTS_ONLY = Scheme(bits="W4A32", policy="all", weight_granularity="channel")
 NORMS = {"conv1": "bn1", "conv2": "bn2"}
 
 

@@ -45,7 +45,7 @@ torch.distributed.destroy_process_group()
 
 def task() -> Task:
     graph = captured("Tiny")
-    return Task(graph, fold_batch_norms(graph), SPEC, Scheme(weights=3, activations=4), MSE())
+    return Task(graph, fold_batch_norms(graph), SPEC, Scheme(bits="W3A4"), MSE())
 
 
 def test_alone_nothing_is_agreed_on() -> None:

@@ -22,7 +22,7 @@ from datafree.allocation.budget import (
 )
 from datafree.allocation.frontier import Frontier, pareto_frontier
 from datafree.allocation.sensitivity import sensitivities
-from datafree.config import AllocationConfig, Scheme
+from datafree.config import BudgetOptions, Scheme
 from datafree.files import write_text
 from datafree.progress import Progress, silent
 
@@ -138,15 +138,15 @@ def allocate(
     folded: fx.GraphModule,
     scheme: Scheme,
     images: Tensor,
-    wanted: AllocationConfig,
+    wanted: BudgetOptions,
     *,
     progress: Progress = silent,
 ) -> Allocation:
     """The bits of every layer that lose least within a budget (ZeroQ, algorithms B.12).
 
     Minimises ``sum_l Omega_l(k_l)`` subject to ``sum_l cost_l(k_l) <= budget``, over all choices of
-    `wanted.bits` for every layer the policy leaves free; see `sensitivities` for Omega and
-    `pareto_frontier` for the search, which is exact. That losses of layers add up is assumed.
+    ``wanted.candidate_bits`` for every layer the policy leaves free; see `sensitivities` for Omega
+    and `pareto_frontier` for the search, which is exact. That losses of layers add up is assumed.
 
     Args:
         folded: the float graph the student will be made from; not changed.
@@ -162,20 +162,21 @@ def allocate(
     shape = (int(images.shape[1]), int(images.shape[2]), int(images.shape[3]))
     layers = describe_layers(folded, scheme, shape)
     budget = resolve_budget(wanted, layers)
-    losses = sensitivities(folded, scheme, images, wanted.bits, progress=progress)
-    frontier = pareto_frontier(options_of(layers, losses, wanted.bits, budget.unit))
+    bits = wanted.candidate_bits
+    losses = sensitivities(folded, scheme, images, bits, progress=progress)
+    frontier = pareto_frontier(options_of(layers, losses, bits, budget.unit))
     point = frontier.within(budget.limit)
     assert point is not None  # noqa: S101 - the cheapest point is exact, and was compared before
-    chosen = _bits_at(frontier, point, layers, wanted.bits)
+    chosen = _bits_at(frontier, point, layers, bits)
     return Allocation(
-        layer_bits={layer.path: bits for layer, bits in zip(layers, chosen, strict=True)},
+        layer_bits={layer.path: width for layer, width in zip(layers, chosen, strict=True)},
         budget=budget,
         total=Total(int(frontier.costs[point]), float(frontier.losses[point])),
-        uniform={bits: _uniform(layers, losses, bits, budget.unit) for bits in wanted.bits},
+        uniform={width: _uniform(layers, losses, width, budget.unit) for width in bits},
         layers=tuple(layers),
         sensitivities=losses,
         frontier=frontier,
-        bits=wanted.bits,
+        bits=bits,
     )
 
 

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, fx
 
 from datafree.allocation.frontier import Option
-from datafree.config import AllocationConfig, Scheme
+from datafree.config import BudgetOptions, Scheme
 from datafree.errors import ConfigError
 from datafree.graph.insert import insert_quantizers, policy_layers, quantizable_layers
 from datafree.graph.taps import tap_outputs
@@ -96,7 +96,7 @@ def describe_layers(
     return layers
 
 
-def resolve_budget(wanted: AllocationConfig, layers: Sequence[Layer]) -> Budget:
+def resolve_budget(wanted: BudgetOptions, layers: Sequence[Layer]) -> Budget:
     """The budget of `wanted` in bits or bit operations.
 
     An average counts the layers that are free, so that a network of any policy is as large as the
@@ -105,17 +105,18 @@ def resolve_budget(wanted: AllocationConfig, layers: Sequence[Layer]) -> Budget:
     Raises:
         ConfigError: the budget is not understood, or even the fewest bits everywhere exceed it.
     """
+    bits = wanted.candidate_bits
     if wanted.average_bits is not None:
         free = sum(layer.elements for layer in layers if layer.free)
         fixed = sum(layer.cost(_POLICY_BITS, "bits") for layer in layers if not layer.free)
         spend = int(Decimal(str(wanted.average_bits)) * free)
         budget = Budget("bits", fixed + spend, f"{wanted.average_bits:g} bits on average")
-        least = f"{wanted.bits[0]} bits"
+        least = f"{bits[0]} bits"
     else:
         budget = parse_budget(wanted.budget or "")
-        least = show_cost(_least(layers, wanted.bits, budget.unit), budget.unit)
-    if _least(layers, wanted.bits, budget.unit) > budget.limit:
-        fewest = f"with {wanted.bits[0]} bits in every layer"
+        least = show_cost(_least(layers, bits, budget.unit), budget.unit)
+    if _least(layers, bits, budget.unit) > budget.limit:
+        fewest = f"with {bits[0]} bits in every layer"
         if not all(layer.free for layer in layers):
             fewest += " but the policy's 8-bit ones"
         raise ConfigError(f"{budget.text} cannot be kept to: the least is {least}, {fewest}")

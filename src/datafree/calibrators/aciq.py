@@ -6,7 +6,7 @@ import functools
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor
@@ -25,20 +25,28 @@ class _Values:
 class ACIQ(Calibrator):
     """Clip where clipping and rounding noise of an assumed distribution are least in sum.
 
-    The range is ``[mean - a, mean + a]``, cut to the extremes. For values that were never negative
-    it is ``[0, a]``: half of the range of the mirrored values, whose codes have one bit more where
-    the grid spends none below 0. Their zeros are left out of the statistics; they stand for the
-    half that the activation function cut off.
+    The range is ``[mean - a, mean + a]``, cut to the extremes. At M bits, a minimises
+    ``2 b^2 exp(-a / b) + a^2 / (3 4^M)`` for a Laplace distribution of scale b = mean
+    ``|x - mean|``, and ``(a^2 + s^2) erfc(a / (s sqrt 2)) - sqrt(2 / pi) a s exp(-a^2 / (2 s^2)) +
+    a^2 / (3 4^M)`` for a Gauss distribution of standard deviation s.
 
-    Attributes:
-        distribution: `laplace` (scale b = mean ``|x - mean|``), `gauss`, or `auto`: the one whose
-            range quantizes a histogram of the values with the smaller squared error.
-        sigma: standard deviation of the Gauss distribution: of the `sample`, or from its `range`
-            and number of values n, ``(max - min) 0.175 (1 + sqrt(pi ln 4)) / sqrt(2 ln n)``.
+    For values that were never negative the range is ``[0, a]``: half of that of the mirrored
+    values, whose codes have one bit more where the grid spends none below 0. Their zeros are left
+    out of the statistics; they stand for the half that the activation function cut off.
     """
 
+    citation: ClassVar[str] = (
+        "Banner et al. (2019), Post-training 4-bit Quantization of Convolution Networks for"
+        " Rapid-Deployment, NeurIPS, arXiv:1810.05723"
+    )
+
     distribution: Literal["auto", "laplace", "gauss"] = "auto"
+    """Distribution the values are taken to have: `laplace`, `gauss`, or `auto`, the one whose range
+    quantizes a histogram of the values with the smaller squared error."""
     sigma: Literal["sample", "range"] = "sample"
+    """Where the standard deviation of the Gauss distribution comes from: `sample` measures it on
+    the values; `range` takes it from their extremes and their number n, ``(max - min) 0.175 (1 +
+    sqrt(pi ln 4)) / sqrt(2 ln n)``."""
 
     def update(self, state: _Values | None, values: Tensor) -> _Values:
         """Count the values; see the base class."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Callable, Iterable
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, fx, nn
@@ -15,6 +15,7 @@ from datafree.graph.statistics import Statistics
 from datafree.progress import Step
 from datafree.quant.grid import Grid
 from datafree.quant.modules import ActivationQuantizer, Quantizer
+from datafree.registry import method_name
 
 Observe = Literal["quantized", "float"]
 
@@ -22,10 +23,13 @@ Observe = Literal["quantized", "float"]
 class RangeRule(Frozen):
     """Base of all that choose activation ranges: from images (`Calibrator`), or without any."""
 
+    citation: ClassVar[str] = ""
+    """Where the method comes from: authors, title, venue, year."""
+
     @property
     def name(self) -> str:
         """The rule's name: the stem of its file."""
-        return type(self).__module__.rpartition(".")[2]
+        return method_name(type(self))
 
 
 class ImagelessRule(RangeRule):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 from pydantic import Field
 from torch import fx
 
@@ -16,16 +18,19 @@ from datafree.quant.modules import ActivationQuantizer
 class BNStatistics(ImagelessRule):
     """Ranges from batch norms without images: ``beta ± n |gamma|``, after a ReLU from 0.
 
-    Nagel et al. 2019 (data-free quantization, section 5). A tensor's range is that of its widest
-    channel. Sums, concatenations, pooling and all activation functions are followed, see
-    `datafree.graph.propagate`; the network's input covers normalised pixels 0 … 255. The mean over
-    positions keeps the range of what it is taken of: safe, but wider than needed.
-
-    Attributes:
-        deviations: n, the reach around the mean of a channel in its deviations.
+    A tensor's range is that of its widest channel. Sums, concatenations, pooling and all activation
+    functions are followed, see `datafree.graph.propagate`; the network's input covers normalised
+    pixels 0 … 255. The mean over positions keeps the range of what it is taken of: safe, but wider
+    than needed.
     """
 
+    citation: ClassVar[str] = (
+        "Nagel et al. (2019), Data-Free Quantization Through Weight Equalization and Bias"
+        " Correction, ICCV, section 5"
+    )
+
     deviations: float = Field(default=6.0, gt=0)
+    """Reach n of a range around the mean of a channel, in standard deviations of the channel."""
 
     def set_ranges(
         self, student: fx.GraphModule, folded: fx.GraphModule, statistics: Statistics,

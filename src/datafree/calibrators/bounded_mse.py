@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 import torch
 from pydantic import Field
 from torch import Tensor
@@ -18,13 +20,14 @@ class BoundedMSE(Calibrator):
     ``A = max(A_mse, r max|x|)``, in which ``A_mse`` is the best of the ratios 1, 0.99 … 0.01 of the
     extrema; both ends of a tensor of two signs shrink together. Ranges are where learned step sizes
     start from, and a step that starts tiny can be learned below zero.
-
-    Attributes:
-        lower_bound: r, the smallest ratio: 0.3 in the paper (Li et al., ACML 2020), 0.5 in its
-            code.
     """
 
+    citation: ClassVar[str] = (
+        "Li et al. (2020), DFQF: Data Free Quantization-aware Fine-tuning, ACML"
+    )
+
     lower_bound: float = Field(default=0.3, ge=0, le=1)
+    """Smallest ratio r of the clip to the extrema; the paper's code has 0.5."""
 
     def update(self, state: tuple[Histogram, ...] | None, values: Tensor) -> tuple[Histogram, ...]:
         """Count one batch by itself, as the best ratio depends on the grid; see the base class."""

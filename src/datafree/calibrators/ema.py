@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from pydantic import Field
@@ -21,17 +21,23 @@ class _Average:
 
 
 class EMA(Calibrator):
-    """Extrema averaged instead of taken over everything, which leaves out rare outliers.
+    """Average extrema instead of taking them over everything, which leaves out rare outliers.
 
-    Attributes:
-        mode: `sample` averages every image's own extrema over the images of a batch and takes the
-            widest batch (DSG's code); `momentum` is the exponential moving average of batch
-            extrema, ``v_t = momentum v_(t-1) + (1 - momentum) x_t``, divided by ``1 - momentum^t``.
-        momentum: share of the past, used in mode `momentum`.
+    In mode `sample` the upper end is ``max_t mean_n max(x_tn)`` over the images n of batch t, and
+    the lower one likewise. In mode `momentum` either end is ``v_T / (1 - momentum^T)`` after T
+    batches, with ``v_t = momentum v_(t-1) + (1 - momentum) x_t`` of their extrema ``x_t``.
     """
 
+    citation: ClassVar[str] = (
+        "No paper of its own: mode sample is that of DSG's released code, mode momentum common"
+        " practice."
+    )
+
     mode: Literal["sample", "momentum"] = "sample"
+    """What is averaged: `sample`, every image's own extrema over the images of a batch, of which
+    the widest batch counts; `momentum`, the extrema of whole batches, exponentially in time."""
     momentum: float = Field(default=0.9, ge=0, lt=1)
+    """Share of the past that is kept at every batch, in mode `momentum` only."""
 
     def update(self, state: _Average | None, values: Tensor) -> _Average:
         """Average in one batch; see the base class."""

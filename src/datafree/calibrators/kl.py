@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from pydantic import Field
@@ -25,19 +25,22 @@ class KL(Calibrator):
     size as there are codes and spread evenly over the bins of the group that ``P`` fills. Empty
     bins of either get 1e-4 of its mass. Of the windows that hold half of the values, the one with
     the least ``sum P log(P / Q)`` is taken, the widest among equals, and cut to the extremes.
-
-    Attributes:
-        sides: `both` searches windows ``[-t, t]`` of values in ``2^b - 1`` groups (MXNet);
-            `positive` searches ``[0, t]`` of magnitudes, in as many groups as there are codes above
-            0 (TensorRT); `auto` is `positive` for tensors that were never negative, else `both`.
-        bins: number of bins at most: TensorRT uses 2048 (positive), MXNet 8001 (both).
-        zeros: count values that are exactly 0. No grid rounds them, yet after a ReLU they are so
-            many that they decide the search.
     """
 
+    citation: ClassVar[str] = (
+        "Migacz (2017), 8-bit Inference with TensorRT, NVIDIA GPU Technology Conference; for values"
+        " of both signs as in MXNet's code"
+    )
+
     sides: Literal["auto", "both", "positive"] = "auto"
+    """Which windows are searched: `both`, ``[-t, t]`` of values in ``2^b - 1`` groups (MXNet);
+    `positive`, ``[0, t]`` of magnitudes in as many groups as there are codes above 0 (TensorRT);
+    `auto`, `positive` for tensors that were never negative, else `both`."""
     bins: int = Field(default=2048, ge=512, le=8192)
+    """Bins of the histogram, at most: TensorRT uses 2048 (positive), MXNet 8001 (both)."""
     zeros: bool = False
+    """Count values that are exactly 0. No grid rounds them, yet after a ReLU they are so many that
+    they decide the search."""
 
     def update(self, state: Centred | None, values: Tensor) -> Centred:
         """Count the values; see the base class."""

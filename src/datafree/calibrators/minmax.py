@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 import torch
 from torch import Tensor
 
@@ -10,7 +12,11 @@ from datafree.quant.grid import Grid
 
 
 class MinMax(Calibrator):
-    """The smallest and largest value seen so far, starting from (0, 0)."""
+    """Take the smallest and largest value seen so far: ``[min(0, min x), max(0, max x)]``."""
+
+    citation: ClassVar[str] = (
+        "Common practice, no paper of its own; the calibration of ZeroQ's released code."
+    )
 
     def update(self, state: tuple[Tensor, Tensor] | None, values: Tensor) -> tuple[Tensor, Tensor]:
         """Widen the extrema; see the base class."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 import torch
 from pydantic import Field
 from torch import Tensor
@@ -12,14 +14,16 @@ from datafree.quant.grid import Grid
 
 
 class Percentile(Calibrator):
-    """The range that leaves out the same small share of values at each end.
+    """Leave out the same small share of values at each end: ``[P_(100 - p)(x), P_p(x)]``.
 
-    Attributes:
-        percentile: upper end in percent; the lower end is ``100 - percentile``. DSG's code uses
-            99.999.
+    ``P_q`` is the value below which q percent of all values lie.
     """
 
+    citation: ClassVar[str] = "Common practice; no paper of its own."
+
     percentile: float = Field(default=99.99, gt=50, le=100)
+    """Share p of the values below the upper end, in percent; ``100 - p`` lie below the lower end.
+    DSG's code uses 99.999."""
 
     def update(self, state: Histogram | None, values: Tensor) -> Histogram:
         """Count the values; see the base class."""

@@ -3,143 +3,146 @@
 from __future__ import annotations
 
 import sys
-from importlib.metadata import version as version_of
+from importlib.metadata import version
 from pathlib import Path
-from typing import Annotated
+from typing import Any
 
-import typer
+import click
 from rich.markup import escape
 
 from datafree.cli import console
 from datafree.cli.distill import distill
 from datafree.cli.options import (
-    Data,
-    Device,
-    Force,
-    Images,
-    Limit,
-    Mean,
-    MethodName,
-    MethodOption,
-    Seed,
-    Shape,
-    Std,
-    Weights,
-    method_fields,
-    model_fields,
+    Argument,
+    Command,
+    Group,
+    Option,
+    field_option,
+    field_options,
+    given_fields,
 )
 from datafree.cli.quantize import quantize
-from datafree.config import RunConfig, build, merge
+from datafree.config import RunConfig, build
+from datafree.config.run import (
+    FolderOptions,
+    ImageCount,
+    ImageOptions,
+    MachineOptions,
+    TeacherOptions,
+)
 from datafree.errors import DatafreeError
 from datafree.recipes import RECIPES
-from datafree.registry import available
 
-app = typer.Typer(
-    name="datafree",
-    help="Make a trained vision network small and fast without any of its training data.",
-    epilog="Start with `datafree demo`, then `datafree quantize MODEL --bits W8A8 --output run`.",
-    no_args_is_help=True,
-    add_completion=False,
-    pretty_exceptions_enable=False,
+_FORCE = Option(["--force"], "Output", is_flag=True, help="Replace a file that exists.")
+
+
+@click.group(
+    cls=Group,
     context_settings={"help_option_names": ["-h", "--help"]},
+    epilog="Start with `datafree demo`, then `datafree quantize MODEL --bits W8A8 --output run`.",
 )
+@click.version_option(version("datafree"), message="%(version)s")
+def app() -> None:
+    """Make a trained vision network small and fast without any of its training data."""
 
-app.command()(quantize)
-app.command()(distill)
+
+app.add_command(quantize)
+app.add_command(distill)
 
 
-@app.command()
-def synthesize(
-    model: Annotated[str, typer.Argument(help="As for quantize.")],
-    method: MethodName = None,
-    option: MethodOption = None,
-    images: Images = None,
-    weights: Weights = None,
-    input_shape: Shape = None,
-    mean: Mean = None,
-    std: Std = None,
-    seed: Seed = None,
-    device: Device = None,
-    output: Annotated[
-        Path, typer.Option("--output", help="File to write, with a .png beside it.")
-    ] = Path("images.safetensors"),
-    force: Force = False,
-) -> None:
-    """Synthesise images from what MODEL remembers; write them as safetensors and as a picture."""
+@app.command(
+    cls=Command,
+    params=[
+        Argument("model", "Model", "As for quantize."),
+        *field_options(TeacherOptions),
+        *field_options(ImageOptions),
+        *field_options(ImageCount),
+        *field_options(MachineOptions),
+        Option(
+            ["--output"], "Output", metavar="FILE", default="images.safetensors",
+            help="File to write, with a .png beside it.  [default: images.safetensors]",
+        ),
+        _FORCE,
+    ],
+)  # fmt: skip
+def synthesize(model: str, output: str, force: bool, **options: Any) -> None:
+    """Synthesise images from what MODEL remembers; write them as a file and as a picture."""
     from datafree.runs.finished import synthesize_to_file
 
-    changes = {
-        "model": {"source": model} | model_fields(weights, input_shape, mean, std),
-        "synthesis": method_fields(method, option),
-        "images": images, "seed": seed, "device": device,
-    }  # fmt: skip
-    resolved = build(RunConfig, merge({}, changes), "options")
-    made = synthesize_to_file(resolved, output, force=force, progress=console.progress)
-    picture = output.with_suffix(".png")
+    resolved = build(RunConfig, {"model": model, **given_fields(options)}, "options")
+    path = Path(output)
+    made = synthesize_to_file(resolved, path, force=force, progress=console.progress)
     console.out.print(
-        f"{len(made)} images of {resolved.synthesis.name}: {output}, {picture};"
+        f"{len(made)} images of {resolved.method}: {path}, {path.with_suffix('.png')};"
         f" sha256 {made.digest()[:16]}"
     )
 
 
-@app.command()
-def evaluate(
-    run: Annotated[Path, typer.Argument(help="Folder written by quantize.")],
-    data: Data = None,
-    limit: Limit = None,
-    onnx: Annotated[
-        bool, typer.Option("--onnx", help="Also run student.onnx in onnxruntime (exact mode).")
-    ] = False,
-    device: Device = None,
-) -> None:
+@app.command(
+    cls=Command,
+    params=[
+        Argument("run", "Model", "Folder written by quantize."),
+        field_option(RunConfig, "data"),
+        field_option(RunConfig, "limit"),
+        Option(
+            ["--onnx"], "Output", is_flag=True,
+            help="Also run student.onnx in onnxruntime (exact mode).",
+        ),
+        field_option(RunConfig, "device"),
+    ],
+)  # fmt: skip
+def evaluate(run: str, onnx: bool, **options: Any) -> None:
     """Measure teacher and student of a finished run on labelled images."""
     from datafree.runs.finished import evaluate_run
 
-    changes = {"data": data, "limit": limit, "device": device}
-    config, measured = evaluate_run(run, changes, onnx=onnx, progress=console.progress)
+    changes = given_fields(options)
+    config, measured = evaluate_run(Path(run), changes, onnx=onnx, progress=console.progress)
     rows = [(name, f"{value:.2f}") for name, value in measured["top1"].items()]
-    scheme = config.scheme
-    title = f"{config.model.source} {scheme.label}, policy {scheme.policy}"
+    title = f"{config.model} {config.label}, policy {config.policy}"
     title += f", {measured['test_images']} images"
     console.show_table(title, ("network", "top-1 %"), rows)
 
 
-@app.command()
-def export(
-    run: Annotated[Path, typer.Argument(help="Folder written by quantize.")],
-    output: Annotated[Path, typer.Option("--output", help="File to write: .onnx or .pt2.")],
-    weight_type: Annotated[
-        str, typer.Option(help="8-bit weights in ONNX: auto, int8 or uint8.")
-    ] = "auto",
-    force: Force = False,
-) -> None:
+@app.command(
+    cls=Command,
+    params=[
+        Argument("run", "Model", "Folder written by quantize."),
+        Option(
+            ["--output"], "Output", metavar="FILE", required=True,
+            help="File to write: .onnx or .pt2.  [required]",
+        ),
+        field_option(RunConfig, "weight_type"),
+        _FORCE,
+    ],
+)  # fmt: skip
+def export(run: str, output: str, weight_type: str | None, force: bool) -> None:
     """Write the student of a finished run once more, with other export options, and check it."""
     from datafree.runs.finished import export_run
 
-    report = export_run(run, output, weight_type=weight_type, force=force)
+    report = export_run(Path(run), Path(output), weight_type=weight_type or "auto", force=force)
     console.out.print(f"{output}: {report['line']}")
     for note in report["notes"]:
         console.out.print(f"  {note}")
 
 
-@app.command()
-def methods() -> None:
-    """List image methods, calibrators, reconstructions and fine-tuning with their defaults."""
-    from datafree.runs.finished import describe_method
+@app.command(
+    cls=Command,
+    params=[Argument("name", "Model", "A method, to explain.  [default: all]", required=False)],
+)
+def methods(name: str | None) -> None:
+    """List all methods, or explain the one called NAME: equation, paper, hyper-parameters."""
+    from datafree.runs.methods import explained, listed
 
-    for package, title in (
-        ("synthesis", "image methods"),
-        ("calibrators", "calibrators"),
-        ("reconstruction", "reconstructions"),
-        ("training", "fine-tuning"),
-    ):
-        rows = [
-            (name, *describe_method(package, name)) for name in available(f"datafree.{package}")
-        ]
-        console.show_table(title, ("name", "what", "hyper-parameters"), rows)
+    if name is not None:
+        console.show_method(explained(name))
+        return
+    for title, rows in listed():
+        plain = [(name, what.replace("`", "")) for name, what in rows]
+        console.show_table(title, ("name", "what"), plain)
+    console.out.print("`datafree methods NAME` explains one of them, with its hyper-parameters.")
 
 
-@app.command()
+@app.command(cls=Command)
 def recipes() -> None:
     """List the recipes of quantize and distill, and what they choose."""
     for command in ("quantize", "distill"):
@@ -148,7 +151,7 @@ def recipes() -> None:
         console.show_table(f"recipes of {command}", ("name", "what", "options"), rows)
 
 
-@app.command()
+@app.command(cls=Command)
 def models() -> None:
     """List where models can come from."""
     from datafree.models import sources
@@ -156,17 +159,21 @@ def models() -> None:
     console.show_table("models", ("source", "what"), sources())
 
 
-@app.command()
-def demo(
-    output: Annotated[
-        Path, typer.Option("--output", help="Folder to write; must not exist.")
-    ] = Path("runs/demo"),
-    force: Force = False,
-) -> None:
+@app.command(
+    cls=Command,
+    params=[
+        Option(
+            ["--output"], "Output", metavar="FOLDER", default="runs/demo",
+            help="Folder to write; must not exist.  [default: runs/demo]",
+        ),
+        field_option(FolderOptions, "force"),
+    ],
+)  # fmt: skip
+def demo(output: str, force: bool | None) -> None:
     """Quantize the built-in network with noise, zeroq, dsg and real images; about a minute."""
     from datafree.runs.demo import COLUMNS, run_demo
 
-    found = run_demo(output, force=force, progress=console.progress)
+    found = run_demo(Path(output), force=bool(force), progress=console.progress)
     console.show_table(found.title, COLUMNS, found.rows)
     console.out.print(found.explanation)
     run = found.run
@@ -176,37 +183,28 @@ def demo(
 def main() -> None:
     """Run the command line; a user's mistake gives one line and exit code 2."""
     try:
-        app()
+        sys.exit(app.main(standalone_mode=False) or 0)
+    except click.exceptions.NoArgsIsHelpError as asked:
+        click.echo(asked.format_message())
+        sys.exit(0)
+    except click.UsageError as error:
+        where = f"; see {error.ctx.command_path} --help" if error.ctx else ""
+        _refuse(f"{error.format_message().rstrip('.')}{where}")
+    except click.Abort:
+        console.err.print("interrupted; the same command goes on where it stopped")
+        sys.exit(130)
     except DatafreeError as error:
-        console.err.print(
-            f"[bold red]error:[/bold red] {escape(str(error))}", highlight=False, soft_wrap=True
-        )
-        sys.exit(2)
+        _refuse(str(error))
     except OSError as error:
-        where = f" {error.filename}" if error.filename else ""
-        console.err.print(
-            f"[bold red]error:[/bold red] {escape(f'cannot read or write{where}')}:"
-            f" {error.strerror or error}; choose another place or make room",
-            highlight=False,
-            soft_wrap=True,
+        place = f" {error.filename}" if error.filename else ""
+        _refuse(
+            f"cannot read or write{place}: {error.strerror or error}; choose another place or make"
+            " room"
         )
-        sys.exit(2)
-    except SystemExit as stop:
-        if stop.code == 130:  # what typer makes of KeyboardInterrupt
-            console.err.print("interrupted; the same command goes on where it stopped")
-        raise
 
 
-def _version(value: bool) -> None:
-    if value:
-        console.out.print(version_of("datafree"))
-        raise typer.Exit
-
-
-@app.callback()
-def _root(
-    version: Annotated[
-        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
-    ] = False,
-) -> None:
-    del version
+def _refuse(text: str) -> None:
+    console.err.print(
+        f"[bold red]error:[/bold red] {escape(text)}", highlight=False, soft_wrap=True
+    )
+    sys.exit(2)

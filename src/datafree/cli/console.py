@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Generator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.markup import escape
@@ -26,8 +27,12 @@ from rich.table import Table
 from datafree.config import RunConfig
 from datafree.progress import Step
 
+if TYPE_CHECKING:
+    from datafree.runs.methods import Explained
+
 out = Console()
 err = Console(stderr=True)
+_TEXT_WIDTH = 100
 _NAMES = 6  # layers a row of the table of bits names
 _MANY_UNDECIDED = 0.25  # share of the roundings from which on more steps are worth their time
 
@@ -92,12 +97,12 @@ def show_result(
 
     `images` is the number of images the run had.
     """
-    label = "float student" if config.float_student else config.scheme.label
-    table = Table(title=escape(f"{config.model.source} {label}"), show_header=False)
+    scheme = config.scheme
+    label = "float student" if config.float_student else scheme.label
+    table = Table(title=escape(f"{config.model} {label}"), show_header=False)
     table.add_column(style="bold")
     table.add_column()
-    scheme = config.scheme
-    weights = "symmetric" if scheme.weight_symmetric else "affine"
+    weights = "symmetric" if scheme.symmetric_weights else "affine"
     activations = "float" if scheme.activations == 32 else f"{scheme.activations} bits"
     chosen = {
         "equalization": config.equalize,
@@ -110,7 +115,7 @@ def show_result(
     bits = "mixed" if scheme.layer_bits else f"{scheme.weights} bits"
     if "allocation" in metrics:
         bits = f"mixed, {metrics['allocation']['average_bits']:.2f} bits on average"
-    source = "the generator" if config.training else _method(config.synthesis)
+    source = "the generator" if config.tuning else _method(config.synthesis)
     quantized = [
         (
             "weights",
@@ -121,11 +126,11 @@ def show_result(
         ("images", f"{config.images} by {source}" if images else "none"),
         ("calibrator", _method(config.calibration)),
         ("corrections", ", ".join(corrections) or "none"),
-        ("rounding", _method(config.reconstruction) if config.reconstruction else "nearest"),
+        ("rounding", _method(config.rounding) if config.rounding else "nearest"),
     ]
-    tuned = [] if config.training is None else [("training", _method(config.training))]
+    tuned = [] if config.tuning is None else [("training", _method(config.tuning))]
     if config.student is not None:
-        tuned.insert(0, ("student", config.student.source))
+        tuned.insert(0, ("student", config.student))
     rows = [
         *([] if config.float_student else quantized),
         *tuned,
@@ -190,6 +195,37 @@ def show_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]
     for row in rows:
         table.add_row(*(escape(cell) for cell in row))
     out.print(table)
+
+
+def show_method(method: Explained) -> None:
+    """A method with its text, where it comes from, and its hyper-parameters."""
+    width = min(out.width, _TEXT_WIDTH)
+    out.print(f"[bold]{escape(method.name)}[/bold], {method.kind}", highlight=False)
+    for paragraph in method.text.replace("`", "").split("\n\n"):
+        _print_plain("")
+        if paragraph[:1].isspace():  # a formula in lines of its own
+            _print_plain(paragraph)
+        else:
+            _print_plain(textwrap.fill(" ".join(paragraph.split()), width))
+    if method.citation:
+        _print_plain("\n" + textwrap.fill(f"From: {method.citation}", width))
+    _print_plain("\nHyper-parameters:" if method.fields else "\nNo hyper-parameters.")
+    for field in method.fields:
+        facts = [f"default {field.default}"] if field.default else []
+        facts += [field.allowed] if field.allowed else []
+        out.print(
+            f"  [bold]{escape(field.name)}[/bold]  {escape('; '.join(facts))}", highlight=False
+        )
+        indent = " " * 6
+        text = textwrap.fill(
+            field.meaning.replace("`", ""), width, initial_indent=indent, subsequent_indent=indent
+        )
+        _print_plain(text)
+
+
+def _print_plain(text: str) -> None:
+    """Text as it is: no markup, no wrapping."""
+    out.print(text, markup=False, highlight=False, soft_wrap=True)
 
 
 def _phase(phase: Mapping[str, Any]) -> str:

@@ -3,103 +3,69 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
-
-import typer
+from typing import Any
 
 from datafree.cli import console
 from datafree.cli.options import (
-    Data,
-    Device,
-    Force,
-    GeneratorFile,
-    Limit,
-    MaxTime,
-    Mean,
-    MethodOption,
-    Model,
-    Output,
-    Precision,
-    Resume,
-    Seed,
-    Shape,
-    Std,
-    Weights,
-    method_fields,
-    model_fields,
-    parse_bits,
-    parse_time,
+    Argument,
+    Command,
+    Option,
+    field_option,
+    field_options,
+    given_fields,
     unfinished,
 )
-from datafree.config import RunConfig, build, load_config, merge
+from datafree.config import DistillOptions, RunConfig, build, distillation, load_config
+from datafree.config.fields import meaning
+from datafree.config.run import FolderOptions, RecipeOptions
 from datafree.errors import ConfigError
 from datafree.recipes import recipe_fields
 
+_TEXT = """Teach another, smaller network what MODEL knows, without data.
 
-def distill(  # noqa: PLR0913 - one option each
-    model: Model = None,
-    student: Annotated[
-        str | None,
-        typer.Option(help="Network to distill into, a source as for MODEL; its weights are drawn."),
-    ] = None,
-    student_weights: Annotated[
-        Path | None, typer.Option(help="Weights it starts from instead, a .safetensors file.")
-    ] = None,
-    bits: Annotated[
-        str | None,
-        typer.Option(help="Then quantize the student: W8A8 … W2A2. [left in float]"),
-    ] = None,
-    recipe: Annotated[
-        str | None,
-        typer.Option(help="A schedule: short, for a processor. [the paper's, for a GPU]"),
-    ] = None,
-    option: MethodOption = None,
-    generator: GeneratorFile = None,
-    max_time: MaxTime = None,
-    precision: Precision = None,
-    data: Data = None,
-    limit: Limit = None,
-    weights: Weights = None,
-    input_shape: Shape = None,
-    mean: Mean = None,
-    std: Std = None,
-    seed: Seed = None,
-    device: Device = None,
-    output: Output = Path("run"),
-    force: Force = False,
-    resume: Resume = None,
-) -> None:
-    """Teach another, smaller network what MODEL knows, without data; write it to a folder.
+A generator learns to make images the teacher is sure of and the student is not; the student learns
+from them (DFQF, Algorithm 1). `datafree methods distill` explains its hyper-parameters.
 
-    A generator learns to make images the teacher is sure of and the student is not; the student
-    learns from them (DFQF, Algorithm 1). `datafree methods` lists the options of distill.
+\b
+Examples:
+  datafree distill net.pt2 --mean 0.5 --std 0.5 \\
+      --student small.py:build --recipe short
+  datafree distill digits_resnet8 --student small.py:build \\
+      --bits W4A4 --output small
+  datafree distill --resume small
+"""
 
-    Examples:
-      datafree distill net.pt2 --mean 0.5 --std 0.5 --student small.py:build --recipe short
 
-      datafree distill digits_resnet8 --student small.py:build --bits W4A4 --output small
-
-      datafree distill --resume small
-    """
+def _distill(
+    model: str | None, student: str | None, resume: str | None, recipe: str | None,
+    output: str | None, force: bool | None, **options: Any,
+) -> None:  # fmt: skip
+    folder = Path(output or resume or "run")
     if resume is not None:
-        resolved, output = load_config(unfinished(resume)), resume
+        resolved, folder = load_config(unfinished(Path(resume))), Path(resume)
+    elif model is None or student is None:
+        raise ConfigError("give a MODEL and the network to distill it into, --student")
     else:
-        if model is None or student is None:
-            raise ConfigError("give a MODEL and the network to distill it into, --student")
-        changes: dict[str, Any] = {
-            "model": model_fields(weights, input_shape, mean, std),
-            "scheme": parse_bits(bits),
-            "training": method_fields(None, option),
-            "generator": generator, "max_time": parse_time(max_time),
-            "precision": precision, "data": data, "limit": limit,
-            "seed": seed, "device": device,
-        }  # fmt: skip
-        base: dict[str, Any] = {
-            "model": {"source": model},
-            "student": {"source": student, "weights": student_weights},
-            "float_student": bits is None,
-            "training": {"name": "distill"},
-        }
-        base = merge(base, recipe_fields(recipe, "distill"))
-        resolved = build(RunConfig, merge(base, changes), "options")
-    console.run_and_show(resolved, output, force=force)
+        base = {"model": model, "student": student, "training": "distill"}
+        base |= recipe_fields(recipe, "distill")
+        resolved = build(RunConfig, distillation(base, given_fields(options)), "options")
+    console.run_and_show(resolved, folder, force=bool(force))
+
+
+distill = Command(
+    "distill",
+    help=_TEXT,
+    callback=_distill,
+    params=[
+        Argument("model", "Model", meaning(RunConfig, "model"), required=False),
+        field_option(RunConfig, "student", default="required"),
+        *field_options(RecipeOptions),
+        *field_options(DistillOptions),
+        field_option(FolderOptions, "output", default="run"),
+        field_option(FolderOptions, "force"),
+        Option(
+            ["--resume"], "Output", metavar="FOLDER",
+            help="Go on with the interrupted run in this folder; no other option is needed.",
+        ),
+    ],
+)  # fmt: skip

@@ -1,174 +1,126 @@
-"""Options that commands of the command line share, and how their texts become values."""
+"""Options of the command line, made from the fields of configurations, and the help of commands."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
-import typer
+import click
 import yaml
 
+from datafree.config import Frozen
+from datafree.config.fields import Described, describe, option_name
 from datafree.errors import ConfigError
 
-Model = Annotated[
-    str | None,
-    typer.Argument(
-        help="digits_resnet8, timm:NAME, torchvision:NAME, pytorchcv:NAME, FILE.pt2,"
-        " package.module:factory or path/file.py:factory."
-    ),
-]
-Weights = Annotated[Path | None, typer.Option(help="Weights for the model, a .safetensors file.")]
-Shape = Annotated[
-    str | None, typer.Option(help="Input as C,H,W, where the model does not say: 3,224,224.")
-]
-Mean = Annotated[
-    str | None, typer.Option(help="Mean per channel of images scaled to 0..1: 0.485,0.456,0.406.")
-]
-Std = Annotated[str | None, typer.Option(help="Deviation per channel: 0.229,0.224,0.225.")]
-MethodName = Annotated[
-    str | None, typer.Option("--method", help="Image method: see `datafree methods`. [dsg]")
-]
-MethodOption = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--option", "-o", help="Hyper-parameter of the method: -o iterations=200. Repeatable."
-    ),
-]
-Images = Annotated[int | None, typer.Option(help="Number of synthetic images. [32]")]
-ImagesOrGenerator = Annotated[
-    str | None,
-    typer.Option(
-        help="Number of synthetic images [32], or the generator.safetensors of a training that is"
-        " to make them."
-    ),
-]
-Training = Annotated[
-    str | None,
-    typer.Option(help="Fine-tune under the teacher: gdfq, dsg_qat, dfqf or none. [none]"),
-]
-TrainingOption = Annotated[
-    list[str] | None,
-    typer.Option(help="Hyper-parameter of it: iterations=2000. Repeatable."),
-]
-GeneratorFile = Annotated[
-    Path | None,
-    typer.Option(
-        "--generator", help="warm_generator.safetensors of an earlier training to start from."
-    ),
-]
-MaxTime = Annotated[
-    str | None,
-    typer.Option(help="Time for training: 90s, 30m, 1.5h; it ends early and cleanly."),
-]
-Precision = Annotated[
-    str | None,
-    typer.Option(help="Of training: fp32, or bf16 where that is safe; needs accelerate. [fp32]"),
-]
-Resume = Annotated[
-    Path | None,
-    typer.Option(help="Folder of an interrupted run to go on with; no other option is needed."),
-]
-Seed = Annotated[int | None, typer.Option(help="Same seed, same machine: same result. [0]")]
-Device = Annotated[str | None, typer.Option(help="auto, cpu, cuda or cuda:N. [auto]")]
-Data = Annotated[
-    Path | None,
-    typer.Option(
-        help="Labelled test images: .npz (images, labels), folder with labels.csv, CIFAR batches."
-    ),
-]
-Limit = Annotated[int | None, typer.Option(help="Use at most this many test images. [all]")]
-Output = Annotated[Path, typer.Option("--output", help="Folder to write; must not exist.")]
-Force = Annotated[bool, typer.Option("--force", help="Replace an earlier run there.")]
+PANELS = ("Model", "Numbers", "Images", "Ranges and corrections", "Learning", "Output")
+_WIDTH = 80
+_VALUES = {"int": "N", "float": "X", "Path": "FILE", "str": "TEXT"}
 
 
-def parse_bits(text: str | None) -> dict[str, int]:
-    """Bits of weights and activations from ``W4A8``; nothing from None.
+class Option(click.Option):
+    """An option that stands in a panel of its command's help."""
+
+    def __init__(self, names: Sequence[str], panel: str, **settings: Any) -> None:
+        """Create it; `settings` are those of `click.Option`."""
+        super().__init__(names, **settings)
+        self.panel = panel
+
+
+class Argument(click.Argument):
+    """An argument that stands in a panel of its command's help."""
+
+    def __init__(self, name: str, panel: str, text: str, *, required: bool = True) -> None:
+        """Create it with the `text` of its help."""
+        super().__init__([name], required=required)
+        self.panel, self.text = panel, text
+
+
+class Command(click.Command):
+    """A command whose help has a panel for every kind of option and fits 80 columns."""
+
+    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write the panels; names are never cut, long ones have their text below."""
+        rows: dict[str, list[tuple[str, str]]] = {panel: [] for panel in PANELS}
+        for parameter in self.get_params(ctx):
+            panel = getattr(parameter, "panel", "Output")
+            if isinstance(parameter, Argument):
+                rows[panel].append((parameter.make_metavar(ctx), parameter.text))
+            elif (record := parameter.get_help_record(ctx)) is not None:
+                rows[panel].append(record)
+        for panel, records in rows.items():
+            if records:
+                with formatter.section(panel):
+                    formatter.write_dl(records, col_max=26)
+
+
+class Group(click.Group):
+    """A group whose help has the whole first sentence of every command."""
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write a row per command; the base class cuts what does not fit into one line."""
+        rows = [
+            (name, command.get_short_help_str(limit=500)) for name, command in self.commands.items()
+        ]
+        with formatter.section("Commands"):
+            formatter.write_dl(rows)
+
+
+def field_option(cls: type[Frozen], name: str, *, default: str | None = None) -> Option:
+    """The option that sets field `name` of `cls`.
+
+    Args:
+        cls: a configuration.
+        name: of the field.
+        default: what the command takes where it is not given, if not the field's own default;
+            `required` where it has to be given.
+    """
+    field = describe(cls, name)
+    if default is not None:
+        field = replace(field, default=default)
+    settings: dict[str, Any] = {"help": _help(field), "default": None}
+    option = option_name(name)
+    if field.kind == "bool":
+        names = [option if field.shown.flag else f"{option}/--no-{option.removeprefix('--')}", name]
+        settings["is_flag"] = True
+    else:
+        names = [option, name]
+        settings["metavar"] = _value(field)
+        settings["multiple"] = field.kind == "dict"
+    if field.shown.short:
+        names.insert(0, field.shown.short)
+    return Option(names, panel_of(cls, name), **settings)
+
+
+def field_options(cls: type[Frozen], *, without: Iterable[str] = ()) -> list[Option]:
+    """The options of all fields of `cls` that are no secret of the configuration."""
+    names = [name for name in cls.model_fields if name not in set(without)]
+    return [field_option(cls, n) for n in names if not describe(cls, n).shown.hidden]
+
+
+def panel_of(cls: type[Frozen], name: str) -> str:
+    """The panel of the class that declares field `name`."""
+    for base in reversed(cls.__mro__):
+        if name in getattr(base, "__annotations__", {}):
+            return str(getattr(base, "panel", "Output"))
+    return "Output"
+
+
+def given_fields(values: Mapping[str, Any]) -> dict[str, Any]:
+    """The options that were given, as fields of a configuration.
 
     Raises:
-        ConfigError: the text is not of this form.
+        ConfigError: an option that is a pair has no equals sign.
     """
-    if text is None:
-        return {}
-    weights, separator, activations = text.upper().removeprefix("W").partition("A")
-    if not separator or not (weights.isdecimal() and activations.isdecimal()):
-        raise ConfigError(
-            f"--bits {text!r} is not understood: write weights and activations as W8A8 or W4A8"
-        )
-    return {"weights": int(weights), "activations": int(activations)}
-
-
-def _numbers(
-    text: str | None, option: str, kind: type[int] | type[float]
-) -> tuple[float, ...] | None:
-    if text is None:
-        return None
-    try:
-        return tuple(kind(part) for part in text.split(","))
-    except ValueError:
-        raise ConfigError(
-            f"{option} {text!r} is not a list of numbers separated by commas"
-        ) from None
-
-
-def model_fields(
-    weights: Path | None, shape: str | None, mean: str | None, std: str | None
-) -> dict[str, Any]:
-    """The fields of `ModelConfig` that were given.
-
-    Raises:
-        ConfigError: an option is not a list of numbers.
-    """
-    sizes = _numbers(shape, "--input-shape", int)
-    if sizes is not None and (len(sizes) != 3 or min(sizes) < 1):
-        raise ConfigError(
-            f"--input-shape {shape!r} must be channels,height,width, such as 3,224,224"
-        )
-    values = {
-        "weights": weights,
-        "input_shape": sizes,
-        "mean": _numbers(mean, "--mean", float),
-        "std": _numbers(std, "--std", float),
-    }
-    return {key: value for key, value in values.items() if value is not None}
-
-
-def method_fields(name: str | None, options: list[str] | None) -> dict[str, Any]:
-    """The fields of `Method` that were given; options are ``name=value``, values as in YAML.
-
-    Raises:
-        ConfigError: an option has no equals sign.
-    """
-    changes: dict[str, Any] = {} if name is None else {"name": name, "options": {}}
-    if options:
-        pairs = [option.partition("=") for option in options]
-        if wrong := [
-            option
-            for option, (_, separator, _value) in zip(options, pairs, strict=True)
-            if not separator
-        ]:
-            raise ConfigError(f"option {wrong[0]!r} is not of the form name=value")
-        changes["options"] = {key: yaml.safe_load(value) for key, _, value in pairs}
-    return changes
-
-
-_UNITS = {"s": 1, "m": 60, "h": 3600}
-
-
-def parse_time(text: str | None) -> float | None:
-    """Seconds from ``90s``, ``30m`` or ``1.5h``; None from None.
-
-    Raises:
-        ConfigError: the text is not of this form.
-    """
-    if text is None:
-        return None
-    try:
-        return float(text[:-1]) * _UNITS[text[-1:]]
-    except (KeyError, ValueError):
-        raise ConfigError(
-            f"--max-time {text!r} is not understood: write seconds, minutes or hours as 90s, 30m"
-            " or 1.5h"
-        ) from None
+    found: dict[str, Any] = {}
+    for name, value in values.items():
+        if isinstance(value, tuple):
+            if value:
+                found[name] = _pairs(name, [str(part) for part in value])
+        elif value is not None:
+            found[name] = value
+    return found
 
 
 def unfinished(folder: Path) -> Path:
@@ -185,34 +137,38 @@ def unfinished(folder: Path) -> Path:
     return config
 
 
-def images_fields(text: str | None) -> dict[str, Any]:
-    """Fields of a run from ``--images``: how many, or a generator's file to ask for them.
-
-    Raises:
-        ConfigError: neither a number nor a `.safetensors` file.
-    """
-    if text is None:
-        return {}
-    if text.isdecimal():
-        return {"images": int(text)}
-    if text.endswith(".safetensors"):
-        return {"synthesis": {"name": "generator", "options": {"path": text}}}
-    raise ConfigError(
-        f"--images {text!r} is neither a number of images nor a generator's .safetensors file"
-    )
+def _pairs(name: str, texts: Sequence[str]) -> dict[str, Any]:
+    """``NAME=VALUE`` as a mapping, values as in YAML."""
+    found: dict[str, Any] = {}
+    for text in texts:
+        key, separator, value = text.partition("=")
+        if not separator or not key:
+            raise ConfigError(f"{option_name(name)} {text!r} is not of the form name=value")
+        try:
+            found[key] = yaml.safe_load(value)
+        except yaml.YAMLError:
+            raise ConfigError(f"the value of {option_name(name)} {text!r} is not YAML") from None
+    return found
 
 
-def allocation_fields(
-    average_bits: float | None, budget: str | None, candidate_bits: str | None
-) -> dict[str, Any]:
-    """The fields of `AllocationConfig` that were given; an average replaces a budget, and back.
+def _value(field: Described) -> str:
+    if field.shown.value:
+        return field.shown.value
+    if field.choices:
+        return f"[{'|'.join(field.choices)}]"
+    return _VALUES.get(field.kind, "TEXT")
 
-    Raises:
-        ConfigError: `candidate_bits` is not a list of numbers.
-    """
-    changes: dict[str, Any] = {}
-    if average_bits is not None or budget is not None:
-        changes |= {"average_bits": average_bits, "budget": budget}
-    if candidate_bits is not None:
-        changes["bits"] = _numbers(candidate_bits, "--candidate-bits", int)
-    return changes
+
+def _default(field: Described) -> str:
+    return "required" if field.default == "required" else f"default: {field.default}"
+
+
+def _help(field: Described) -> str:
+    """Meaning, default and range, as the help shows them."""
+    facts = [] if field.kind == "dict" or field.shown.flag else [_default(field)]
+    if field.allowed and not field.choices:
+        facts.append(field.allowed)
+    if field.kind == "dict":
+        facts.append("repeatable")
+    ending = f"  [{'; '.join(facts)}]" if facts else ""
+    return field.meaning.replace("`", "") + ending

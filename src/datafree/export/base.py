@@ -20,6 +20,7 @@ from datafree.errors import ExportError, OutputExistsError, ParityError
 from datafree.files import atomic_path
 from datafree.graph.capture import to_device
 from datafree.quant.modules import QUANTIZED, Quantizer
+from datafree.registry import method_name
 
 Predictor = Callable[[Tensor], Tensor]
 """Maps normalised images (B, C, H, W) to logits (B, K)."""
@@ -126,7 +127,7 @@ class Exporter(Frozen):
     @property
     def name(self) -> str:
         """The target's name: the stem of its file."""
-        return type(self).__module__.rpartition(".")[2]
+        return method_name(type(self))
 
     def export(
         self,

@@ -106,7 +106,7 @@ def quantizable_layers(graph_module: fx.GraphModule) -> list[str]:
 
 def weight_quantizer(weight: Tensor, bits: int, scheme: Scheme) -> Quantizer:
     """The quantizer `scheme` gives a weight (O, …) at so many bits, its range fitted to it."""
-    grid = Grid(bits, symmetric=scheme.weight_symmetric)
+    grid = Grid(bits, symmetric=scheme.symmetric_weights)
     axis = 0 if scheme.weight_granularity == "channel" else None
     quantizer = Quantizer(grid, axis=axis, ste=scheme.ste).to(weight.device)
     if scheme.weight_range == "mse":
@@ -179,7 +179,7 @@ def _place_quantizers(
         eight = is_network_input(node) or node in inputs_of_ends
         bits = 8 if eight else scheme.activations
         signed = not _never_negative(student, node)
-        grid = Grid(bits, symmetric=scheme.activation_symmetric, signed=signed)
+        grid = Grid(bits, symmetric=scheme.symmetric_activations, signed=signed)
         name = f"{node.name}_quantizer"
         covers = extremes if is_network_input(node) else None
         quantizer = ActivationQuantizer(grid, ste=scheme.ste, covers=covers)

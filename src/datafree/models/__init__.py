@@ -10,11 +10,7 @@ How a stranger's ``.pt2`` is read without running code from it is told in `dataf
 from __future__ import annotations
 
 import copy
-import importlib
-import importlib.util
-import sys
-from collections.abc import Callable, Generator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
@@ -31,6 +27,7 @@ from datafree.models.archive import load_archive
 from datafree.models.hubs import HUBS, Found, fetch
 from datafree.models.weights import check_finite, load_weights, named_tensors
 from datafree.tensors import state_digest
+from datafree.user_code import module_at
 from datafree.zoo import ZOO
 
 __all__ = ["Teacher", "from_module", "load_teacher", "sources"]
@@ -89,7 +86,7 @@ def load_teacher(config: ModelConfig, *, pretrained: bool = True) -> Teacher:
     shape = config.input_shape or found.shape
     if shape is None:
         raise ModelError(
-            f"{config.source} does not say what input it takes: pass --input-shape C,H,W"
+            f"{config.source} does not say what input it takes: give input_shape as C,H,W"
         )
     mean, std = _normalisation(config, found)
     return _teacher(found.model, config.source, shape, mean, std, config.classes)
@@ -137,7 +134,7 @@ def _teacher(
     check_finite(named_tensors(model), name)
     measured = _count_classes(model, shape, name)
     if classes is not None and classes != measured:
-        raise ModelError(f"{name} returns {measured} classes, not {classes}: leave out --classes")
+        raise ModelError(f"{name} returns {measured} classes, not {classes}: leave out classes")
     spec = spec.model_copy(update={"classes": measured})
     state = model.state_dict if isinstance(model, ExportedProgram) else model.state_dict()
     return Teacher(model=model, spec=spec, name=name, digest=state_digest(state))
@@ -148,10 +145,10 @@ def _normalisation(
 ) -> tuple[tuple[float, ...], tuple[float, ...]]:
     mean, std = config.mean or found.mean, config.std or found.std
     if mean is None or std is None:
-        missing = {"--mean": mean, "--std": std}
+        missing = {"mean": mean, "std": std}
         options = " and ".join(option for option, value in missing.items() if value is None)
         raise ModelError(
-            f"{config.source} does not say how its images are normalised: pass {options} "
+            f"{config.source} does not say how its images are normalised: give {options} "
             "(0 and 1 if they are not)"
         )
     return mean, std
@@ -173,7 +170,7 @@ def _count_classes(
         reason = (str(error).strip().splitlines() or [type(error).__name__])[-1].strip()
         raise ModelError(
             f"{name} does not take images of {_dims(shape)} (channels, height, width): {reason}; "
-            "pass the right --input-shape C,H,W"
+            "give the right input_shape, as C,H,W"
         ) from None
     if not isinstance(output, Tensor):
         raise ModelError(
@@ -193,7 +190,7 @@ def _find(config: ModelConfig, pretrained: bool) -> Found:
     if source in ZOO:
         return _from_zoo(config)
     if prefix in HUBS:
-        wanted = pretrained and config.weights is None
+        wanted = pretrained and config.weights_file is None
         found = fetch(prefix, rest, pretrained=wanted, classes=config.classes)
         return _with_weights(found, config)
     if source.endswith(".pt2"):
@@ -203,26 +200,26 @@ def _find(config: ModelConfig, pretrained: bool) -> Found:
     if source.endswith(_WEIGHT_SUFFIXES):
         raise ModelError(
             f"{source} holds weights without a network: pass package.module:factory with "
-            f"--weights {source}, or a .pt2 file from torch.export.save"
+            f"{source} as weights_file, or a .pt2 file from torch.export.save"
         )
     raise UnknownNameError("model", source, [name for name, _ in sources()])
 
 
 def _from_zoo(config: ModelConfig) -> Found:
     entry = ZOO[config.source]
-    model = entry.load() if config.weights is None else entry.factory()
+    model = entry.load() if config.weights_file is None else entry.factory()
     return _with_weights(Found(model, entry.input_shape, entry.mean, entry.std), config)
 
 
 def _with_weights(found: Found, config: ModelConfig) -> Found:
-    if config.weights is not None and isinstance(found.model, nn.Module):
-        load_weights(found.model, config.weights)
+    if config.weights_file is not None and isinstance(found.model, nn.Module):
+        load_weights(found.model, config.weights_file)
     return found
 
 
 def _from_archive(config: ModelConfig) -> Found:
-    if config.weights is not None:
-        raise ModelError(f"{config.source} brings its own weights: leave out --weights")
+    if config.weights_file is not None:
+        raise ModelError(f"{config.source} brings its own weights: leave out weights_file")
     program = load_archive(Path(config.source))
     sizes = _input_sizes(program, config.source)
     if isinstance(sizes[0], int):
@@ -238,7 +235,7 @@ def _from_archive(config: ModelConfig) -> Found:
     ):
         raise ModelError(
             f"{config.source} was exported for images of {_dims(fixed)} (channels, height, width), "
-            f"not {_dims(asked)}: leave out --input-shape"
+            f"not {_dims(asked)}: leave out input_shape"
         )
     return Found(program, _all_fixed(fixed))
 
@@ -291,40 +288,8 @@ def _call_factory(source: str) -> nn.Module:
 
 def _import_place(place: str, source: str) -> ModuleType:
     try:
-        if not place.endswith(".py"):
-            with _importable(Path.cwd()):
-                return importlib.import_module(place)
-        path = Path(place).resolve()
-        if not path.is_file():
-            raise ModelError(f"there is no file {place} to take {source} from")
-        return _run_file(path)
-    except ModelError:
-        raise
+        return module_at(place)
+    except FileNotFoundError:
+        raise ModelError(f"there is no file {place} to take {source} from") from None
     except Exception as error:
         raise ModelError(f"cannot import {place}: {type(error).__name__}: {error}") from error
-
-
-def _run_file(path: Path) -> ModuleType:
-    name = f"_datafree_user_{path.stem}"
-    spec = importlib.util.spec_from_file_location(name, path)
-    if spec is None or spec.loader is None:
-        raise ModelError(f"{path} is not a Python file")
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module  # dataclasses look their module up
-    try:
-        with _importable(path.parent):
-            spec.loader.exec_module(module)
-    except BaseException:
-        del sys.modules[name]
-        raise
-    return module
-
-
-@contextmanager
-def _importable(folder: Path) -> Generator[None]:
-    """Imports find the modules of `folder` too, as they do for ``python file.py``."""
-    sys.path.insert(0, str(folder))
-    try:
-        yield
-    finally:
-        sys.path.remove(str(folder))

@@ -78,7 +78,7 @@ def fetch(hub: str, name: str, *, pretrained: bool, classes: int | None = None) 
         if pretrained:
             raise ModelError(
                 f"cannot get the pretrained weights of {hub}:{name} ({type(error).__name__}: "
-                f"{reason}); give them as a file: --weights file.safetensors"
+                f"{reason}); give them as a file: weights_file=file.safetensors"
             ) from None
         raise ModelError(f"{hub} cannot build {name}: {type(error).__name__}: {reason}") from None
 

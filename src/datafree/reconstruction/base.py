@@ -7,7 +7,7 @@ from abc import abstractmethod
 from contextlib import closing
 from dataclasses import asdict
 from pathlib import Path
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from pydantic import Field
@@ -21,6 +21,7 @@ from datafree.progress import Progress, silent
 from datafree.reconstruction._learn import Outcome, learn
 from datafree.reconstruction._schedule import Penalty, Stage
 from datafree.reconstruction._walk import walk
+from datafree.registry import method_name
 from datafree.tensors import load_tensors, save_tensors, state_digest
 
 # Student and float network where a block begins and where it ends, and where a layer inside it
@@ -31,41 +32,42 @@ _ENOUGH_STEPS, _LARGEST_FACTOR = 5_000, 50.0
 
 
 class Reconstructor(Frozen):
-    """Base of all reconstructions: learns to round the weights of a calibrated student.
+    """Base of all reconstructions: learns to round the weights of a calibrated student."""
 
-    Attributes:
-        iterations: steps per block (per layer where `unit` is `layer`).
-        batch_size: images per step, drawn uniformly without repetition.
-        unit: `block` learns all layers between two cuts together; `layer` every layer by itself.
-        max_layers: blocks with more layers are learned layer by layer.
-        rounding_lr: Adam's rate for the rounding variables.
-        lr_factor: on `rounding_lr`, and up to 10 on the rates of step sizes. None is 1, the
-            papers' rates, for at least 5,000 steps, and 5,000 divided by the steps for fewer, at
-            most 50: a rounding variable begins within 2.4 of 0 and moves by about its rate per
-            step, so that 500 steps of 0.001 would leave most choices as they were.
-        rounding_weight: weight of the penalty that drives them to 0 or 1.
-        warmup: share of the steps before the penalty sets in.
-        beta_start: exponent of the penalty when it sets in; falls linearly.
-        beta_end: exponent at the last step.
-        memory_gb: room for the values at the border of a block; what goes beyond is kept on disk.
-    """
+    citation: ClassVar[str] = ""
+    """Where the method comes from: authors, title, venue, year."""
 
     iterations: int = Field(default=20_000, ge=1)
+    """Steps per block (per layer where `unit` is `layer`)."""
     batch_size: int = Field(default=32, ge=1)
+    """Images per step, drawn uniformly without repetition."""
     unit: Literal["block", "layer"] = "block"
+    """What is learned together: `block`, all layers between two cuts; `layer`, every layer by
+    itself."""
     max_layers: int = Field(default=12, ge=1)
+    """Layers a block may have to be learned as one; larger blocks are learned layer by layer."""
     rounding_lr: float = Field(default=1e-3, gt=0)
+    """Adam's rate for the rounding variables."""
     lr_factor: float | None = Field(default=None, gt=0)
+    """Factor on `rounding_lr`, and up to 10 of it on the rates of step sizes. None is 1, the
+    papers' rates, for at least 5,000 steps, and 5,000 divided by the steps for fewer, at most 50:
+    a rounding variable begins within 2.4 of 0 and moves by about its rate per step, so that 500
+    steps of 0.001 would leave most choices as they were."""
     rounding_weight: float = Field(default=0.01, ge=0)
+    """Weight of the rounding penalty, which drives every weight to go either down or up."""
     warmup: float = Field(default=0.2, ge=0, le=1)
+    """Share of the steps before the rounding penalty sets in."""
     beta_start: float = Field(default=20.0, gt=0)
+    """Exponent of the rounding penalty when it sets in; changes linearly to `beta_end`."""
     beta_end: float = Field(default=2.0, gt=0)
+    """Exponent of the rounding penalty at the last step."""
     memory_gb: float = Field(default=4.0, gt=0)
+    """Memory for the values at the border of a block, in GB; what goes beyond is kept on disk."""
 
     @property
     def name(self) -> str:
         """The method's name: the stem of its file."""
-        return type(self).__module__.rpartition(".")[2]
+        return method_name(type(self))
 
     @abstractmethod
     def stages(self) -> tuple[Stage, ...]:

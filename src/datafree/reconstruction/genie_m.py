@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import ClassVar, Literal
 
 from pydantic import Field
 
@@ -11,27 +11,34 @@ from datafree.reconstruction.base import Reconstructor
 
 
 class GenieM(Reconstructor):
-    """QDrop that learns the weights' step sizes too, around base integers that stay as they began.
+    """Do as QDrop and learn the weights' step sizes too, around base integers that stay.
 
-    Differs from the released code in working on folded batch norms.
-
-    Attributes:
-        weight_step_lr: rate of the weights' step sizes, falls to 0 along a cosine.
-        activation_lr: rate of the activation steps, likewise.
-        steps_below: activation quantizers of at least so many bits keep their calibrated step; 9
-            learns all, as the paper does. 8 spares the classifier's input under policy `brecq`: on
-            images with nearly equal pooled features (`zeroq`) a learned step would flatten them.
-        drop: probability of an activation to stay float.
-        compat: `official` makes batches of a 32nd of the images, as the released code does; equal
-            for 1024 images.
+    ``min_(V, s, s_a) |B(x) - B'(x'; V, s, s_a)|^2`` plus the penalty of `adaround`, with the
+    weights ``W' = s (clip(floor(W / s_0) + h(V) + z, qmin, qmax) - z)`` of first step sizes ``s_0``
+    and the activations' step sizes ``s_a``. So ``d W' / d s`` is the integer code less the zero
+    point, and V and s do not work against each other. Differs from the released code in working on
+    folded batch norms.
     """
+
+    citation: ClassVar[str] = (
+        "Jeon, Lee, Kim (2023), Genie: Show Me the Data for Quantization, CVPR"
+    )
 
     rounding_weight: float = Field(default=1.0, ge=0)
     weight_step_lr: float = Field(default=1e-4, ge=0)
+    """Adam's rate for the weights' step sizes; falls to 0 along a cosine. 0 keeps them."""
     activation_lr: float = Field(default=4e-5, ge=0)
+    """Adam's rate for the activation steps; falls to 0 along a cosine. 0 keeps them."""
     steps_below: int = Field(default=9, ge=2, le=9)
+    """Bits from which on activation quantizers keep their calibrated step; 9 learns all, as the
+    paper does. 8 spares the classifier's input under policy `brecq`: on images with nearly equal
+    pooled features (`zeroq`) a learned step would flatten them."""
     drop: float = Field(default=0.5, ge=0, lt=1)
+    """Probability of every element of an activation, and of the block's input, to stay float while
+    learning."""
     compat: Literal["paper", "official"] = "paper"
+    """Images per step: `paper` takes `batch_size`; `official` takes a 32nd of the images, as the
+    released code does. The two are equal for 1024 images in batches of 32."""
 
     def stages(self) -> tuple[Stage, ...]:
         """One pass: rounding, weight steps and activation steps."""

@@ -10,7 +10,7 @@ from pathlib import Path
 from torch import fx
 
 from datafree.calibrators.base import Calibrator, calibrate
-from datafree.config import InputSpec, Method, ModelConfig, RunConfig, Scheme
+from datafree.config import InputSpec, Method, RunConfig, Scheme
 from datafree.data import calibration_set, open_labelled
 from datafree.evaluate import top1
 from datafree.graph.capture import capture
@@ -27,7 +27,7 @@ from datafree.zoo import ZOO
 COLUMNS = ("images", "W8A8 top-1 %", "W4A4 top-1 %")
 
 _NETWORK = "digits_resnet8"
-_SCHEMES = (Scheme(), Scheme(weights=4, activations=4))
+_SCHEMES = (Scheme(), Scheme(bits="W4A4"))
 _SOURCES = ("noise", "zeroq", "dsg", "real")
 _SEEDS = (0, 1, 2)
 _IMAGES = 32
@@ -65,13 +65,14 @@ def run_demo(folder: Path, *, force: bool = False, progress: Progress = silent) 
         OutputExistsError: `folder` exists and `force` was not given.
     """
     config = RunConfig(
-        model=ModelConfig(source=_NETWORK),
-        synthesis=_method("dsg"),
+        model=_NETWORK,
+        method="dsg",
+        method_options={"iterations": _ITERATIONS},
         images=_IMAGES,
-        calibration=_CALIBRATOR,
+        calibrator=_CALIBRATOR.name,
     )
     entry = ZOO[_NETWORK]
-    teacher = load_teacher(config.model)
+    teacher = load_teacher(config.teacher)
     with (
         resources.as_file(entry.test_split) as test,
         resources.as_file(entry.train_sample) as sample,
@@ -90,9 +91,8 @@ def run_demo(folder: Path, *, force: bool = False, progress: Progress = silent) 
     rows = [
         (source, *(_spread(accuracies[source, s.label]) for s in _SCHEMES)) for source in _SOURCES
     ]
-    scheme = config.scheme
     title = (
-        f"{_NETWORK}: float {base:.2f} %; policy {scheme.policy}, placement {scheme.placement},"
+        f"{_NETWORK}: float {base:.2f} %; policy {config.policy}, placement {config.placement},"
         f" calibrator {_CALIBRATOR.name}, {_IMAGES} images a set,"
         f" {_ITERATIONS} iterations, mean ± spread of seeds 0, 1, 2"
     )

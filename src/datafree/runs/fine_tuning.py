@@ -86,7 +86,7 @@ def tune(  # noqa: PLR0913 - what a run hands over
         task,
         progress=progress,
         checkpoint=checkpoint,
-        max_seconds=config.max_time,
+        max_seconds=config.max_seconds,
         team=team,
     )
     counterpart = folded if trainer.folds else graph
@@ -106,8 +106,8 @@ def find_companion(
         with torch.no_grad():
             classes = graph(torch.zeros(2, *spec.shape)).shape[-1]
         _fits(type(student).__name__, spec.shape, classes, spec)
-    elif config.student is not None:
-        graph = other_network(config.student, spec, config.seed)
+    elif config.companion is not None:
+        graph = other_network(config.companion, spec, config.seed)
     else:
         return None
     if next(graph.parameters(), None) is None:
@@ -129,12 +129,12 @@ def other_network(described: ModelConfig, spec: InputSpec, seed: int) -> fx.Grap
     """
     known: dict[str, Any] = {"input_shape": spec.shape, "mean": spec.mean, "std": spec.std}
     missing = {key: value for key, value in known.items() if getattr(described, key) is None}
-    if described.source.partition(":")[0] in HUBS and described.weights is None:
+    if described.source.partition(":")[0] in HUBS and described.weights_file is None:
         missing["classes"] = spec.classes
     found = load_teacher(described.model_copy(update=missing), pretrained=False)
     _fits(described.source, found.spec.shape, found.spec.classes, spec)
     graph = capture(found.model, spec)
-    return graph if described.weights is not None else forgotten(graph, seed)
+    return graph if described.weights_file is not None else forgotten(graph, seed)
 
 
 def _fits(name: str, shape: tuple[int, ...], classes: int, spec: InputSpec) -> None:
@@ -157,8 +157,8 @@ def blank_student(
         trainer: its fine-tuning method, if it has one.
     """
     unfolded = trainer is not None and not trainer.folds
-    if config.student is not None:
-        graph = other_network(config.student, spec, config.seed)
+    if config.companion is not None:
+        graph = other_network(config.companion, spec, config.seed)
         if config.float_student:
             return graph
         base = graph if unfolded else fold_batch_norms(graph)
@@ -179,7 +179,7 @@ def held_out(generator: Generator, spec: InputSpec, config: RunConfig) -> Synthe
 
 def save_generators(trained: Trained, folder: Path, config: RunConfig) -> None:
     """Write the generator, and as it was after the warm-up, for other bit widths to start from."""
-    told: dict[str, Any] = {"teacher": config.model.source, "seed": config.seed}
+    told: dict[str, Any] = {"teacher": config.model, "seed": config.seed}
     save_generator(trained.generator, folder / GENERATOR, **told)
     if trained.warm is not None:
         save_generator(trained.warm, folder / WARM_GENERATOR, **told)

@@ -1,19 +1,16 @@
-"""Working with what is on disk: finished runs, image files, descriptions of methods."""
+"""Working with what is on disk: finished runs and image files."""
 
 from __future__ import annotations
 
-import inspect
 import json
 from pathlib import Path
 from typing import Any
 
-from pydantic_core import PydanticUndefined
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import nn
 
-from datafree.calibrators.base import RangeRule
-from datafree.config import Frozen, Method, RunConfig, build, load_config
+from datafree.config import Method, RunConfig, build, load_config
 from datafree.errors import ConfigError, OutputExistsError
 from datafree.export.base import Exporter
 from datafree.graph.capture import capture, to_device
@@ -21,8 +18,6 @@ from datafree.images import SyntheticSet
 from datafree.models import load_teacher
 from datafree.progress import Progress, silent
 from datafree.quant.modules import QUANTIZED
-from datafree.reconstruction.base import Reconstructor
-from datafree.registry import load
 from datafree.runs.fine_tuning import blank_student
 from datafree.runs.folder import IMAGES, STUDENT
 from datafree.runs.pipeline import (
@@ -32,22 +27,14 @@ from datafree.runs.pipeline import (
     synthesize_images,
 )
 from datafree.runs.plan import make_method, resolve_device
-from datafree.synthesis.base import Synthesizer
 from datafree.training.base import Trainer
-
-_BASES: dict[str, type[Frozen]] = {
-    "synthesis": Synthesizer,
-    "calibrators": RangeRule,
-    "reconstruction": Reconstructor,
-    "training": Trainer,
-}
 
 
 def load_run(folder: Path) -> Result:
     """A finished run: teacher and student as they were.
 
     Args:
-        folder: written by `datafree.pipeline.run`.
+        folder: written by `datafree.runs.pipeline.run`.
 
     Returns:
         The result without metrics.
@@ -58,17 +45,17 @@ def load_run(folder: Path) -> Result:
     """
     config = load_config(folder / "config.yaml")
     digest, layer_bits = _measured(folder)
-    if config.allocation is not None:
+    if config.mixed:
         config = config.with_layer_bits(layer_bits)
-    teacher = load_teacher(config.model)
+    teacher = load_teacher(config.teacher)
     if teacher.digest != digest:
         raise ConfigError(
-            f"{config.model.source} has changed since {folder} was written: quantize it again"
+            f"{config.model} has changed since {folder} was written: quantize it again"
         )
     graph = capture(teacher.model, teacher.spec)
     trainer: Trainer | None = None
-    if config.training is not None:
-        trainer = make_method(config.training, "training", Trainer)
+    if config.tuning is not None:
+        trainer = make_method(config.tuning, "training", Trainer)
     student = blank_student(graph, teacher.spec, config, trainer)
     try:
         state = load_file(folder / STUDENT)
@@ -79,7 +66,7 @@ def load_run(folder: Path) -> Result:
         if isinstance(layer, QUANTIZED) and layer.bias is None and f"{path}.bias" in state:
             layer.bias = nn.Parameter(state[f"{path}.bias"], requires_grad=False)
     if set(student.state_dict()) != set(state):
-        raise ConfigError(f"{folder / STUDENT} does not fit the teacher {config.model.source}")
+        raise ConfigError(f"{folder / STUDENT} does not fit the teacher {config.model}")
     for name, value in state.items():
         owner, _, leaf = name.rpartition(".")
         # A range's shape is the calibrator's choice: such buffers are replaced, not copied into.
@@ -163,24 +150,13 @@ def synthesize_to_file(
         raise ConfigError(f"{path} is the picture's name: choose an output in .safetensors")
     _refuse_existing(path, force)
     _refuse_existing(picture, force)
-    teacher = load_teacher(config.model)
+    teacher = load_teacher(config.teacher)
     graph = to_device(capture(teacher.model, teacher.spec), resolve_device(config.device))
     checkpoint = path.with_name(f".{path.stem}-unfinished")
     images = synthesize_images(graph, teacher.spec, config, progress, checkpoint)
     images.save(path)
     images.save_grid(picture)
     return images
-
-
-def describe_method(package: str, name: str) -> tuple[str, str]:
-    """First sentence of a method's documentation, and its hyper-parameters with their defaults."""
-    cls: type[Frozen] = load(f"datafree.{package}", name, _BASES[package])
-    fields = [
-        f"{key}={field.default}"
-        for key, field in cls.model_fields.items()
-        if field.default is not PydanticUndefined
-    ]
-    return (inspect.getdoc(cls) or "").partition("\n\n")[0].replace("\n", " "), " ".join(fields)
 
 
 def _measured(folder: Path) -> tuple[str, dict[str, int]]:

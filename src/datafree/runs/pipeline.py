@@ -55,7 +55,7 @@ class Result:
         spec: input of both.
         images: the images it was calibrated with; none where no stage needed any.
         config: everything that was chosen, defaults included; bits of layers that were allocated
-            stand in ``config.scheme.layer_bits``.
+            stand in ``config.layer_bits``.
         metrics: accuracy or agreement, noise per layer, export parity; JSON values.
         seconds: by stage.
         folder: where the run was written, if it was.
@@ -103,7 +103,7 @@ def run(  # noqa: PLR0913 - one door, what a caller may bring
         refuse(folder, config, force)
     watch = Stopwatch()
     with watch.stage("capture"):
-        teacher = teacher or load_teacher(config.model)
+        teacher = teacher or load_teacher(config.teacher)
         spec, device = teacher.spec, resolve_device(config.device)
         graph = to_device(capture(teacher.model, spec), device)
         plan = make_plan(config, graph, spec, given=images is not None)
@@ -120,7 +120,7 @@ def run(  # noqa: PLR0913 - one door, what a caller may bring
     with watch.stage("synthesis"):
         images = _images(graph, spec, config, images, folder, progress)
     metrics: dict[str, Any] = {"teacher": teacher.digest, "images": images.digest()}
-    if config.allocation is not None:
+    if config.mixed:
         with watch.stage("allocation"):
             metrics["allocation"] = allocated(graph, config, images, folder, progress)
         config = config.with_layer_bits(metrics["allocation"]["layer_bits"])
@@ -194,7 +194,7 @@ def _train(  # noqa: PLR0913 - what a run hands over
         save_images(images, folder)
         save_generators(trained, folder, config)
     corrected = {"bias_not_corrected": list(trained.not_corrected)} if config.bias_rule else {}
-    rounding = {"reconstruction": list(trained.rounding)} if config.reconstruction else {}
+    rounding = {"reconstruction": list(trained.rounding)} if config.rounding else {}
     made = _Made(
         fast_layout(trained.student),
         tuned.folded,
@@ -364,8 +364,8 @@ def _foretell(
         graph, spec, plan.synthesizer, plan.reconstructor, count, held_out,
         _phases(config, plan.trainer),
     )  # fmt: skip
-    if config.max_time is not None:
-        found["training"] = min(config.max_time, found["training"])
+    if config.max_seconds is not None:
+        found["training"] = min(config.max_seconds, found["training"])
     total = sum(found.values())
     if total < _WORTH_SPLITTING:
         tell("expected to take a few seconds here")

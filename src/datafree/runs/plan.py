@@ -69,26 +69,27 @@ def make_plan(config: RunConfig, graph: fx.GraphModule, spec: InputSpec, *, give
         prepared, statistics = prepare(graph, config)
         student = insert_quantizers(prepared, config.scheme, spec)
         rule.set_ranges(student, prepared, statistics, spec)
-    if config.allocation is not None:
-        if config.scheme.layer_bits:
+    if config.mixed:
+        if config.layer_bits:
             raise ConfigError(
-                "scheme.layer_bits gives layers their bits and allocation chooses them: drop one"
+                "layer_bits gives layers their bits, and average_bits or budget chooses them:"
+                " drop one"
             )
         layers = describe_layers(folded, config.scheme, spec.shape)
-        resolve_budget(config.allocation, layers)
+        resolve_budget(config, layers)
     reconstructor: Reconstructor | None = None
-    if config.reconstruction is not None:
-        reconstructor = make_method(config.reconstruction, "reconstruction", Reconstructor)
+    if config.rounding is not None:
+        reconstructor = make_method(config.rounding, "reconstruction", Reconstructor)
     return Plan(rule, reconstructor, trainer, synthesizer if wanted else None)
 
 
 def _trainer(config: RunConfig, rule: RangeRule, graph: fx.GraphModule) -> Trainer | None:
-    if config.training is None:
+    if config.tuning is None:
         return None
-    trainer: Trainer = make_method(config.training, "training", Trainer)
+    trainer: Trainer = make_method(config.tuning, "training", Trainer)
     if not isinstance(rule, Calibrator):
         raise ConfigError(
-            f"{config.calibration.name} looks at no images, and {trainer.name} has some to set its"
+            f"{config.calibrator} looks at no images, and {trainer.name} has some to set its"
             " ranges on: choose another calibrator"
         )
     trainer.check(graph)
@@ -98,7 +99,7 @@ def _trainer(config: RunConfig, rule: RangeRule, graph: fx.GraphModule) -> Train
             "equalize, absorb_biases, split_outliers and bias_correction change the folded teacher"
             " or its student, and this student is not made from it: leave them out"
         )
-    if config.reconstruction is not None:
+    if config.rounding is not None:
         trainer.check_rounding()
     if config.generator is not None:
         load_generator(config.generator)
@@ -139,5 +140,5 @@ def resolve_device(name: str) -> torch.device:
 
 def _needs_images(config: RunConfig, rule: RangeRule) -> bool:
     empirical = config.bias_rule == "empirical"
-    learned = config.reconstruction is not None or config.allocation is not None
+    learned = config.rounding is not None or config.mixed
     return isinstance(rule, Calibrator) or learned or empirical

@@ -52,10 +52,9 @@ def allocated(
     """
     if folder is not None and (folder / ALLOCATION).exists():
         return json.loads((folder / ALLOCATION).read_text(encoding="utf-8"))["chosen"]
-    assert config.allocation is not None  # noqa: S101 - asked for by the caller
     # How outliers are split depends on the bits: they are chosen before.
     folded = fast_layout(prepare(graph, config.model_copy(update={"split_outliers": 0.0}))[0])
-    found = allocate(folded, config.scheme, images.images, config.allocation, progress=progress)
+    found = allocate(folded, config.scheme, images.images, config, progress=progress)
     if folder is not None:
         found.save_picture(folder / FRONTIER)
         found.save(folder / ALLOCATION)

@@ -23,29 +23,28 @@ _CHUNK_POSITIONS = 2**18
 
 
 class ImageOptimizer(Synthesizer):
-    """Base of methods that treat the pixels as parameters (algorithms A.1, A.2).
-
-    Attributes:
-        iterations: steps of Adam per batch.
-        learning_rate: initial step in normalised pixel space.
-        patience: steps without a lower loss after which the rate falls to a tenth.
-        min_learning_rate: below which it does not fall.
-        label_weight: weight of the cross-entropy to balanced random classes; 0 leaves it out.
-        tv_weight: weight of the total variation (DSG's "image prior": 0.01).
-        l2_weight: weight of the mean image norm (DSG's "image prior": 0.01).
-        jitter: images are rolled by up to this many pixels, another shift every step.
-    """
+    """Base of methods that treat the pixels as parameters (algorithms A.1, A.2)."""
 
     needs_batch_norm: ClassVar[bool] = True
 
     iterations: int = Field(default=500, ge=1)
+    """Steps of Adam per batch."""
     learning_rate: float = Field(default=0.5, gt=0)
+    """Adam's rate at the beginning, in normalised pixels per step."""
     patience: int = Field(default=100, ge=0)
+    """Steps without a lower loss after which the rate falls to a tenth."""
     min_learning_rate: float = Field(default=1e-4, ge=0)
+    """Rate that the learning rate does not fall below, in normalised pixels per step."""
     label_weight: float = Field(default=0.0, ge=0)
+    """Weight of the cross-entropy to balanced random classes; 0 leaves it out."""
     tv_weight: float = Field(default=0.0, ge=0)
+    """Weight of the total variation (DSG's "image prior": 0.01); 0 leaves it out."""
     l2_weight: float = Field(default=0.0, ge=0)
+    """Weight of the mean Euclidean norm of an image (DSG's "image prior": 0.01); 0 leaves it
+    out."""
     jitter: int = Field(default=0, ge=0)
+    """Pixels that images are rolled by at most, up or down and left or right, before they pass the
+    network; another shift every step."""
 
     @property
     def batch_iterations(self) -> int:

@@ -16,6 +16,7 @@ from datafree.errors import DataError, ModelError
 from datafree.graph.taps import batch_norms
 from datafree.images import SyntheticSet
 from datafree.progress import Progress, Step, silent
+from datafree.registry import method_name
 from datafree.tensors import state_digest
 
 
@@ -42,6 +43,8 @@ class Synthesizer(Frozen):
     A method implements `make_batch`, and says how many iterations a batch takes.
     """
 
+    citation: ClassVar[str] = ""
+    """Where the method comes from: authors, title, venue, year."""
     needs_batch_norm: ClassVar[bool] = False
 
     def generate(
@@ -121,7 +124,7 @@ class Synthesizer(Frozen):
     @property
     def name(self) -> str:
         """The method's name: the stem of its file."""
-        return type(self).__module__.rpartition(".")[2]
+        return method_name(type(self))
 
     @property
     def batch_iterations(self) -> int:

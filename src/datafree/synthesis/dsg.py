@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from pydantic import Field
@@ -26,28 +26,34 @@ class _State:
 
 
 class DSG(ImageOptimizer):
-    """Slack distribution alignment and layerwise sample enhancement, Eqs. (5)-(8) and (10).
+    """Match every image's own statistics to the stored ones up to a margin, one layer doubly.
 
-    Margins are quantiles of the gaps that Gaussian images leave (Eq. 6); sample n of the set weighs
-    the loss of batch-norm layer ``n mod N`` double. With ``epsilon=0`` and ``enhancement=False`` it
+    Slack distribution alignment and layerwise sample enhancement, Eqs. (5)-(8) and (10):
+    ``min_x 1/B sum_n sum_l w_ln (|max(|mean_ln - mu_l| - delta_l, 0)|^2 + |max(|std_ln - sigma_l| -
+    gamma_l, 0)|^2)`` and ZeroQ's loss of the input. The margins ``delta_l`` and ``gamma_l`` are
+    quantiles of the gaps that Gaussian images leave (Eq. 6); ``w_ln`` is 2 for layer
+    ``l = n mod N`` of sample n of the set, else 1. With ``epsilon=0`` and ``enhancement=False`` it
     is ZeroQ.
-
-    Attributes:
-        epsilon: quantile of the gaps taken as margin, in [0, 1]; 0 means no slack.
-        margin_images: Gaussian images the margins are measured on.
-        margin_granularity: `sample` takes the quantile over all images and channels, in the unit of
-            the per-sample loss; `batch` over the channels of statistics of the whole set of images.
-        enhancement: layerwise sample enhancement.
-        batch_size: images optimised together; None makes batches of N, the number of batch-norm
-            layers, as the paper does. The losses are per sample and sample n of the whole set has
-            layer ``n mod N``, so the size only decides which images share a learning rate.
     """
 
+    citation: ClassVar[str] = (
+        "Zhang et al. (2021), Diversifying Sample Generation for Accurate Data-Free Quantization,"
+        " CVPR; extended: Qin et al. (2021), arXiv:2109.00212"
+    )
+
     epsilon: float = Field(default=0.9, ge=0, le=1)
+    """Quantile of the gaps taken as margin; 0 means no slack."""
     margin_images: int = Field(default=1024, ge=2)
+    """Gaussian images the margins are measured on."""
     margin_granularity: Granularity = "sample"
+    """What the quantile is taken over: `sample`, all images and channels, in the unit of the
+    per-sample loss; `batch`, the channels of statistics of the whole set of images."""
     enhancement: bool = True
+    """Weigh one layer's loss double for every sample (layerwise sample enhancement)."""
     batch_size: int | None = Field(default=32, ge=1)
+    """Images optimised together, at most; None makes batches of N, the number of batch-norm layers,
+    as the paper does. The losses are per sample and sample n of the whole set has layer
+    ``n mod N``, so the size only decides which images share a learning rate."""
 
     def batch_images(self, teacher: nn.Module, count: int) -> int:
         """`batch_size` or N, or fewer where fewer are wanted."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from pydantic import Field
@@ -20,20 +20,24 @@ from datafree.tensors import device_of
 class FromGenerator(Synthesizer):
     """Ask a saved generator for images; it must fit the network in shape and classes.
 
-    The targets are the classes the generator was asked for; there are none without condition.
-
-    Attributes:
-        path: file written by `datafree.generators.save_generator`; has to be given.
-        digest: SHA-256 the file must have; None takes any. Metadata of images always have it.
-        batch_size: images made together, at most, which are normalised together in mode `train`.
-        mode: of its batch norms: statistics of each batch (`train`, as GDFQ makes images) or those
-            gathered in training (`eval`).
+    ``x = G(z, y)`` with z from N(0, 1) and classes y, all equally likely, which are the targets;
+    ``x = G(z)`` and no targets where the generator takes no class.
     """
 
+    citation: ClassVar[str] = (
+        "No paper of its own; the images are those of the method that trained the generator."
+    )
+
     path: Path | None = None
+    """File of the generator, as `datafree.generators.save_generator` writes it; has to be given."""
     digest: str | None = Field(default=None, pattern="^[0-9a-f]{64}$")
+    """SHA-256 the file must have, in hexadecimal digits; None takes any. Metadata of images always
+    have it."""
     batch_size: int = Field(default=128, ge=1)
+    """Images made together, at most; in mode `train` they are normalised together."""
     mode: Literal["train", "eval"] = "train"
+    """What the generator's batch norms normalise by: `train`, the statistics of each batch, as GDFQ
+    makes images; `eval`, those gathered in training."""
 
     def passes(self, count: int) -> float:
         """The network is not asked."""

@@ -33,34 +33,35 @@ class Genie(Synthesizer):
     the other way round (``embedding_lr=0.01, generator_lr=0.1``). The statistics tie the whole
     batch together, so all its feature maps are in memory at once: at 224 x 224 pixels, lower
     `batch_size` before anything else.
-
-    Attributes:
-        iterations: steps of Adam per batch.
-        batch_size: images made together, at most.
-        latent_dim: length of a latent vector.
-        embedding_lr: initial learning rate of the latent vectors.
-        generator_lr: initial learning rate of the generator.
-        generator_gamma: factor on the generator's rate …
-        generator_decay_every: … after every so many iterations.
-        patience: iterations without a lower loss after which `embedding_lr` falls to a tenth.
-        min_lr: below which it does not fall.
-        swing: shift the inputs of strided convolutions at random.
-        label_weight: weight of the cross-entropy to balanced random classes; 0 leaves it out.
     """
 
+    citation: ClassVar[str] = (
+        "Jeon, Lee, Kim (2023), Genie: Show Me the Data for Quantization, CVPR"
+    )
     needs_batch_norm: ClassVar[bool] = True
 
     iterations: int = Field(default=4000, ge=1)
+    """Steps of Adam per batch."""
     batch_size: int = Field(default=128, ge=1)
+    """Images made together, at most."""
     latent_dim: int = Field(default=256, ge=1)
+    """Length of a latent vector."""
     embedding_lr: float = Field(default=0.1, gt=0)
+    """Adam's rate for the latent vectors at the beginning."""
     generator_lr: float = Field(default=0.01, gt=0)
+    """Adam's rate for the generator at the beginning."""
     generator_gamma: float = Field(default=0.95, gt=0, le=1)
+    """Factor on the generator's rate after every `generator_decay_every` steps."""
     generator_decay_every: int = Field(default=100, ge=1)
+    """Steps between two falls of the generator's rate."""
     patience: int = Field(default=100, ge=0)
+    """Steps without a lower loss after which the rate of the latent vectors falls to a tenth."""
     min_lr: float = Field(default=1e-4, ge=0)
+    """Rate that `embedding_lr` does not fall below."""
     swing: bool = True
+    """Shift the inputs of strided convolutions by up to a pixel, at random in every step."""
     label_weight: float = Field(default=0.0, ge=0)
+    """Weight of the cross-entropy to balanced random classes; 0 leaves it out."""
 
     @property
     def batch_iterations(self) -> int:

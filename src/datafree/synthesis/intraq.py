@@ -51,40 +51,42 @@ class IntraQ(Synthesizer):
     The set is shared out evenly into batches of at most `batch_size`. A batch's statistics tie its
     images together, so all its feature maps are in memory at once: at 224 x 224 pixels, lower
     `batch_size` before anything else.
-
-    Attributes:
-        iterations: steps of Adam per batch.
-        batch_size: images made together, at most.
-        learning_rate: initial step in normalised pixel space.
-        patience: steps without a lower loss after which the rate falls to a tenth.
-        min_learning_rate: below which it does not fall.
-        crop_probability: share of the steps that see crops.
-        crop_scale: smallest area of a crop, as a share of the image.
-        lambda_lower: cosine distance to the class mean below which images are pushed away.
-        lambda_upper: cosine distance above which they are pulled back; distances are 0 to 2.
-        center_momentum: share of a class mean that is kept at every step.
-        distance_weight: weight of the marginal distance constraint.
-        epsilon: lowest soft target probability.
-        soft_share: share of the images with a soft target.
-        inception_weight: weight of the soft inception loss.
     """
 
+    citation: ClassVar[str] = (
+        "Zhong et al. (2022), IntraQ: Learning Synthetic Images with Intra-Class Heterogeneity for"
+        " Zero-Shot Network Quantization, CVPR"
+    )
     needs_batch_norm: ClassVar[bool] = True
 
     iterations: int = Field(default=1000, ge=1)
+    """Steps of Adam per batch."""
     batch_size: int = Field(default=256, ge=1)
+    """Images made together, at most."""
     learning_rate: float = Field(default=0.5, gt=0)
+    """Adam's rate at the beginning, in normalised pixels per step."""
     patience: int = Field(default=50, ge=0)
+    """Steps without a lower loss after which the rate falls to a tenth."""
     min_learning_rate: float = Field(default=1e-4, ge=0)
+    """Rate that the learning rate does not fall below, in normalised pixels per step."""
     crop_probability: float = Field(default=0.5, ge=0, le=1)
+    """Probability of a step to see crops of the images instead of the whole ones."""
     crop_scale: float = Field(default=0.5, gt=0, le=1)
+    """Smallest area of a crop, as a share of the image's."""
     lambda_lower: float = Field(default=0.05, ge=0, le=2)
+    """Cosine distance to the class mean below which images are pushed away from it."""
     lambda_upper: float = Field(default=0.8, ge=0, le=2)
+    """Cosine distance to the class mean above which images are pulled back to it."""
     center_momentum: float = Field(default=0.9, ge=0, lt=1)
+    """Share of a class mean that is kept at every step."""
     distance_weight: float = Field(default=1.0, ge=0)
+    """Weight of the marginal distance constraint."""
     epsilon: float = Field(default=0.95, ge=0, le=1)
+    """Lowest soft target: the probability of its class that the network is to give an image."""
     soft_share: float = Field(default=0.5, ge=0, le=1)
+    """Share of the images with a soft target."""
     inception_weight: float = Field(default=1.0, ge=0)
+    """Weight of the soft inception loss."""
 
     @property
     def batch_iterations(self) -> int:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -12,7 +12,9 @@ from datafree.synthesis.base import Batch, Synthesizer
 
 
 class Noise(Synthesizer):
-    """Images of independent standard normal pixels in normalised space; works on any network."""
+    """Draw every pixel from ``N(0, 1)`` in normalised space; works on any network."""
+
+    citation: ClassVar[str] = "Common practice; no paper of its own."
 
     def passes(self, count: int) -> float:
         """The network is not asked."""

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
@@ -39,49 +39,55 @@ _SAME = 1e-9  # what the released code adds to the samples it compares with them
 
 
 class SADAG(Genie):
-    """Genie's images, trained on until the student's gradients on them match their neighbours'.
+    """Train Genie's images on until the student's gradients on them match their neighbours'.
 
-    First every batch is made as `genie` makes it. On these images a student of the network is
-    quantized by `genie_m` and frozen. Then generator and latent vectors of each batch learn
+    First every batch is made as `genie` makes it, in `iterations` steps: the warm-up. On these
+    images a student of the network is quantized by `genie_m` and frozen. Then generator and latent
+    vectors of each batch learn
 
         L_BN + matching_weight * L_GM + diversity_weight * L_div
 
     where the gradient of a sample is that of the reconstruction loss for the weights of the last
     linear layer. ``L_GM`` (Eq. 18) compares it with that of a neighbour ``G(z + eps)``, the one
-    within `rho` that differs most; ``L_div`` (Eq. 19) keeps samples apart, in the batch and from
-    all batches before. Swinging is for the warm-up only (Dung et al., ICML 2024).
+    within `rho` that differs most: ``L_GM = 1/B sum_i 1 - cos(g_i, g'_i)``. ``L_div`` (Eq. 19)
+    keeps samples apart, in the batch and from all batches before:
+    ``L_div = 1/B sum_i max_(j != i) max(|cos(g_i, g_j)| - tau, 0)``. Swinging is for the warm-up
+    only.
 
-    The gradient that should point to the neighbour is 0 at ``eps = 0``. `perturb` chooses the way
-    out: one power iteration from a random step of 0.1 (`power`), rounding noise as in the released
-    code (`official`), or the random step itself (`random`).
-
-    Attributes:
-        iterations: steps of the warm-up per batch.
-        matching_iterations: steps after it per batch.
-        student_iterations: steps per block with which the student learns its rounding.
-        scheme: the student's numbers; None takes those of the run, W4A4 with policy `brecq` and
-            weight ranges of least error outside a run.
-        matching_weight: of ``L_GM``; the paper's two weights are 1.
-        diversity_weight: of ``L_div``.
-        rho: distance of the neighbours in latent space; the paper has 2, the released script 1.
-        tau: likeness of gradients that costs nothing, 0 or 0.1 in the paper.
-        perturb: how neighbours are found.
-        matching_embedding_lr: rate of the latent vectors after the warm-up.
-        matching_generator_lr: rate of the generator after the warm-up …
-        matching_gamma: … and the factor on it after every step.
+    The gradient that should point to the neighbour is 0 at ``eps = 0``; `perturb` chooses the way
+    out.
     """
 
+    citation: ClassVar[str] = (
+        "Dung et al. (2024), Sharpness-Aware Data Generation for Zero-shot Quantization, ICML"
+    )
+
     matching_iterations: int = Field(default=500, ge=1)
+    """Steps after the warm-up per batch."""
     student_iterations: int = Field(default=4000, ge=1)
+    """Steps per block with which the student learns its rounding."""
     scheme: Scheme | None = None
+    """The student's numbers; None takes those of the run, or outside a run W4A4 with policy `brecq`
+    and weight ranges of least error."""
     matching_weight: float = Field(default=1.0, ge=0)
+    """Weight of the gradient matching ``L_GM``."""
     diversity_weight: float = Field(default=1.0, ge=0)
+    """Weight of the diversity ``L_div``."""
     rho: float = Field(default=2.0, ge=0)
+    """Euclidean distance of the neighbours in latent space; the released script has 1."""
     tau: float = Field(default=0.0, ge=0, le=1)
+    """Likeness of two gradients that costs nothing, as an absolute cosine; 0 or 0.1 in the
+    paper."""
     perturb: Literal["power", "official", "random"] = "power"
+    """How neighbours are found: `power`, by one power iteration from a random step of 0.1;
+    `official`, along rounding noise, as the released code does; `random`, along the random step
+    itself."""
     matching_embedding_lr: float = Field(default=1e-5, gt=0)
+    """Adam's rate for the latent vectors after the warm-up."""
     matching_generator_lr: float = Field(default=1e-4, gt=0)
+    """Adam's rate for the generator after the warm-up."""
     matching_gamma: float = Field(default=0.95, gt=0, le=1)
+    """Factor on the generator's rate after every step that follows the warm-up."""
 
     def for_scheme(self, scheme: Scheme) -> SADAG:
         """The method with the student of a run, unless it has one of its own."""
@@ -165,7 +171,7 @@ class SADAG(Genie):
         request: Mapping[str, object],
     ) -> fx.GraphModule:
         """The network quantized by Genie-M on `images`; frozen, its weights on their grids."""
-        scheme = self.scheme or Scheme(weights=4, activations=4, policy="brecq", weight_range="mse")
+        scheme = self.scheme or Scheme(bits="W4A4", policy="brecq", weight_range="mse")
         folded = fold_batch_norms(network)
         student = insert_quantizers(folded, scheme, spec)
         batches = (part.to(device_of(network)) for part in images.split(64))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from pydantic import Field
@@ -18,12 +18,14 @@ class ZeroQ(ImageOptimizer):
     ``min_x 1/B sum_n sum_l |mean_ln - mu_l|^2 + |std_ln - sigma_l|^2``, where l = 0 is the input
     with mean 0 and deviation 1. Differs from the released code in starting from N(0, 1) instead of
     nearly zero.
-
-    Attributes:
-        batch_size: images optimised together.
     """
 
+    citation: ClassVar[str] = (
+        "Cai et al. (2020), ZeroQ: A Novel Zero Shot Quantization Framework, CVPR"
+    )
+
     batch_size: int = Field(default=32, ge=1)
+    """Images optimised together, at most."""
 
     def batch_images(self, teacher: nn.Module, count: int) -> int:
         """`batch_size`, or fewer where fewer are wanted."""

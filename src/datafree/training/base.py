@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from typing import Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import torch
 from pydantic import Field
@@ -14,9 +14,13 @@ from datafree.config import Frozen, InputSpec
 from datafree.errors import ConfigError, ModelError
 from datafree.generators import GeneratorConfig
 from datafree.graph.taps import batch_norms
+from datafree.registry import method_name
 from datafree.training._task import Dream, Task
 
-__all__ = ["Dream", "Task", "Trainer"]
+__all__ = ["Dream", "Fraction", "Task", "Trainer"]
+
+Fraction = Annotated[float, Field(ge=0, le=1)]
+"""A point of a phase of training: 0 is its beginning, 1 its end."""
 
 
 class Trainer(Frozen):
@@ -26,40 +30,10 @@ class Trainer(Frozen):
     against a float companion), then the student's ranges are set on its images, then generator and
     student learn together. The student's batch norms are folded or frozen unless `batch_norm` says
     otherwise.
-
-    Attributes:
-        warmup: steps before the student is quantized.
-        iterations: steps of generator and student together.
-        batch_size: images per step.
-        student_steps: of the student for each one of the generator, all on new images: more where
-            it cannot keep up with a generator that seeks what it does not know.
-        generator_lr: Adam's rate for the generator.
-        student_lr: SGD's rate for the student.
-        momentum: of the student.
-        nesterov: for the student.
-        weight_decay: of the student.
-        milestones: fractions of the fine-tuning at which rates fall to a tenth.
-        steps_lr: rate of learned step sizes or clips, as a factor on `student_lr`.
-        weights: ranges of weights: recomputed from their extremes at every step (`minmax`), or
-            learned as a step (`lsq`) or as a clip (`clip`).
-        activations: ranges of activations: as calibrated (`fixed`), learned (`lsq`, `clip`) or
-            PACT's upper clip (`pact`), which decays as weights do.
-        batch_norm: student with its batch norms folded, and weights that learn as fast as in front
-            of frozen ones (`scaled`: rates from papers fit); with its batch norms `folded` and
-            weights that learn as any, which needs lower rates; with batch norms whose statistics
-            are `frozen`; or whose statistics follow the dreamt images (`train`). The last two keep
-            them as layers; in an ONNX file they are part of the weights' scales.
-        update_generator: False keeps the generator's weights as the warm-up left them.
-        calibration_images: dreamt for the ranges.
-        holdout: dreamt images the student never learns from, to judge it on.
-        checks: how often it is judged. The student as calibrated is judged first: if none of the
-            others is nearer to its teacher, it is what is kept.
-        latent: length of a latent vector.
-        body: of the generator: `upsample` or `dcgan`.
-        width: of the generator, in channels.
-        checkpoint_minutes: time between two checkpoints.
     """
 
+    citation: ClassVar[str] = ""
+    """Where the method comes from: authors, title, venue, year."""
     conditional: ClassVar[bool] = True
     sees_blocks: ClassVar[bool] = False
     """Whether the losses look at the outputs of the generator's blocks."""
@@ -70,32 +44,67 @@ class Trainer(Frozen):
     where rounding is learned first."""
 
     warmup: int = Field(default=800, ge=0)
+    """Steps before the student is quantized, in which the generator learns."""
     iterations: int = Field(default=80_000, ge=1)
+    """Steps of generator and quantized student together."""
     batch_size: int = Field(default=64, ge=2)
+    """Images per step, over all processes."""
     student_steps: int = Field(default=1, ge=1)
+    """Steps of the student for each one of the generator, every one on images of its own: more
+    where it cannot keep up with a generator that seeks what it does not know."""
     generator_lr: float = Field(default=1e-3, gt=0)
+    """Adam's rate for the generator."""
     student_lr: float = Field(default=1e-4, gt=0)
+    """SGD's rate for the student."""
     momentum: float = Field(default=0.9, ge=0, lt=1)
+    """Momentum of the student: share of its last step that is added to the next."""
     nesterov: bool = True
+    """Give the student's momentum Nesterov's form; needs a `momentum` above 0."""
     weight_decay: float = Field(default=1e-4, ge=0)
-    milestones: tuple[float, ...] = (0.25, 0.5, 0.75)
+    """Weight decay of the student, and of PACT's clips."""
+    milestones: tuple[Fraction, ...] = (0.25, 0.5, 0.75)
+    """Fractions of the fine-tuning, from 0 to 1, at which all rates fall to a tenth."""
     steps_lr: float = Field(default=0.1, gt=0)
+    """Rate of learned step sizes or clips, as a factor on `student_lr`."""
     weights: Literal["minmax", "lsq", "clip"] = "minmax"
+    """Ranges of weights: `minmax` recomputes them from the extremes at every step; `lsq` learns
+    the step; `clip` learns the clip, the step times the largest code (DFQF)."""
     activations: Literal["fixed", "lsq", "clip", "pact"] = "fixed"
+    """Ranges of activations: `fixed` leaves them as calibrated; `lsq` learns the step; `clip`
+    learns the clip, the step times the largest code (DFQF); `pact` learns PACT's upper clip, which
+    decays as weights do, and does as `lsq` for tensors that can be negative."""
     batch_norm: Literal["scaled", "folded", "frozen", "train"] = "scaled"
+    """What becomes of the student's batch norms: `scaled` folds them, with weights that learn as
+    fast as in front of frozen ones, so that rates from papers fit; `folded` folds them, with
+    weights that learn as any, which needs lower rates; `frozen` keeps their statistics; `train`
+    lets their statistics follow the dreamt images. The last two keep them as layers; in an ONNX
+    file they are part of the weights' scales."""
     update_generator: bool = True
+    """Let the generator learn on beside the student; without, its weights stay as the warm-up left
+    them."""
     latent: int = Field(default=100, ge=1)
+    """Length of a latent vector of the generator."""
     body: Literal["upsample", "dcgan"] = "upsample"
+    """Layers of the generator: `upsample`, those of DAFL, GDFQ and DFQF, which repeat pixels and
+    convolve; `dcgan`, transposed convolutions."""
     width: int = Field(default=128, ge=2)
+    """Channels of the generator's widest convolutions; with 32 it takes a tenth of the time that
+    the 128 of the literature take."""
     calibration_images: int = Field(default=1280, ge=2)
+    """Dreamt images the ranges are set on, where no set of images is given."""
     holdout: int = Field(default=512, ge=2)
+    """Dreamt images the student never learns from, to judge it on."""
     checks: int = Field(default=20, ge=1)
+    """How many times the student is judged while it is fine-tuned, evenly spread, the last time at
+    the end. The student as calibrated is judged before: it is what is kept if all others are
+    measurably farther from the teacher."""
     checkpoint_minutes: float = Field(default=2.0, ge=0)
+    """Minutes between two checkpoints; 0 writes one after every step."""
 
     @property
     def name(self) -> str:
         """The method's name: the stem of its file."""
-        return type(self).__module__.rpartition(".")[2]
+        return method_name(type(self))
 
     @property
     def folds(self) -> bool:

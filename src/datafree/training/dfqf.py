@@ -14,15 +14,16 @@ from datafree.calibrators.bounded_mse import BoundedMSE
 from datafree.losses import distillation, inception_score_loss, kl_distance, soft_cross_entropy
 from datafree.quant.preparation import bounded_weight_ranges
 from datafree.tensors import device_of, fast_copy
-from datafree.training.base import Dream, Task, Trainer
+from datafree.training.base import Dream, Fraction, Task, Trainer
 from datafree.training.gdfq import running
 
 
 class DFQF(Trainer):
-    """Data-free quantization with fine-tuning (Li et al., ACML 2020), Algorithms 1 and 2.
+    """Fine-tune by a game in which a generator seeks what the student does not know yet.
 
-    An unconditional generator learns what the teacher M is sure of, in balance over the classes,
-    with the statistics M remembers, and what the student S does not know yet:
+    Algorithms 1 and 2 of the paper. An unconditional generator learns what the teacher M is sure
+    of, in balance over the classes, with the statistics M remembers, and what the student S does
+    not know yet:
 
         L_G = L_is(alpha) + beta L_bn - gamma L_adv,    L_S = CE(softmax(M(x)), softmax(S(x))).
 
@@ -33,22 +34,11 @@ class DFQF(Trainer):
     left out.
 
     An epoch of the paper is 100 steps of 512 images: 200 of warm-up, 40 of fine-tuning.
-
-    Attributes:
-        inception_weight: on ``L_is``; 0 leaves it out.
-        alpha: weight of the balance over classes within ``L_is``.
-        beta: weight of the statistics.
-        gamma: weight of the adversarial term.
-        adversarial: ``L_adv``, what the student does not know: the `divergence` of the code, or
-            `cross_entropy`, which is ``L_S`` as the paper has it. That is the divergence plus the
-            teacher's own entropy, and with gamma 5 against the 1 of the inception score it draws
-            the generator to images the teacher is *not* sure of.
-        weighting: `paper` weighs channels by twice their variance, Eq. (7); `kl` is Eq. (6).
-        lower_bound: smallest share of the extremes that clips start from; 0.5 in the code.
-        learner_lr: SGD's rate for the float network; a tenth after 40 % and 80 % of its steps.
-        learner_decay: weight decay of the float network.
     """
 
+    citation: ClassVar[str] = (
+        "Li et al. (2020), DFQF: Data Free Quantization-aware Fine-tuning, ACML"
+    )
     conditional: ClassVar[bool] = False
     fresh: ClassVar[bool] = True
     observe: ClassVar[Observe] = "float"
@@ -60,20 +50,36 @@ class DFQF(Trainer):
     student_lr: float = Field(default=1e-3, gt=0)
     nesterov: bool = False
     weight_decay: float = Field(default=5e-4, ge=0)
-    milestones: tuple[float, ...] = ()
+    milestones: tuple[Fraction, ...] = ()
+    """Fractions of the fine-tuning, from 0 to 1, at which the student's rates fall to a tenth; the
+    generator's stays."""
     weights: Literal["minmax", "lsq", "clip"] = "clip"
     activations: Literal["fixed", "lsq", "clip", "pact"] = "clip"
     latent: int = Field(default=1000, ge=1)
     inception_weight: float = Field(default=1.0, ge=0)
+    """Weight of the inception score ``L_is``; 0 leaves it out."""
     alpha: float = Field(default=40.0, ge=0)
+    """Weight of the balance over classes within ``L_is``."""
     beta: float = Field(default=0.1, ge=0)
+    """Weight of the batch-norm statistics ``L_bn``; 0 leaves them out."""
     gamma: float = Field(default=5.0, ge=0)
+    """Weight of the adversarial term ``L_adv``; 0 leaves it out."""
     adversarial: Literal["cross_entropy", "divergence"] = "divergence"
+    """What ``L_adv`` takes for what the student does not know: `divergence`, that of its answers
+    from the teacher's, as in the code; `cross_entropy`, which is ``L_S`` as the paper has it. That
+    is the divergence plus the teacher's own entropy, and with `gamma` 5 against the 1 of the
+    inception score it draws the generator to images the teacher is not sure of."""
     weighting: Literal["paper", "kl"] = "paper"
+    """How ``L_bn`` weighs channels: `paper`, by twice their variance, Eq. (7); `kl`, all
+    alike, Eq. (6)."""
     lower_bound: float = Field(default=0.3, ge=0, le=1)
+    """Smallest share of the extremes that clips start from; 0.5 in the code."""
     learner_lr: float = Field(default=0.1, gt=0)
+    """SGD's rate for the float network that learns in the warm-up; its momentum is `momentum`."""
     learner_decay: float = Field(default=5e-4, ge=0)
-    learner_milestones: tuple[float, ...] = (0.4, 0.8)
+    """Weight decay of the float network that learns in the warm-up."""
+    learner_milestones: tuple[Fraction, ...] = (0.4, 0.8)
+    """Fractions of the warm-up, from 0 to 1, at which the float network's rate falls to a tenth."""
 
     def passes(self) -> float:
         """Both phases have a student, and ask it twice; without `gamma` the first has none."""

@@ -20,7 +20,7 @@ from datafree.graph.alignment import (
 )
 from datafree.graph.taps import stored_statistics
 from datafree.losses import correlation_inhibition, enhancement_weights
-from datafree.training.base import Dream
+from datafree.training.base import Dream, Fraction
 from datafree.training.gdfq import GDFQ
 
 
@@ -31,11 +31,11 @@ class _Margins:
 
 
 class DSGQAT(GDFQ):
-    """Diverse sample generation for fine-tuning, Algorithm 2 (Qin et al., arXiv:2109.00212).
+    """Fine-tune as `gdfq` does, on images of a generator that is kept from making them alike.
 
-    The generator's loss, Eq. (11), with DSG's slack alignment per sample (see `dsg`), sample
-    ``n mod N`` weighing layer n double, and the correlation of samples inhibited in every block of
-    the generator:
+    Diverse sample generation, Algorithm 2. The generator's loss, Eq. (11), with DSG's slack
+    alignment per sample (see `dsg`), sample n weighing layer ``n mod N`` double, and the
+    correlation of samples inhibited in every block of the generator:
 
         L_G = alpha * alignment + beta * sum_b SCI_b + CE(M(x), y).
 
@@ -44,30 +44,34 @@ class DSGQAT(GDFQ):
 
     With `granularity` `batch`, statistics are those of the whole batch, as in GDFQ and in DSG's
     code, and what is enhanced is layer ``t mod N`` in step t.
-
-    Attributes:
-        alpha: weight of the alignment.
-        beta: weight of the correlation term; 0 leaves it out.
-        epsilon: quantile of the gaps taken as margin; 0 means no slack.
-        granularity: of statistics and margins: each `sample` has its own, or the `batch`.
-        enhancement: layerwise sample enhancement.
-        correlation: what the correlation term is differentiated through, see
-            `datafree.losses.correlation_inhibition`.
-        margin_images: Gaussian images the margins are measured on.
     """
 
+    citation: ClassVar[str] = (
+        "Qin et al. (2021), Diverse Sample Generation: Pushing the Limit of Data-free Quantization,"
+        " arXiv:2109.00212"
+    )
     sees_blocks: ClassVar[bool] = True
 
     iterations: int = Field(default=40_000, ge=1)
-    milestones: tuple[float, ...] = (0.5,)
+    milestones: tuple[Fraction, ...] = (0.5,)
     nesterov: bool = False
     alpha: float = Field(default=0.1, ge=0)
+    """Weight of the alignment of statistics."""
     beta: float = Field(default=100.0, ge=0)
+    """Weight of the correlation term; 0 leaves it out."""
     epsilon: float = Field(default=0.9, ge=0, le=1)
+    """Quantile of the gaps taken as margin; 0 means no slack."""
     granularity: Granularity = "sample"
+    """What has statistics and margins of its own: `sample`, every image; `batch`, all images of a
+    batch together."""
     enhancement: bool = True
+    """Weigh one layer's loss double for every sample (layerwise sample enhancement)."""
     correlation: Literal["eigvals", "eigvecs_detached", "full"] = "eigvals"
+    """What of the samples' similarity is compared with that of random vectors: `eigvals`, its
+    eigenvalues; `eigvecs_detached`, its eigenvectors too, without gradient through them; `full`,
+    both with all gradients. See `datafree.losses.correlation_inhibition`."""
     margin_images: int = Field(default=1024, ge=2)
+    """Gaussian images the margins are measured on."""
 
     def remember(self, teacher: nn.Module, spec: InputSpec, random: torch.Generator) -> Any:
         """The margins, Eq. (6)."""

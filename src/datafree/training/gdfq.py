@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
@@ -19,7 +19,7 @@ _LARGE = 64  # pixels a side; ImageNet generators take the class in their batch 
 
 
 class GDFQ(Trainer):
-    """Generative low-bitwidth data-free quantization (Xu et al., ECCV 2020).
+    """Fine-tune on images of all classes from a generator that learns beside the student.
 
     The generator is asked for images of random classes y that look familiar to the teacher M,
 
@@ -34,26 +34,29 @@ class GDFQ(Trainer):
     weights' extremes at every step and clipped values pass gradients; activation ranges are set
     after the warm-up and stay. For ImageNet the code has batches of 16, a warm-up of 50 epochs and
     `student_lr` 1e-6.
-
-    Attributes:
-        statistics_weight: beta, 0.1 in the released code.
-        distillation_weight: on the divergence.
-        temperature: T.
-        reduction: `batch` is the divergence as it is written; `element` divides it by the number
-            of classes too, which the released code does by accident of a default: labels then
-            outweigh the teacher's answers.
-        condition: how the generator knows the class: `embedding` (CIFAR), `batch_norm` (ImageNet),
-            or `auto` by the size of the images.
     """
+
+    citation: ClassVar[str] = (
+        "Xu et al. (2020), Generative Low-bitwidth Data Free Quantization, ECCV, arXiv:2003.03603"
+    )
 
     warmup: int = Field(default=800, ge=0)
     iterations: int = Field(default=79_200, ge=1)
     batch_size: int = Field(default=200, ge=2)
     statistics_weight: float = Field(default=0.1, ge=0)
+    """Weight of the distance of batch-norm statistics in the generator's loss."""
     distillation_weight: float = Field(default=1.0, ge=0)
+    """Weight of the divergence from the teacher's answers in the student's loss."""
     temperature: float = Field(default=20.0, gt=0)
+    """Temperature T that logits are divided by in the divergence."""
     reduction: Literal["batch", "element"] = "batch"
+    """How the divergence is averaged: `batch`, over images only, as it is written; `element`, over
+    classes too, which the released code does by accident of a default: labels then outweigh the
+    teacher's answers."""
     condition: Literal["auto", "embedding", "batch_norm"] = "auto"
+    """How the generator knows the class: `embedding`, by a learned vector that multiplies the
+    latent one (CIFAR); `batch_norm`, by scales and shifts of its batch norms (ImageNet); `auto`,
+    `batch_norm` for images of more than 64 pixels a side, else `embedding`."""
 
     def generator_config(self, spec: InputSpec) -> GeneratorConfig:
         """A generator that takes a class."""

@@ -1,0 +1,85 @@
+"""What all configurations share: immutable, keyword-only, explained on their fields."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping
+from typing import Any, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from datafree.errors import ConfigError
+
+T = TypeVar("T", bound="Frozen")
+
+
+class Frozen(BaseModel):
+    """A configuration: immutable, keyword-only, unknown keys refused.
+
+    A string under a field says what the field means; see `datafree.config.fields`.
+    """
+
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", validate_default=True, use_attribute_docstrings=True
+    )
+
+
+class Method(Frozen):
+    """A method by name with the hyper-parameters that differ from its defaults."""
+
+    name: str
+    """As `datafree methods` lists it, or where a class is: `file.py:Class`,
+    `package.module:Class`."""
+    options: dict[str, Any] = Field(default_factory=dict)
+    """Hyper-parameters by name."""
+
+
+def build(cls: type[T], values: Mapping[str, Any], what: str) -> T:
+    """`cls(**values)` with pydantic's complaints turned into one line.
+
+    Args:
+        cls: configuration class.
+        values: its fields.
+        what: what the values describe, for the message (e.g. ``"option of dsg"``).
+
+    Raises:
+        ConfigError: a field is unknown, missing or out of range; the message names it.
+    """
+    try:
+        return cls(**values)
+    except ValidationError as error:
+        raise ConfigError(f"{what}: {in_one_line(error, cls)}") from None
+
+
+def in_one_line(error: ValidationError, cls: type[BaseModel]) -> str:
+    """What pydantic complains of, with the names that are known where one is not.
+
+    Args:
+        error: of building `cls`.
+        cls: configuration class.
+    """
+    parts: list[str] = []
+    for problem in error.errors():
+        where = ".".join(str(part) for part in problem["loc"])
+        if problem["type"] == "extra_forbidden":
+            names = _class_at(cls, problem["loc"][:-1]).model_fields
+            parts.append(f"{where} is not known {_nearest(str(problem['loc'][-1]), names)}")
+        else:
+            said = problem["msg"].removeprefix("Value error, ")
+            parts.append(f"{where}: {said}" if where else said)
+    return "; ".join(parts)
+
+
+def _nearest(name: str, known: Mapping[str, Any]) -> str:
+    """The names most like `name`, or all of them, in brackets."""
+    close = difflib.get_close_matches(name.lower(), known, n=3, cutoff=0.6)
+    return f"(did you mean {' or '.join(close)}?)" if close else f"(known: {', '.join(known)})"
+
+
+def _class_at(cls: type[BaseModel], path: tuple[int | str, ...]) -> type[BaseModel]:
+    """The configuration class that the fields along `path` lead to."""
+    for name in path:
+        inner = cls.model_fields[str(name)].annotation
+        if isinstance(inner, type) and issubclass(inner, BaseModel):
+            cls = inner
+    return cls

@@ -1,0 +1,69 @@
+"""Runs as files, and one choice laid over another."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from datafree.config.base import build
+from datafree.config.run import METHODS, RunConfig
+from datafree.errors import ConfigError
+from datafree.files import write_text
+
+_EXCLUSIVE = (("average_bits", "budget"),)
+
+
+def merge(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+    """Fields of a run: `base` with `changes` laid over it.
+
+    Options of a method are added to those of `base`, unless another method is named; an average
+    replaces a budget, and back.
+    """
+    merged = {**base, **changes}
+    for name in METHODS:
+        key = f"{name}_options"
+        same = name not in changes or changes[name] == base.get(name)
+        kept = base.get(key, {}) if same else {}
+        if key in merged:
+            merged[key] = {**kept, **changes.get(key, {})}
+    for pair in _EXCLUSIVE:
+        given = [name for name in pair if changes.get(name) is not None]
+        if len(given) == 1:
+            merged |= {name: None for name in pair if name not in given and name in merged}
+    return merged
+
+
+def distillation(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+    """Fields of a run that distills: `base` with the given `DistillOptions` laid over it."""
+    bits = changes.get("bits", "float")
+    fields = merge(base, {key: value for key, value in changes.items() if key != "bits"})
+    return {**fields, "float_student": True} if bits == "float" else {**fields, "bits": bits}
+
+
+def load_config(path: Path) -> RunConfig:
+    """Read a `RunConfig` from a YAML file.
+
+    Raises:
+        ConfigError: the file is missing, not YAML, or not a run configuration.
+    """
+    try:
+        values: object = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise ConfigError(
+            f"cannot read configuration {path}: {str(error).splitlines()[0]}"
+        ) from None
+    if not isinstance(values, dict):
+        raise ConfigError(
+            f"{path} is not a run configuration: expected keys such as model, bits, method"
+        )
+    return build(
+        RunConfig, {str(key): value for key, value in values.items()}, f"configuration {path}"
+    )
+
+
+def save_config(config: RunConfig, path: Path) -> None:
+    """Write `config` to `path` as YAML, atomically, every default spelled out."""
+    write_text(path, yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False))

@@ -1,0 +1,120 @@
+"""Texts and objects that options accept beside the values they keep."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from datafree.config.base import Frozen
+from datafree.user_code import FROM_FILE
+
+_UNITS = {"s": 1, "m": 60, "h": 3600}
+
+
+def comma_separated(value: Any) -> Any:
+    """``"3,224,224"`` as a tuple of texts; everything else as it is."""
+    return tuple(part.strip() for part in value.split(",")) if isinstance(value, str) else value
+
+
+def shape(value: Any) -> Any:
+    """Channels, height and width from ``"3,224,224"`` or three numbers; None from None.
+
+    Raises:
+        ValueError: not three whole numbers of at least 1.
+    """
+    if value is None:
+        return None
+    parts: Any = comma_separated(value)
+    try:
+        sizes = tuple(int(part) for part in parts)
+    except (TypeError, ValueError):
+        sizes = ()
+    if len(sizes) != 3 or min(sizes) < 1:
+        raise ValueError(f"{value!r} is not channels, height and width, such as 3,224,224")
+    return sizes
+
+
+def seconds(value: Any) -> float | None:
+    """Seconds from a number, ``90s``, ``30m`` or ``1.5h``; None from None.
+
+    Raises:
+        ValueError: the text is not of this form, or the time not more than 0.
+    """
+    if value is None:
+        return None
+    text = str(value).strip()
+    unit = _UNITS.get(text[-1:])
+    try:
+        found = float(text) if unit is None else float(text[:-1]) * unit
+    except ValueError:
+        raise ValueError(
+            f"{value!r} is not understood: write seconds, minutes or hours as 90s, 30m or 1.5h"
+        ) from None
+    if not found > 0:
+        raise ValueError(f"{value!r} is no time: give more than 0 seconds")
+    return found
+
+
+def sorted_once(numbers: tuple[int, ...]) -> tuple[int, ...]:
+    """Every number once, in ascending order."""
+    return tuple(sorted(set(numbers)))
+
+
+def optional_path(value: Any) -> Any:
+    """A text as a path."""
+    return Path(value) if isinstance(value, str) else value
+
+
+def reference(value: Any) -> str:
+    """The name under which a method is found again: of a name, a class or an instance.
+
+    Raises:
+        ValueError: a class that nobody else could find, since it is defined inside a function.
+    """
+    if value is None:
+        return "none"
+    if isinstance(value, str):
+        return value
+    cls = value if inspect.isclass(value) else type(value)
+    if not issubclass(cls, Frozen):
+        raise ValueError(f"{value!r} is no method: give a name, a class of one or an instance")
+    if cls.__module__.partition(".")[0] == __name__.partition(".")[0]:
+        return cls.__module__.rpartition(".")[2]
+    if "<locals>" in cls.__qualname__:
+        raise ValueError(f"{cls.__qualname__} is defined inside a function: move it to a module")
+    if cls.__module__.startswith(FROM_FILE):
+        return f"{inspect.getfile(cls)}:{cls.__qualname__}"
+    return f"{cls.__module__}:{cls.__qualname__}"
+
+
+def named_methods(values: dict[str, Any], names: Iterable[str]) -> dict[str, Any]:
+    """Values of a run in which methods given as instances have become names with options.
+
+    A generator's file in place of the number of images becomes the method that asks it.
+
+    Args:
+        values: fields of a run.
+        names: fields that name a method.
+
+    Raises:
+        ValueError: `images` is neither a number nor a generator's file.
+    """
+    found = dict(values)
+    for name in names:
+        given = found.get(name)
+        if isinstance(given, Frozen):
+            own = given.model_dump(exclude_unset=True)
+            found[f"{name}_options"] = {**own, **found.get(f"{name}_options", {})}
+            found[name] = reference(given)
+    images = found.get("images")
+    if isinstance(images, Path) or (isinstance(images, str) and not images.isdecimal()):
+        if Path(images).suffix != ".safetensors":
+            raise ValueError(
+                f"images {str(images)!r} is neither a number of images nor a generator's"
+                " .safetensors file"
+            )
+        del found["images"]
+        found["method"], found["method_options"] = "generator", {"path": str(images)}
+    return found

@@ -1,0 +1,38 @@
+"""What a network takes and returns."""
+
+from __future__ import annotations
+
+from typing import Self
+
+from pydantic import Field, FiniteFloat, field_validator, model_validator
+
+from datafree.config.base import Frozen
+
+
+class InputSpec(Frozen):
+    """What a network takes and returns."""
+
+    shape: tuple[int, int, int]
+    """Channels, height, width of one image."""
+    mean: tuple[FiniteFloat, ...]
+    """Per channel, subtracted from images scaled to 0..1."""
+    std: tuple[FiniteFloat, ...]
+    """Per channel, divided by after the mean is subtracted."""
+    classes: int = Field(ge=1)
+    """Number of outputs of the classifier."""
+
+    @field_validator("shape")
+    @classmethod
+    def _positive(cls, shape: tuple[int, int, int]) -> tuple[int, int, int]:
+        if min(shape) < 1:
+            raise ValueError(f"all of channels, height, width must be at least 1, got {shape}")
+        return shape
+
+    @model_validator(mode="after")
+    def _one_value_per_channel(self) -> Self:
+        for name, values in (("mean", self.mean), ("std", self.std)):
+            if len(values) != self.shape[0]:
+                raise ValueError(f"{name} has {len(values)} values for {self.shape[0]} channels")
+        if min(self.std) <= 0:
+            raise ValueError(f"std must be positive, got {self.std}")
+        return self
