@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import atexit
 import copy
-import hashlib
 import shutil
 import tempfile
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
-from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -20,25 +18,15 @@ from datafree.config import InputSpec
 from datafree.generators import Generator, GeneratorConfig, save_generator
 from datafree.graph.capture import capture
 from datafree.quant.modules import ActivationQuantizer
-
-SPEC = InputSpec(shape=(3, 8, 8), mean=(0.4, 0.5, 0.6), std=(0.2, 0.25, 0.3), classes=5)
-
-
-class Tiny(nn.Module):
-    """Convolution, batch norm, ReLU, twice; the usual network."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.conv1, self.bn1 = nn.Conv2d(3, 4, 3, padding=1, bias=False), nn.BatchNorm2d(4)
-        self.relu1 = nn.ReLU()
-        self.conv2, self.bn2 = nn.Conv2d(4, 6, 3, 2, padding=1), nn.BatchNorm2d(6, eps=1e-3)
-        self.relu2 = nn.ReLU()
-        self.linear = nn.Linear(6, 5)
-
-    def forward(self, x: Tensor) -> Tensor:
-        x = self.relu1(self.bn1(self.conv1(x)))
-        x = self.relu2(self.bn2(self.conv2(x)))
-        return self.linear(x.mean((2, 3)))
+from datafree.testing.networks import (
+    SPEC,
+    Grouped,
+    InPlaceResidual,
+    NoNorm,
+    Tiny,
+    images,
+    randomized,
+)
 
 
 class Functional(nn.Module):
@@ -59,26 +47,6 @@ class Functional(nn.Module):
         x = F.conv2d(x, self.w1, self.b1, padding=1)
         x = F.batch_norm(x, self.mean1, self.var1, self.gain1, self.shift1, self.training)
         return F.linear(F.max_pool2d(F.relu(x), 2).flatten(1), self.w2)
-
-
-class InPlaceResidual(nn.Module):
-    """In-place ReLU used three times, and `+=`."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.conv1, self.bn1 = nn.Conv2d(3, 4, 3, padding=1), nn.BatchNorm2d(4)
-        self.conv2, self.bn2 = nn.Conv2d(4, 4, 3, padding=1), nn.BatchNorm2d(4)
-        self.relu = nn.ReLU(inplace=True)
-        self.linear = nn.Linear(4, 5)
-
-    def forward(self, x: Tensor) -> Tensor:
-        x = self.relu(self.bn1(self.conv1(x)))
-        y = self.bn2(self.conv2(x))
-        y += x
-        y = self.relu(y)
-        z = self.conv2(y)
-        z += y
-        return self.linear(self.relu(z).mean((2, 3)))
 
 
 class Tied(nn.Module):
@@ -153,23 +121,6 @@ class Dense(nn.Module):
         return self.fc3(self.bn2(torch.relu(self.fc2(x))))
 
 
-class Grouped(nn.Module):
-    """Depthwise, pointwise and grouped convolutions with ReLU6."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.stem, self.bn0 = nn.Conv2d(3, 8, 3, 2, 1, bias=False), nn.BatchNorm2d(8)
-        self.depthwise, self.bn1 = nn.Conv2d(8, 8, 3, padding=1, groups=8), nn.BatchNorm2d(8)
-        self.pointwise, self.bn2 = nn.Conv2d(8, 12, 1, bias=False), nn.BatchNorm2d(12)
-        self.grouped, self.bn3 = nn.Conv2d(12, 6, 3, groups=3), nn.BatchNorm2d(6)
-        self.act, self.linear = nn.ReLU6(), nn.Linear(6, 5)
-
-    def forward(self, x: Tensor) -> Tensor:
-        x = self.act(self.bn0(self.stem(x)))
-        x = self.bn2(self.pointwise(self.act(self.bn1(self.depthwise(x)))))
-        return self.linear(self.act(self.bn3(self.grouped(x))).mean((2, 3)))
-
-
 class _Holder(nn.Module):
     """Weights of its own, a child with weights, and an activation module."""
 
@@ -219,17 +170,6 @@ class NormAfterActivation(nn.Module):
         return self.fc2(self.bn4(torch.relu(self.fc1(x.flatten(1)))))
 
 
-class NoNorm(nn.Module):
-    """No batch norm at all."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.conv, self.linear = nn.Conv2d(3, 4, 3), nn.Linear(4, 5)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.linear(torch.relu(self.conv(x)).mean((2, 3)))
-
-
 NETWORKS: dict[str, Callable[[], nn.Module]] = {
     cls.__name__: cls
     for cls in (
@@ -246,30 +186,6 @@ def build(name: str, seed: int = 0) -> nn.Module:
         return randomized(NETWORKS[name](), images(8, seed))
 
 
-def randomized(model: nn.Module, batch: Tensor, shift: float = 0.3) -> nn.Module:
-    """`model` in eval mode, its batch norms random but fit for images like `batch`.
-
-    Their offsets have the deviation `shift`; deep random networks need about 1, or they amplify
-    rounding errors a thousandfold.
-    """
-    norms = [m for m in model.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
-    for norm in norms:
-        norm.momentum = 1.0
-        if norm.affine:
-            nn.init.uniform_(norm.weight, 0.5, 1.5)
-            nn.init.normal_(norm.bias, 0, shift)
-    with torch.no_grad():
-        model.train()(batch)
-    for norm in norms:
-        norm.momentum = 0.1
-    return model.eval()
-
-
-def images(count: int, seed: int = 0, shape: tuple[int, ...] = SPEC.shape) -> Tensor:
-    """Standard normal images (B, C, H, W), the same for the same seed."""
-    return torch.randn(count, *shape, generator=torch.Generator().manual_seed(seed))
-
-
 @cache
 def _captured(name: str) -> fx.GraphModule:
     return capture(build(name), SPEC)
@@ -278,21 +194,6 @@ def _captured(name: str) -> fx.GraphModule:
 def captured(name: str) -> fx.GraphModule:
     """The canonical graph of `build(name)`: a copy of its own for every caller."""
     return copy.deepcopy(_captured(name))
-
-
-def fingerprint(module: nn.Module) -> dict[str, Any]:
-    """All of a module that others must leave alone: tensors, flags and numbers of hooks."""
-    marks: dict[str, Any] = {}
-    for name, tensor in (*module.named_parameters(), *module.named_buffers()):
-        content = hashlib.sha256(tensor.detach().contiguous().numpy().tobytes()).hexdigest()
-        grad = None if tensor.grad is None else tensor.grad.sum().item()
-        place = (id(tensor), tensor.data_ptr(), tuple(tensor.shape), tensor.stride())
-        marks[name] = (place, content, tensor.requires_grad, grad)
-    for name, child in module.named_modules():
-        hooks = (child._forward_hooks, child._forward_pre_hooks, child._backward_hooks)
-        more = (child._backward_pre_hooks, child._state_dict_hooks)
-        marks[f"module {name}"] = (child.training, [len(h) for h in hooks + more])
-    return marks
 
 
 def saved_generator(spec: InputSpec) -> Path:

@@ -14,7 +14,8 @@ import datafree
 from datafree.api import export_student
 from datafree.config import InputSpec, Method
 from datafree.errors import ConfigError, DataError, DatafreeError, ModelError, OutputExistsError
-from networks import SPEC, build, fingerprint, images
+from datafree.testing.watching import fingerprint
+from networks import SPEC, build, images
 
 QUICK: dict[str, Any] = {
     "input_shape": SPEC.shape,

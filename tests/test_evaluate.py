@@ -12,7 +12,8 @@ from datafree.config import Scheme
 from datafree.evaluate import compare, layer_sqnr, top1
 from datafree.graph.fold import fold_batch_norms
 from datafree.graph.insert import insert_quantizers
-from networks import captured, fingerprint, images
+from datafree.testing.watching import fingerprint
+from networks import captured, images
 
 
 def logits(*rows: list[float]) -> Tensor:

@@ -1,16 +1,12 @@
-"""Watching a run from outside: what Adam was given, what the progress was told."""
+"""Watching a run from outside: what Adam was given."""
 
 from __future__ import annotations
 
-from collections.abc import Generator
-from contextlib import contextmanager
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
-
-from datafree.progress import Step
 
 
 class Watched:
@@ -31,23 +27,3 @@ class Watched:
             return step(self, *arguments)
 
         monkeypatch.setattr(torch.optim.Adam, "step", spy)
-
-
-class Counter:
-    """A progress that counts, and after `stop_at` units interrupts everything, as Ctrl-C would."""
-
-    def __init__(self, stop_at: int | None = None) -> None:
-        self.done, self.total, self.stop_at = 0, 0, stop_at
-        self.descriptions: list[str] = []
-
-    @contextmanager
-    def __call__(self, description: str, total: int) -> Generator[Step]:
-        self.descriptions.append(description)
-        self.total += total
-
-        def step(done: int) -> None:
-            self.done += done
-            if self.stop_at is not None and self.done >= self.stop_at:
-                raise KeyboardInterrupt
-
-        yield step

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import copy
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Annotated, Any, Concatenate, Literal, ParamSpec, TypeVar
+from typing import Annotated, Any, Concatenate, ParamSpec, TypeVar
 
 import torch
 from pydantic import ConfigDict, Field, SkipValidation, ValidationError
@@ -20,7 +20,6 @@ from datafree.config import (
     DistillOptions,
     Frozen,
     InputSpec,
-    Method,
     ModelConfig,
     QuantizeOptions,
     RunConfig,
@@ -30,6 +29,7 @@ from datafree.config import (
 )
 from datafree.config.base import in_one_line
 from datafree.config.fields import Shown, described
+from datafree.config.parsing import reference
 from datafree.config.run import (
     FolderOptions,
     ImageOptions,
@@ -45,7 +45,7 @@ from datafree.models import Teacher, from_module, load_teacher
 from datafree.progress import Progress, silent
 from datafree.recipes import laid_over, recipe_fields
 from datafree.runs.pipeline import Result, run, synthesize_images
-from datafree.runs.plan import make_method, resolve_device
+from datafree.runs.plan import exporter_for, resolve_device
 
 P = ParamSpec("P")
 C = TypeVar("C", bound=Frozen)
@@ -220,27 +220,32 @@ def export_student(
     *,
     spec: InputSpec,
     images: SyntheticSet | Tensor | None = None,
-    weight_type: Literal["auto", "int8", "uint8"] = "auto",
+    format: str | type[Exporter] | Exporter | None = None,
+    format_options: Mapping[str, Any] | None = None,
     force: bool = False,
 ) -> ExportReport:
     """Write a student as integer ONNX (`.onnx`) or torch program (`.pt2`), and check the file.
 
     Args:
         student: from `quantize`.
-        path: the suffix chooses the format.
+        path: file to write.
         spec: the student's input.
         images: normalised images the file is checked on; None takes Gaussian ones.
-        weight_type: integer type of 8-bit weights in ONNX.
+        format: name, class or instance of the export format; None is the suffix of `path`.
+        format_options: its hyper-parameters, such as ``{"weight_type": "uint8"}`` of ONNX.
         force: replace a file that exists.
 
     Raises:
         OutputExistsError: `path` exists and `force` was not given.
+        ConfigError: an unknown format or option.
         ParityError: the file does not compute what the student computes.
         ExportError: the student cannot be written in this format.
     """
-    target = Path(path).suffix.removeprefix(".")
-    options = {"weight_type": weight_type} if target == "onnx" else {}
-    exporter: Exporter = make_method(Method(name=target, options=options), "export", Exporter)
+    if isinstance(format, Exporter):
+        exporter = format
+    else:
+        name = None if format is None else reference(format)
+        exporter = exporter_for(Path(path), name, format_options)
     check = images.images if isinstance(images, SyntheticSet) else images
     student = to_device(student, torch.device("cpu"))
     return exporter.export(student, spec, Path(path), check=check, force=force)

@@ -16,7 +16,8 @@ from datafree.config import BudgetOptions, Scheme
 from datafree.errors import ConfigError
 from datafree.graph.fold import fold_batch_norms
 from datafree.graph.insert import insert_quantizers, weight_bits
-from networks import captured, fingerprint, images
+from datafree.testing.watching import fingerprint
+from networks import captured, images
 
 BITS = (2, 3, 4, 8)
 

@@ -21,7 +21,8 @@ from datafree.allocation.budget import (
 from datafree.config import BudgetOptions, Scheme
 from datafree.errors import ConfigError
 from datafree.graph.fold import fold_batch_norms
-from networks import SPEC, captured, fingerprint
+from datafree.testing.watching import fingerprint
+from networks import SPEC, captured
 
 # By hand, 8x8 images: path, weight, positions.
 SIZES = {

@@ -17,7 +17,8 @@ from datafree.errors import ConfigError, ModelError
 from datafree.graph.fold import fold_batch_norms
 from datafree.graph.insert import insert_quantizers, quantizable_layers
 from datafree.progress import Step
-from networks import NETWORKS, captured, fingerprint, images
+from datafree.testing.watching import fingerprint
+from networks import NETWORKS, captured, images
 
 
 def folded(name: str) -> fx.GraphModule:

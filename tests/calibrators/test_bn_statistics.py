@@ -14,8 +14,9 @@ from datafree.graph.statistics import Statistics, layer_statistics
 from datafree.graph.taps import tap_outputs
 from datafree.models import load_teacher
 from datafree.quant.modules import ActivationQuantizer
+from datafree.testing.watching import fingerprint
 from datafree.zoo import load_digits_test
-from networks import SPEC, captured, fingerprint
+from networks import SPEC, captured
 
 
 def prepared(name: str, scheme: Scheme) -> tuple[fx.GraphModule, fx.GraphModule, Statistics]:

@@ -8,7 +8,8 @@ from datafree.corrections.absorb import absorb_biases
 from datafree.graph.capture import capture
 from datafree.graph.fold import fold_batch_norms
 from datafree.graph.statistics import Normal, layer_statistics
-from networks import NETWORKS, SPEC, captured, fingerprint, images
+from datafree.testing.watching import fingerprint
+from networks import NETWORKS, SPEC, captured, images
 
 
 def statistics_of(layer: str, mean: list[float], std: float) -> dict[str, Normal]:

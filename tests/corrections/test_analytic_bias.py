@@ -14,8 +14,9 @@ from datafree.graph.fold import fold_batch_norms
 from datafree.graph.insert import insert_quantizers, quantizable_layers
 from datafree.graph.statistics import Normal, layer_statistics
 from datafree.models import load_teacher
+from datafree.testing.watching import fingerprint
 from datafree.zoo import load_digits_test
-from networks import NETWORKS, SPEC, captured, fingerprint
+from networks import NETWORKS, SPEC, captured
 
 WEIGHTS_ONLY = Scheme(bits="W3A32", weight_granularity="tensor")
 

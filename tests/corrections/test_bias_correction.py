@@ -13,7 +13,8 @@ from datafree.graph.capture import capture
 from datafree.graph.fold import fold_batch_norms
 from datafree.graph.insert import insert_quantizers, quantizable_layers
 from datafree.graph.taps import tap_outputs
-from networks import NETWORKS, SPEC, captured, fingerprint, images
+from datafree.testing.watching import fingerprint
+from networks import NETWORKS, SPEC, captured, images
 
 THREE_BITS = Scheme(bits="W3A4")
 

@@ -13,7 +13,8 @@ from datafree.errors import ModelError
 from datafree.graph.capture import capture
 from datafree.graph.fold import fold_batch_norms
 from datafree.graph.insert import insert_quantizers
-from networks import NETWORKS, SPEC, Grouped, build, captured, fingerprint, images
+from datafree.testing.watching import fingerprint
+from networks import NETWORKS, SPEC, Grouped, build, captured, images
 
 
 def relative(actual: Tensor, expected: Tensor) -> float:

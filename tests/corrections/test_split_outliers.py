@@ -25,7 +25,8 @@ from datafree.graph.fold import fold_batch_norms
 from datafree.graph.insert import first_calls, insert_quantizers
 from datafree.models import load_teacher
 from datafree.quant.modules import ActivationQuantizer, ChannelCopies
-from networks import NETWORKS, captured, fingerprint, images
+from datafree.testing.watching import fingerprint
+from networks import NETWORKS, captured, images
 
 FOUR_BITS = Scheme(
     bits="W4A8", weight_granularity="tensor", symmetric_weights=True,
@@ -125,7 +126,7 @@ def test_outliers_cost_less() -> None:
     with torch.no_grad():
         folded.get_parameter("conv2.weight")[0, 1] *= 8
     x = images(32)
-    scheme = FOUR_BITS.model_copy(update={"activations": 32})
+    scheme = FOUR_BITS.model_copy(update={"bits": "W4A32"})
     plain, less = (
         float((insert_quantizers(g, scheme)(x) - folded(x)).square().mean())
         for g in (folded, split_outliers(folded, 0.25, scheme))

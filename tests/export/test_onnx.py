@@ -141,8 +141,7 @@ def test_stored_weights(
 ) -> None:
     student = ready(
         trained(Small()),
-        weights=bits,
-        activations=32,
+        bits=f"W{bits}A32",
         symmetric_weights=symmetric,
         weight_granularity=granularity,
     )
@@ -185,7 +184,7 @@ def test_stored_weights(
 def test_narrow_activations_keep_their_range(
     net: nn.Module, tmp_path: Path, bits: int, symmetric: bool
 ) -> None:
-    student = ready(net, weights=8, activations=bits, symmetric_activations=symmetric)
+    student = ready(net, bits=f"W8A{bits}", symmetric_activations=symmetric)
     path = tmp_path / "student.onnx"
     Onnx().export(student, SPEC, path)
     stored, clips = initializers(path), {node.name: node for node in nodes(path, "Clip")}
@@ -222,7 +221,7 @@ def test_full_width_activations_have_no_clip_of_their_own(net: nn.Module, tmp_pa
 def test_the_standard_itself_says_what_the_student_says(
     net: nn.Module, tmp_path: Path, bits: tuple[int, int], placement: str
 ) -> None:
-    student = ready(net, weights=bits[0], activations=bits[1], placement=placement)
+    student = ready(net, bits=f"W{bits[0]}A{bits[1]}", placement=placement)
     path = tmp_path / "student.onnx"
     Onnx().export(student, SPEC, path)
     batch = images(4)
@@ -337,7 +336,7 @@ class Tokens(nn.Module):
 
 @pytest.mark.parametrize("bits", [(8, 8), (4, 4), (3, 32)])
 def test_other_layers(tmp_path: Path, bits: tuple[int, int]) -> None:
-    student = ready(trained(Tokens()), weights=bits[0], activations=bits[1])
+    student = ready(trained(Tokens()), bits=f"W{bits[0]}A{bits[1]}")
     path = tmp_path / "student.onnx"
     report = Onnx().export(student, SPEC, path)
     assert report.parity.noise < 0.02
@@ -449,7 +448,7 @@ def test_resnet20(
     network = shared_networks.NETWORKS["resnet20_cifar10jpeg"]
     spec = InputSpec(shape=(3, 32, 32), mean=network.mean, std=network.std, classes=10)
     student = ready(
-        shared_networks.build("resnet20_cifar10jpeg"), spec, weights=bits[0], activations=bits[1]
+        shared_networks.build("resnet20_cifar10jpeg"), spec, bits=f"W{bits[0]}A{bits[1]}"
     )
     with np.load(shared / "data" / "cifar10jpeg_test.npz") as data:
         pixels = torch.from_numpy(data["images"][:400]).permute(0, 3, 1, 2).float() / 255

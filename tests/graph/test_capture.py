@@ -16,7 +16,8 @@ from torch.export import Dim, ExportedProgram, export
 from datafree.errors import CaptureError
 from datafree.graph.capture import capture, to_device
 from datafree.graph.fold import fold_batch_norms
-from networks import NETWORKS, SPEC, build, captured, fingerprint, images, randomized
+from datafree.testing.watching import fingerprint
+from networks import NETWORKS, SPEC, build, captured, images, randomized
 
 DYNAMIC = {0: Dim("batch", min=1)}
 

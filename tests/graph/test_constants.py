@@ -8,7 +8,8 @@ from torch.nn.utils import parametrizations
 
 from datafree.graph.capture import capture
 from datafree.graph.insert import quantizable_layers
-from networks import SPEC, fingerprint, images
+from datafree.testing.watching import fingerprint
+from networks import SPEC, images
 
 
 class Standardised(nn.Conv2d):

@@ -14,7 +14,8 @@ from datafree.graph.fold import fold_batch_norms, fold_into_grids
 from datafree.graph.insert import insert_quantizers
 from datafree.graph.taps import batch_norms
 from datafree.quant.modules import QUANTIZED
-from networks import NETWORKS, SPEC, build, captured, fingerprint, images, randomized
+from datafree.testing.watching import fingerprint
+from networks import NETWORKS, SPEC, build, captured, images, randomized
 
 
 def relative(actual: Tensor, expected: Tensor) -> float:

@@ -17,7 +17,8 @@ from datafree.graph.capture import capture
 from datafree.graph.fold import fold_batch_norms
 from datafree.graph.insert import insert_quantizers, quantizable_layers
 from datafree.quant.modules import QUANTIZED, ActivationQuantizer, Quantizer
-from networks import SPEC, build, captured, fingerprint, images, randomized
+from datafree.testing.watching import fingerprint
+from networks import SPEC, build, captured, images, randomized
 
 
 def student_of(graph: fx.GraphModule, **scheme: Any) -> fx.GraphModule:
@@ -145,7 +146,7 @@ def test_weight_bits_follow_the_policy(name: str, policy: str, expected: list[in
 def test_single_layers_get_their_own_bits(
     policy: str, layer_bits: dict[str, int], expected: list[int]
 ) -> None:
-    graph = student("Grouped", weights=4, policy=policy, layer_bits=layer_bits)
+    graph = student("Grouped", bits="W4A8", policy=policy, layer_bits=layer_bits)
     assert weight_bits(graph) == expected
     scheme = Scheme(bits="W4A8", policy=policy, layer_bits=layer_bits)  # pyright: ignore
     assert list(insert.weight_bits(captured("Grouped"), scheme).values()) == expected
@@ -207,7 +208,7 @@ class Padded(nn.Module):
 
 
 def test_a_padded_input_is_still_the_input() -> None:
-    graph = student_of(capture(Padded().eval(), SPEC), activations=4)
+    graph = student_of(capture(Padded().eval(), SPEC), bits="W8A4")
     assert [q.grid.bits for q in quantizers(graph).values()] == [8, 4]
 
 
@@ -264,7 +265,7 @@ POSITIONS: list[tuple[Callable[[Tensor, Tensor], Tensor], bool]] = [
 
 @pytest.mark.parametrize(("call", "signed"), POSITIONS)
 def test_signedness_follows_the_position(call: Any, signed: bool) -> None:
-    graph = student_of(capture(Signs(call).eval(), SPEC), symmetric_activations=True, activations=4)
+    graph = student_of(capture(Signs(call).eval(), SPEC), symmetric_activations=True, bits="W8A4")
     entering, last = quantizers(graph).values()
     assert (entering.grid.qmin, entering.grid.qmax) == (-128, 127)
     assert last.grid.signed is signed
@@ -339,7 +340,7 @@ def test_policy_brecq_after_activations() -> None:
 
 
 def test_weight_ranges_of_least_error() -> None:
-    graph, plain = student("Tiny", weights=2, weight_range="mse"), student("Tiny", weights=2)
+    graph, plain = student("Tiny", bits="W2A8", weight_range="mse"), student("Tiny", bits="W2A8")
     for name in quantizable_layers(plain):
         layer, other = (g.get_submodule(name) for g in (graph, plain))
         assert isinstance(layer, QUANTIZED)

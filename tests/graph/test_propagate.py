@@ -12,7 +12,8 @@ from datafree.graph.fold import fold_batch_norms
 from datafree.graph.moments import Moments
 from datafree.graph.propagate import propagate
 from datafree.graph.statistics import layer_statistics
-from networks import NETWORKS, SPEC, captured, fingerprint, images, randomized
+from datafree.testing.watching import fingerprint
+from networks import NETWORKS, SPEC, captured, images, randomized
 
 
 class Everything(nn.Module):

@@ -18,8 +18,9 @@ from datafree.graph.capture import capture
 from datafree.graph.fold import fold_batch_norms
 from datafree.graph.insert import quantizable_layers
 from datafree.graph.taps import batch_norms
+from datafree.testing.watching import fingerprint
 from datafree.zoo import ZOO, digits_resnet8
-from networks import fingerprint, images, randomized
+from networks import images, randomized
 
 pytestmark = pytest.mark.integration
 

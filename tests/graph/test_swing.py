@@ -11,7 +11,8 @@ from datafree.config import InputSpec
 from datafree.graph.capture import capture
 from datafree.graph.swing import Swing, shifted, swing_convolutions
 from datafree.graph.taps import tap_outputs
-from networks import captured, fingerprint, images
+from datafree.testing.watching import fingerprint
+from networks import captured, images
 
 OFFSETS = [(rows, columns) for rows in (-1, 0, 1) for columns in (-1, 0, 1)]
 

@@ -5,7 +5,8 @@ import torch
 from torch import Tensor, nn
 
 from datafree.graph.taps import batch_norms, tap_batch_norms, tap_outputs
-from networks import build, captured, fingerprint, images
+from datafree.testing.watching import fingerprint
+from networks import build, captured, images
 
 
 def test_the_inputs_of_batch_norms_in_execution_order() -> None:

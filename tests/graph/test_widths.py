@@ -20,10 +20,10 @@ def student(name: str, **scheme: Any) -> fx.GraphModule:
 @pytest.mark.parametrize(
     ("scheme", "expected"),
     [
-        ({"activations": 4}, [{8}, {4}, {4}]),
-        ({"activations": 4, "policy": "brecq"}, [set(), {8}, {8}]),
-        ({"activations": 32}, [set(), set(), set()]),
-        ({"activations": 5, "placement": "after_activation"}, [set(), {5}, {5}]),
+        ({"bits": "W8A4"}, [{8}, {4}, {4}]),
+        ({"bits": "W8A4", "policy": "brecq"}, [set(), {8}, {8}]),
+        ({"bits": "W8A32"}, [set(), set(), set()]),
+        ({"bits": "W8A5", "placement": "after_activation"}, [set(), {5}, {5}]),
     ],
 )
 def test_by_hand(scheme: dict[str, Any], expected: list[set[int]]) -> None:
@@ -33,7 +33,7 @@ def test_by_hand(scheme: dict[str, Any], expected: list[set[int]]) -> None:
 
 
 def test_all_calls_of_a_layer_count_and_disabled_quantizers_do_not() -> None:
-    graph = student("InPlaceResidual", activations=4)
+    graph = student("InPlaceResidual", bits="W8A4")
     first = next(m for m in graph.modules() if isinstance(m, ActivationQuantizer))
     assert activation_widths(graph) == {"conv1": {8}, "conv2": {4}, "linear": {4}}
     first.enabled = False

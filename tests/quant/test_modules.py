@@ -15,7 +15,7 @@ from datafree.quant.modules import (
     Quantizer,
     quantize_layer,
 )
-from networks import fingerprint
+from datafree.testing.watching import fingerprint
 
 LAYERS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
     "conv1d": (lambda: nn.Conv1d(4, 6, 3, padding=1), (2, 4, 7)),

@@ -161,7 +161,7 @@ def test_a_student_without_ranges_is_left_as_it_was() -> None:
 @pytest.mark.parametrize("symmetric", [False, True])
 @pytest.mark.parametrize("ratio", [0.0, 0.3, 0.9])
 def test_bounded_weight_ranges(ratio: float, symmetric: bool) -> None:
-    graph = student(weights=2, symmetric_weights=symmetric, weight_granularity="tensor")
+    graph = student(bits="W2A8", symmetric_weights=symmetric, weight_granularity="tensor")
     for layer in layers_of(graph):
         layer.weight_quantizer.set_range(torch.tensor(-7.0), torch.tensor(7.0))
     old = copy.deepcopy(graph)

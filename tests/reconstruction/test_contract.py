@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,7 +11,6 @@ from torch import Tensor, fx
 from datafree.calibrators.base import calibrate
 from datafree.calibrators.mse import MSE
 from datafree.config import ModelConfig, Scheme, build
-from datafree.errors import ConfigError
 from datafree.graph.blocks import find_blocks
 from datafree.graph.capture import capture
 from datafree.graph.fold import fold_batch_norms
@@ -21,9 +19,10 @@ from datafree.models import load_teacher
 from datafree.quant.learned import LearnedStep, SoftRounding
 from datafree.quant.modules import QUANTIZED, ActivationQuantizer, Quantizer
 from datafree.reconstruction.base import Reconstructor
-from datafree.registry import available, load
-from networks import SPEC, captured, fingerprint, images
-from watching import Counter
+from datafree.registry import built_in, load
+from datafree.testing import ReconstructionContract
+from datafree.testing.watching import fingerprint
+from networks import SPEC, captured, images
 
 PACKAGE = "datafree.reconstruction"
 QUICK = {"iterations": 8, "activation_iterations": 4, "batch_size": 8, "lr_factor": 1.0}
@@ -36,9 +35,15 @@ def make(name: str, **changes: Any) -> Reconstructor:
     return build(cls, chosen, name)
 
 
-@pytest.fixture(params=available(PACKAGE))
+@pytest.fixture(params=built_in(PACKAGE))
 def name(request: pytest.FixtureRequest) -> str:
     return request.param
+
+
+class TestEveryReconstruction(ReconstructionContract):
+    @pytest.fixture(autouse=True, params=built_in(PACKAGE))
+    def _chosen(self, request: pytest.FixtureRequest) -> None:
+        self.method = make(request.param)
 
 
 def prepared(
@@ -185,74 +190,11 @@ def test_same_seed_same_student(name: str) -> None:
     assert digests[0] != digests[2]
 
 
-@pytest.mark.parametrize("share", [0.1, 0.5, 0.9])
-def test_an_interrupted_call_goes_on_to_the_same_student(
-    name: str, share: float, tmp_path: Path
-) -> None:
-    folded, whole, x = prepared("InPlaceResidual")
-    counter = Counter()
-    expected = make(name).reconstruct(folded, whole, x, progress=counter)
-    assert counter.done == counter.total > 0
-    assert counter.descriptions == [f"{name} reconstruction"]
-    checkpoint = tmp_path / "student.safetensors"
-    _, student, _ = prepared("InPlaceResidual")
-    with pytest.raises(KeyboardInterrupt):
-        make(name).reconstruct(
-            folded, student, x, progress=Counter(int(share * counter.total)), checkpoint=checkpoint
-        )
-    kinds = [type(m) for m in whole.children()]
-    assert [type(m) for m in student.children()] == kinds
-    assert all(m.enabled for m in student.modules() if isinstance(m, ActivationQuantizer))
-    _, again, _ = prepared("InPlaceResidual")
-    progress = Counter()
-    found = make(name).reconstruct(folded, again, x, progress=progress, checkpoint=checkpoint)
-    assert found == expected
-    assert values(again) == values(whole)
-    assert progress.done == progress.total
-    assert not checkpoint.exists()
-
-
-def test_a_checkpoint_of_another_request_is_left_alone(name: str, tmp_path: Path) -> None:
-    checkpoint = tmp_path / "student.safetensors"
-    folded, student, x = prepared("InPlaceResidual")
-    with pytest.raises(KeyboardInterrupt):
-        make(name).reconstruct(folded, student, x, progress=Counter(20), checkpoint=checkpoint)
-    assert checkpoint.exists()
-    other = x + 0.1
-    _, fresh, _ = prepared("InPlaceResidual")
-    make(name).reconstruct(folded, fresh, other)
-    _, student, _ = prepared("InPlaceResidual")
-    make(name).reconstruct(folded, student, other, checkpoint=checkpoint)
-    assert values(student) == values(fresh)
-
-
-def test_values_on_disk_change_nothing(name: str) -> None:
-    results: list[dict[str, bytes]] = []
-    for memory in (4.0, 1e-9):
-        folded, student, x = prepared("Grouped")
-        make(name, memory_gb=memory).reconstruct(folded, student, x)
-        results.append(values(student))
-    assert results[0] == results[1]
-
-
 def test_large_blocks_are_learned_layer_by_layer(name: str) -> None:
     folded, student, x = prepared("Dense")
     layers = sum(len(block.layers) for block in find_blocks(folded))
     method = make(name, max_layers=1)
     assert len(method.reconstruct(folded, student, x)) == layers * len(method.stages())
-
-
-def test_no_images(name: str) -> None:
-    folded, student, x = prepared("Tiny")
-    with pytest.raises(ConfigError, match="needs images"):
-        make(name).reconstruct(folded, student, x[:0])
-
-
-def test_images_need_not_be_square_or_many(name: str) -> None:
-    assert SPEC.shape[1] == 8
-    folded, student, x = prepared("Tiny")
-    make(name).reconstruct(folded, student, x[:1])
-    assert torch.isfinite(student(x)).all()
 
 
 def test_fisher_weights_change_what_blocks_learn() -> None:

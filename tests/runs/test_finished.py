@@ -164,7 +164,7 @@ def test_export_refuses_unknown_suffixes(folder: Path, tmp_path: Path, name: str
 
 def test_export_refuses_unknown_weight_types(folder: Path, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="weight_type"):
-        export_run(folder, tmp_path / "student.onnx", weight_type="int9")
+        export_run(folder, tmp_path / "student.onnx", options={"weight_type": "int9"})
 
 
 def test_synthesize_to_file_writes_images_and_picture(tmp_path: Path) -> None:

@@ -11,7 +11,8 @@ from datafree.losses import input_distance
 from datafree.synthesis.base import Batch
 from datafree.synthesis.dsg import DSG
 from datafree.synthesis.zeroq import ZeroQ
-from networks import SPEC, build, captured, fingerprint, images
+from datafree.testing.watching import fingerprint
+from networks import SPEC, build, captured, images
 from reference import batch_norm_inputs, input_loss, layer_losses, zeroq_loss
 
 NAMES = ["Tiny", "InPlaceResidual", "Grouped", "NormAfterActivation"]

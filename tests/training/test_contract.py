@@ -15,7 +15,7 @@ from datafree.calibrators.base import calibrate
 from datafree.calibrators.mse import MSE
 from datafree.config import Scheme, build
 from datafree.errors import ConfigError, DataError
-from datafree.generators import Generator, GeneratorConfig, save_generator
+from datafree.generators import save_generator
 from datafree.graph.fold import fold_batch_norms
 from datafree.graph.insert import insert_quantizers
 from datafree.graph.statistics import layer_statistics
@@ -23,13 +23,14 @@ from datafree.graph.taps import BatchNorm, batch_norms
 from datafree.quant.modules import QUANTIZED, ActivationQuantizer, Quantizer
 from datafree.quant.trained import TRAINED
 from datafree.reconstruction.adaround import AdaRound
-from datafree.registry import available, load
+from datafree.registry import built_in, load
 from datafree.tensors import state_digest
+from datafree.testing import TrainingContract
+from datafree.testing.watching import Counter, fingerprint
 from datafree.training import Dream, Task, Trained, train
 from datafree.training._game import Game
 from datafree.training.base import Trainer
-from networks import SPEC, captured, fingerprint, images, quantizer_of
-from watching import Counter
+from networks import SPEC, captured, images, quantizer_of
 
 PACKAGE = "datafree.training"
 QUICK: dict[str, Any] = {
@@ -52,9 +53,16 @@ def task(name: str, network: str = "Tiny", **changes: Any) -> Task:
     return replace(made, **changes)
 
 
-@pytest.fixture(params=available(PACKAGE))
+@pytest.fixture(params=built_in(PACKAGE))
 def name(request: pytest.FixtureRequest) -> str:
     return request.param
+
+
+class TestEveryTraining(TrainingContract):
+    @pytest.fixture(autouse=True, params=built_in(PACKAGE))
+    def _chosen(self, request: pytest.FixtureRequest) -> None:
+        self.method = make(request.param)
+        self.distills = request.param == "distill"
 
 
 def digests(trained: Trained) -> tuple[str, ...]:
@@ -85,24 +93,6 @@ def test_black_and_white_reach_the_first_layer(name: str) -> None:
         low, high = first(torch.tensor([-2.0, 3.0])).tolist()
         assert low < -1.98
         assert high > 2.98
-
-
-def test_weights_were_learned(name: str) -> None:
-    given = task(name)
-    trained = train(make(name, student_lr=0.1), given)
-    learned = dict(trained.last.named_parameters())
-    start = given.folded if name != "distill" else fold_batch_norms(given.companion or given.folded)
-    moved = [n for n, p in start.named_parameters() if not torch.equal(p, learned[n])]
-    assert len(moved) == len(list(start.named_parameters()))
-
-
-def test_same_seed_same_student(name: str) -> None:
-    found: list[tuple[str, ...]] = []
-    for seed in (0, 0, 1):
-        torch.manual_seed(len(found))
-        found.append(digests(train(make(name), task(name, seed=seed))))
-    assert found[0] == found[1]
-    assert found[0] != found[2]
 
 
 @pytest.mark.parametrize("stop_at", [2, 5, 9])
@@ -150,24 +140,6 @@ def test_every_further_step_of_the_student_sees_new_images(
     assert fingerprint(trained.last) != fingerprint(once.last)
     assert method.passes() > make(name).passes()
     assert method.dreams() > make(name).dreams()
-
-
-def test_a_checkpoint_of_another_request_is_left_alone(name: str, tmp_path: Path) -> None:
-    with pytest.raises(KeyboardInterrupt):
-        train(make(name), task(name), progress=Counter(7), checkpoint=tmp_path)
-    other = task(name, seed=5)
-    found = train(make(name), other, checkpoint=tmp_path)
-    assert digests(found) == digests(train(make(name), other))
-
-
-def test_a_time_budget_ends_both_phases_cleanly(name: str) -> None:
-    method = make(name, warmup=10**6, iterations=10**6)
-    trained = train(method, task(name), max_seconds=1.0)
-    taken = [phase["steps"] for phase in trained.summary.values()]
-    assert len(taken) == 2
-    assert all(0 < steps < 10**6 for steps in taken)
-    assert "best" in trained.summary["fine-tuning"]
-    assert torch.isfinite(trained.student(images(2))).all()
 
 
 def test_under_a_time_budget_the_student_is_judged_all_along(name: str) -> None:
@@ -248,14 +220,6 @@ def test_a_generator_that_was_warmed_up_is_taken(name: str, tmp_path: Path) -> N
     assert set(second.summary) == {"fine-tuning"}
     # One warm-up serves all: it goes on as if it had been warmed up here.
     assert digests(second) == digests(first)
-
-
-def test_a_generator_of_other_images_is_refused(name: str, tmp_path: Path) -> None:
-    config = GeneratorConfig(shape=(1, 8, 8), classes=5, latent=10)
-    path = tmp_path / "other.safetensors"
-    save_generator(Generator(config, torch.Generator().manual_seed(0)), path)
-    with pytest.raises(DataError, match=r"other\.safetensors makes images of \(1, 8, 8\)"):
-        train(make(name), task(name, generator=path))
 
 
 ROUNDING = AdaRound(iterations=20, batch_size=8, lr_factor=50.0)

@@ -111,15 +111,24 @@ def evaluate(run: str, onnx: bool, **options: Any) -> None:
             ["--output"], "Output", metavar="FILE", required=True,
             help="File to write: .onnx or .pt2.  [required]",
         ),
-        field_option(RunConfig, "weight_type"),
+        Option(
+            ["--format"], "Output", metavar="NAME",
+            help="Export format: datafree methods lists them.  [default: the suffix of the file]",
+        ),
+        Option(
+            ["-o", "--format-option", "format_options"], "Output", metavar="NAME=VALUE",
+            multiple=True,
+            help="Hyper-parameter of the format: weight_type=uint8.  [repeatable]",
+        ),
         _FORCE,
     ],
 )  # fmt: skip
-def export(run: str, output: str, weight_type: str | None, force: bool) -> None:
-    """Write the student of a finished run once more, with other export options, and check it."""
+def export(run: str, output: str, format: str | None, force: bool, **options: Any) -> None:
+    """Write the student of a finished run once more, in another format, and check the file."""
     from datafree.runs.finished import export_run
 
-    report = export_run(Path(run), Path(output), weight_type=weight_type or "auto", force=force)
+    chosen = given_fields(options).get("format_options")
+    report = export_run(Path(run), Path(output), format=format, options=chosen, force=force)
     console.out.print(f"{output}: {report['line']}")
     for note in report["notes"]:
         console.out.print(f"  {note}")

@@ -111,18 +111,19 @@ class Exporter(Frozen):
     """Base of all export targets: `export` writes, runs and compares.
 
     A target implements `write` and `run`. The file appears under its name only if it passed.
-
-    Attributes:
-        tolerance: smallest share of identical predictions, 0 to 1. Two images more may always
-            differ, so that near-ties in a small set raise no alarm.
-        noise: largest `Parity.noise`. Predictions alone miss a wrong file where a network answers
-            all check images alike.
     """
 
     suffix: ClassVar[str]
+    """Of its files, with the dot."""
+    citation: ClassVar[str] = ""
+    """Where the format is described."""
 
     tolerance: float = Field(default=0.99, ge=0, le=1)
+    """Smallest share of identical predictions. Two images more may always differ, so that near-ties
+    in a small set raise no alarm."""
     noise: float = Field(default=0.1, ge=0)
+    """Largest deviation of the logits from the student's, over the deviation of those. Predictions
+    alone miss a wrong file where a network answers all check images alike."""
 
     @property
     def name(self) -> str:

@@ -45,19 +45,16 @@ _PLAIN = ("session.disable_quant_qdq", "1")
 
 
 class Onnx(Exporter):
-    """ONNX file for onnxruntime and others.
-
-    Attributes:
-        weight_type: integers that hold the weights: `int8` signed, `uint8` unsigned (4-bit types
-            likewise), `auto` as the scheme has them, unsigned for affine grids and signed for
-            symmetric ones. The choice shifts codes and zero point alike and changes no value.
-            Unsigned weights are exact on every CPU; signed ones saturate in onnxruntime's default
-            on x86 CPUs without VNNI.
-    """
+    """ONNX file for onnxruntime and others."""
 
     suffix: ClassVar[str] = ".onnx"
+    citation: ClassVar[str] = "ONNX, opset 21: QuantizeLinear and DequantizeLinear."
 
     weight_type: _qdq.WeightType = "auto"
+    """Integers that hold the weights: `int8` signed, `uint8` unsigned (4-bit types likewise),
+    `auto` as the scheme has them, unsigned for affine grids and signed for symmetric ones. The
+    choice shifts codes and zero point alike and changes no value. Unsigned weights are exact on
+    every CPU; signed ones saturate in onnxruntime's default on x86 CPUs without VNNI."""
 
     def prepared(self, student: fx.GraphModule) -> fx.GraphModule:
         """Without the batch norms that would keep runtimes from fusing what is around them."""

@@ -18,6 +18,7 @@ class Pt2(Exporter):
     """`.pt2` file: float weights and fake quantization, bit for bit what the student computes."""
 
     suffix: ClassVar[str] = ".pt2"
+    citation: ClassVar[str] = "PyTorch's torch.export archive."
 
     def write(self, student: fx.GraphModule, spec: InputSpec, path: Path, label: str) -> Written:
         """See `Exporter.write`."""

@@ -24,6 +24,8 @@ from datafree.reconstruction._walk import walk
 from datafree.registry import method_name
 from datafree.tensors import load_tensors, save_tensors, state_digest
 
+__all__ = ["Outcome", "Reconstructor", "Stage"]
+
 # Student and float network where a block begins and where it ends, and where a layer inside it
 # begins; the layer's targets and their importance.
 _TENSORS_HELD = 8

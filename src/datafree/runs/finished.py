@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,7 @@ from datafree.runs.pipeline import (
     summarize,
     synthesize_images,
 )
-from datafree.runs.plan import make_method, resolve_device
+from datafree.runs.plan import exporter_for, make_method, resolve_device
 from datafree.training.base import Trainer
 
 
@@ -111,18 +112,28 @@ def evaluate_run(
 
 
 def export_run(
-    folder: Path, path: Path, *, weight_type: str = "auto", force: bool = False
+    folder: Path,
+    path: Path,
+    *,
+    format: str | None = None,
+    options: Mapping[str, Any] | None = None,
+    force: bool = False,
 ) -> dict[str, Any]:
-    """Write the student of a finished run to `path` (`.onnx` or `.pt2`) and check it.
+    """Write the student of a finished run to `path` and check it.
+
+    Args:
+        folder: of the run.
+        path: file to write.
+        format: name of the export format; None is the suffix of `path`.
+        options: of the format, such as ``{"weight_type": "uint8"}`` of ONNX.
+        force: replace a file that exists.
 
     Raises:
         OutputExistsError: `path` exists and `force` was not given.
-        ConfigError: an unknown suffix or weight type.
+        ConfigError: an unknown format or option.
         ParityError: the file does not compute what the student computes.
     """
-    target = path.suffix.removeprefix(".")
-    options = {"weight_type": weight_type} if target == "onnx" else {}
-    exporter: Exporter = make_method(Method(name=target, options=options), "export", Exporter)
+    exporter = exporter_for(path, format, options)
     _refuse_existing(path, force)
     result = load_run(folder)
     report = exporter.export(

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -15,6 +17,7 @@ from datafree.config import InputSpec, Method, RunConfig, build
 from datafree.corrections.prepare import prepare
 from datafree.data import open_labelled
 from datafree.errors import ConfigError
+from datafree.export.base import Exporter
 from datafree.generators import load_generator
 from datafree.graph.fold import fold_batch_norms
 from datafree.graph.insert import insert_quantizers, weight_bits
@@ -115,6 +118,24 @@ def make_method(chosen: Method, package: str, base: type[Any]) -> Any:
     """
     cls = load(f"datafree.{package}", chosen.name, base)
     return build(cls, chosen.options, f"option of {chosen.name}")
+
+
+def exporter_for(
+    path: Path, format: str | None = None, options: Mapping[str, Any] | None = None
+) -> Exporter:
+    """The export format for a file.
+
+    Args:
+        path: to be written.
+        format: its name; None is the suffix of `path`.
+        options: its hyper-parameters.
+
+    Raises:
+        UnknownNameError: no such format; the nearest names are offered.
+        ConfigError: an option it does not have, or out of range.
+    """
+    chosen = Method(name=format or path.suffix.removeprefix("."), options=dict(options or {}))
+    return make_method(chosen, "export", Exporter)
 
 
 def resolve_device(name: str) -> torch.device:
