@@ -162,7 +162,9 @@ def batch_size(spec: InputSpec) -> int:
     return min(256, max(8, _BATCH_VALUES // (channels * height * width)))
 
 
-def device_batches(images: SyntheticSet, device: torch.device) -> Iterator[Tensor]:
-    """The images of a set on `device`, `batch_size` at a time."""
-    for batch in images.batches(batch_size(images.spec)):
+def device_batches(
+    images: SyntheticSet, device: torch.device, size: int | None = None
+) -> Iterator[Tensor]:
+    """The images of a set on `device`, `size` at a time; None is `batch_size`."""
+    for batch in images.batches(size or batch_size(images.spec)):
         yield on_device(batch, device)

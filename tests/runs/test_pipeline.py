@@ -16,7 +16,7 @@ from datafree.config import RunConfig, load_config, merge
 from datafree.errors import ConfigError, DatafreeError, ModelError, OutputExistsError
 from datafree.evaluate import compare
 from datafree.files import sha256
-from datafree.images import SyntheticSet
+from datafree.images import SyntheticSet, device_batches
 from datafree.models import Teacher, from_module
 from datafree.runs import forecast, post_training
 from datafree.runs.pipeline import Result, run
@@ -440,3 +440,22 @@ STILL: dict[str, dict[str, Any]] = {
     "genie_m": {**FEW, "activation_lr": 0.0},
 }
 """Reconstructions that leave activation steps as calibrated."""
+
+
+def test_images_per_batch_are_those_that_pass_together(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In calibration and in every comparison."""
+    seen: list[int] = []
+
+    def spy(*arguments: Any) -> Any:
+        for batch in device_batches(*arguments):
+            seen.append(len(batch))
+            yield batch
+
+    monkeypatch.setattr(pipeline, "device_batches", spy)
+    monkeypatch.setattr(post_training, "device_batches", spy)
+    few = {"method": "noise", "images": 4, "holdout": 2}
+    run(config(**few))
+    assert seen == [4, 4, 2]
+    seen.clear()
+    run(config(**few, images_per_batch=3))
+    assert seen == [3, 1, 3, 1, 2]

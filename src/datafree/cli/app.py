@@ -84,6 +84,7 @@ def synthesize(model: str, output: str, force: bool, **options: Any) -> None:
         Argument("run", "Model", "Folder written by quantize."),
         field_option(RunConfig, "data"),
         field_option(RunConfig, "limit"),
+        field_option(RunConfig, "images_per_batch"),
         Option(
             ["--onnx"], "Output", is_flag=True,
             help="Also run student.onnx in onnxruntime (exact mode).",

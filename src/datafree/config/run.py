@@ -195,6 +195,9 @@ class OutputOptions(Frozen):
     """Labelled test images: .npz with images and labels, folder with labels.csv, CIFAR batches."""
     limit: Annotated[int | None, Field(ge=1), Shown("all")] = None
     """Use at most this many test images."""
+    images_per_batch: Annotated[int | None, Field(ge=1), Shown("by their size")] = None
+    """Images that pass through the network together in calibration and evaluation: fewer take less
+    memory. Calibrators that average over batches then see other batches."""
     holdout: int = Field(default=16, ge=0)
     """Synthetic images of another seed to compare teacher and student on where there are no
     labelled ones; 0 leaves the comparison out."""

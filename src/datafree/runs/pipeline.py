@@ -256,12 +256,14 @@ def _evaluate(
     progress: Progress,
 ) -> dict[str, Any]:
     spec, device = images.spec, resolve_device(config.device)
+    size = config.images_per_batch
     # Folding and equalizing keep the function and make it faster; these two change it a little.
     changed = config.replace_relu6 or config.absorb_biases
     teacher = graph if changed or made.folded is None else made.folded
     measured: dict[str, Any] = {}
     if len(images) and made.folded is not None:
-        measured["sqnr_db"] = layer_sqnr(made.folded, made.student, device_batches(images, device))
+        batches = device_batches(images, device, size)
+        measured["sqnr_db"] = layer_sqnr(made.folded, made.student, batches)
     if config.data is not None:
         networks: dict[str, Predictor] = {"teacher": teacher, "student": made.student}
         if made.last is not None:
@@ -273,7 +275,8 @@ def _evaluate(
         other = config.model_copy(update=changes)
         held = synthesize_images(graph, spec, other, progress, scheme=config.scheme)
     if held is not None:
-        measured["held_out"] = asdict(compare(teacher, made.student, device_batches(held, device)))
+        batches = device_batches(held, device, size)
+        measured["held_out"] = asdict(compare(teacher, made.student, batches))
     return measured
 
 
@@ -294,7 +297,8 @@ def accuracy(
         )
     data = open_labelled(config.data, spec, config.limit)
     device = resolve_device(config.device)
-    batches = ((on_device(x, device), y) for x, y in data.batches(batch_size(spec)))
+    size = config.images_per_batch or batch_size(spec)
+    batches = ((on_device(x, device), y) for x, y in data.batches(size))
     with progress("evaluation", len(data)) as step:
         found = top1(predictors, batches, step)
     return {"top1": found.top1, "test_images": found.images}

@@ -90,7 +90,7 @@ def quantize_weights(  # noqa: PLR0913 - what a run hands over
             plan.rule.set_ranges(student, folded, statistics, images.spec)
         else:
             observe = "quantized" if plan.reconstructor is None else "float"
-            batches = device_batches(images, device_of(graph))
+            batches = device_batches(images, device_of(graph), config.images_per_batch)
             calibrate(student, batches, plan.rule, observe=observe)
     if plan.reconstructor is not None:
         with watch.stage("reconstruction"):
