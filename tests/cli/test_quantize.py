@@ -15,6 +15,8 @@ from datafree.config import load_config
 from datafree.runs.finished import load_run
 from datafree.zoo import digits_resnet8, load_digits_test
 
+pytestmark = pytest.mark.integration
+
 
 @pytest.mark.usefixtures("no_export")
 def test_a_recipe_is_changed_by_other_options(datafree_command: Command) -> None:

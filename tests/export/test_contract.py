@@ -8,6 +8,8 @@ from datafree.export.base import Exporter
 from datafree.registry import built_in, load
 from datafree.testing import ExportContract
 
+pytestmark = pytest.mark.integration
+
 PACKAGE = "datafree.export"
 
 

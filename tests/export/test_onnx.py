@@ -27,6 +27,8 @@ from datafree.graph.insert import insert_quantizers
 from datafree.quant.modules import ActivationQuantizer
 from datafree.registry import available, load
 
+pytestmark = pytest.mark.integration
+
 SPEC = InputSpec(shape=(3, 9, 9), mean=(0.5, 0.4, 0.3), std=(0.2, 0.2, 0.1), classes=5)
 
 

@@ -19,6 +19,8 @@ from datafree.graph.fold import fold_batch_norms
 from datafree.testing.watching import fingerprint
 from networks import NETWORKS, SPEC, build, captured, images, randomized
 
+pytestmark = pytest.mark.integration
+
 DYNAMIC = {0: Dim("batch", min=1)}
 
 

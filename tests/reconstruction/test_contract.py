@@ -24,6 +24,8 @@ from datafree.testing import ReconstructionContract
 from datafree.testing.watching import fingerprint
 from networks import SPEC, captured, images
 
+pytestmark = pytest.mark.integration
+
 PACKAGE = "datafree.reconstruction"
 QUICK = {"iterations": 8, "activation_iterations": 4, "batch_size": 8, "lr_factor": 1.0}
 SCHEME = Scheme(bits="W3A4", weight_range="mse")

@@ -24,6 +24,8 @@ from datafree.reconstruction._walk import importance, walk
 from datafree.reconstruction.adaround import AdaRound
 from networks import SPEC, images
 
+pytestmark = pytest.mark.integration
+
 
 def rows(values: Tensor) -> Rows:
     return stored(values, torch.device("cpu"), 2**30)

@@ -19,6 +19,8 @@ from datafree.runs.finished import load_run
 from datafree.runs.pipeline import Result, run
 from networks import SPEC, build, images
 
+pytestmark = pytest.mark.integration
+
 
 def config(**changes: Any) -> RunConfig:
     """Four noise images, an average of 3.5 bits, no export."""

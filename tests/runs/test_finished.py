@@ -24,6 +24,8 @@ from datafree.runs.pipeline import Result, run
 from datafree.zoo import load_digits_test
 from networks import SPEC, build
 
+pytestmark = pytest.mark.integration
+
 CONFIG = RunConfig(
     model="digits_resnet8",
     bits="W4A8",

@@ -24,6 +24,8 @@ from datafree.runs.plan import resolve_device
 from datafree.synthesis.zeroq import ZeroQ
 from networks import SPEC, build, images, quantizer_of
 
+pytestmark = pytest.mark.integration
+
 FILES = [
     "config.yaml",
     "grid.png",
@@ -186,7 +188,7 @@ def test_a_file_is_no_output_folder(tmp_path: Path) -> None:
         run(config(), folder=tmp_path / "file", force=True)
 
 
-@pytest.mark.parametrize("stage", ["_evaluate", "_write"])
+@pytest.mark.parametrize("stage", ["_evaluate", "export_student"])
 def test_an_interrupted_run_goes_on_without_synthesising_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stage: str
 ) -> None:

@@ -16,6 +16,8 @@ from datafree.testing import SynthesisContract
 from datafree.testing.watching import Counter
 from networks import SPEC, captured, saved_generator
 
+pytestmark = pytest.mark.integration
+
 PACKAGE = "datafree.synthesis"
 QUICK: dict[str, Any] = {
     "iterations": 3,

@@ -23,6 +23,8 @@ from datafree.synthesis.genie import Genie
 from networks import SPEC, build, captured, images
 from reference import genie_loss
 
+pytestmark = pytest.mark.integration
+
 
 def batch(size: int, seed: int = 0) -> Batch:
     return Batch(size, 0, torch.Generator().manual_seed(seed), lambda _: None)

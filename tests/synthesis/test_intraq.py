@@ -29,6 +29,8 @@ from networks import SPEC, build, captured, images
 from reference import batch_norm_inputs
 from watching import Watched
 
+pytestmark = pytest.mark.integration
+
 WHOLE: dict[str, Any] = {"crop_probability": 0.0}
 BARE: dict[str, Any] = {**WHOLE, "distance_weight": 0.0, "inception_weight": 0.0}
 

@@ -24,6 +24,8 @@ from datafree.synthesis.genie import Genie
 from datafree.synthesis.sadag import SADAG
 from networks import SPEC, captured, images, quantizer_of
 
+pytestmark = pytest.mark.integration
+
 QUICK: dict[str, Any] = {
     "iterations": 3,
     "batch_size": 3,

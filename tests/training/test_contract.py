@@ -32,6 +32,8 @@ from datafree.training._game import Game
 from datafree.training.base import Trainer
 from networks import SPEC, captured, images, quantizer_of
 
+pytestmark = pytest.mark.integration
+
 PACKAGE = "datafree.training"
 QUICK: dict[str, Any] = {
     "warmup": 4, "iterations": 6, "batch_size": 8, "calibration_images": 16, "holdout": 16,

@@ -21,6 +21,8 @@ from datafree.training.dfqf import DFQF, forgotten
 from datafree.training.distill import Distill
 from networks import SPEC, captured, images
 
+pytestmark = pytest.mark.integration
+
 METHOD = Distill(
     warmup=20, iterations=4, batch_size=16, calibration_images=16, holdout=32, checks=4, latent=10
 )

@@ -21,6 +21,8 @@ from datafree.training._team import AcceleratedTeam, Team, gather_team
 from datafree.training.dfqf import DFQF
 from networks import SPEC, captured, images
 
+pytestmark = pytest.mark.integration
+
 METHOD = DFQF(
     warmup=3, iterations=4, batch_size=8, calibration_images=16, holdout=16, checks=2, latent=10,
     width=8,

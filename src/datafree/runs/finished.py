@@ -19,12 +19,12 @@ from datafree.images import SyntheticSet
 from datafree.models import load_teacher
 from datafree.progress import Progress, silent
 from datafree.quant.modules import QUANTIZED
+from datafree.runs.exporting import summarize
 from datafree.runs.fine_tuning import blank_student
 from datafree.runs.folder import IMAGES, STUDENT
 from datafree.runs.pipeline import (
     Result,
     accuracy,
-    summarize,
     synthesize_images,
 )
 from datafree.runs.plan import exporter_for, make_method, resolve_device

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
-from datafree.config import InputSpec
+from datafree.config import InputSpec, RunConfig
 from datafree.generators import Generator
 from datafree.reconstruction.base import Reconstructor
 from datafree.synthesis.base import Synthesizer
@@ -18,6 +18,7 @@ from datafree.training.base import Trainer
 
 _VALUES = 16 * 3 * 224 * 224  # input values of the measured pass: 16 ImageNet images
 _REPEATS = 3
+_WORTH_SPLITTING = 5.0  # seconds
 
 
 def expected_seconds(  # noqa: PLR0913 - what a run consists of
@@ -98,6 +99,41 @@ def _best_time(compute: Callable[[], Tensor], inputs: list[Any]) -> float:
         float(gradient.sum())  # waits for the device
         times.append(time.perf_counter() - started)
     return min(times)
+
+
+def foretold(
+    config: RunConfig,
+    graph: fx.GraphModule,
+    spec: InputSpec,
+    synthesizer: Synthesizer | None,
+    reconstructor: Reconstructor | None,
+    trainer: Trainer | None,
+) -> str:
+    """The time a run is expected to take, as a sentence; arguments as for `expected_seconds`."""
+    held_out = config.holdout if config.data is None else 0
+    count = config.images if trainer is None else trainer.calibration_images
+    found = expected_seconds(
+        graph, spec, synthesizer, reconstructor, count, held_out, _phases(config, trainer)
+    )
+    if config.max_seconds is not None:
+        found["training"] = min(config.max_seconds, found["training"])
+    total = sum(found.values())
+    if total < _WORTH_SPLITTING:
+        return "expected to take a few seconds here"
+    parts = ", ".join(f"{stage} {in_words(seconds)}" for stage, seconds in found.items())
+    return f"expected to take about {in_words(total)} here ({parts})"
+
+
+def _phases(config: RunConfig, trainer: Trainer | None) -> Trainer | None:
+    """`trainer` with no steps in the phases that this run leaves out."""
+    if trainer is None:
+        return None
+    left_out: dict[str, int] = {}
+    if config.generator is not None and config.student is None:
+        left_out["warmup"] = 0
+    if config.float_student:
+        left_out["iterations"] = 0
+    return trainer.model_copy(update=left_out)
 
 
 def in_words(seconds: float) -> str:

@@ -8,20 +8,19 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import fx, nn
 
 from datafree.calibrators.base import Calibrator
-from datafree.config import InputSpec, Method, RunConfig, Scheme
+from datafree.config import InputSpec, RunConfig, Scheme
 from datafree.data import open_labelled
 from datafree.errors import DataError
 from datafree.evaluate import Predictor, compare, layer_sqnr, top1
-from datafree.export.base import Exporter, ExportReport
 from datafree.files import sha256
 from datafree.graph.capture import capture, to_device
 from datafree.images import SyntheticSet, batch_size, device_batches
 from datafree.models import Teacher, load_teacher
 from datafree.progress import Progress, silent
+from datafree.runs.exporting import export_student
 from datafree.runs.fine_tuning import dreamt, find_companion, held_out, save_generators, tune
 from datafree.runs.folder import (
     IMAGES,
@@ -30,19 +29,16 @@ from datafree.runs.folder import (
     claim,
     refuse,
     save_images,
-    save_student,
 )
-from datafree.runs.forecast import expected_seconds, in_words
+from datafree.runs.forecast import foretold
 from datafree.runs.plan import Plan, make_method, make_plan, resolve_device
 from datafree.runs.post_training import allocated, quantize_weights
 from datafree.runs.record import Stopwatch, write_metrics
 from datafree.synthesis.base import Synthesizer
 from datafree.tensors import fast_layout, on_device
 from datafree.training import Team, gather_team
-from datafree.training.base import Trainer
 
 _HOLDOUT_SEED = 1_000_003  # added to the seed of held-out images; neighbouring seeds share nothing
-_WORTH_SPLITTING = 5.0  # seconds
 
 
 @dataclass(frozen=True)
@@ -112,7 +108,10 @@ def run(  # noqa: PLR0913 - one door, what a caller may bring
         companion = find_companion(student, config, spec)
         team = gather_team(device, config.precision) if plan.trainer is not None else Team()
         if tell is not None and team.rank == 0:
-            _foretell(config, graph, spec, plan, tell)
+            found = foretold(
+                config, graph, spec, plan.synthesizer, plan.reconstructor, plan.trainer
+            )
+            tell(found)
     if folder is not None and team.rank == 0:
         given = "" if images is None else images.digest()
         claim(folder, config, f"{teacher.digest} {given}{_files(config)}")
@@ -139,7 +138,7 @@ def run(  # noqa: PLR0913 - one door, what a caller may bring
         metrics |= _evaluate(graph, made, config, images, progress)
     if folder is not None:
         with watch.stage("export"):
-            metrics |= _write(folder, made.student, spec, config, images)
+            metrics |= export_student(folder, made.student, spec, config, images)
         write_metrics(folder / "metrics.json", metrics, watch.seconds)
         shutil.rmtree(folder / UNFINISHED, ignore_errors=True)
     return Result(made.student, graph, spec, images, config, metrics, watch.seconds, folder)
@@ -302,77 +301,3 @@ def accuracy(
     with progress("evaluation", len(data)) as step:
         found = top1(predictors, batches, step)
     return {"top1": found.top1, "test_images": found.images}
-
-
-def _write(
-    folder: Path, student: fx.GraphModule, spec: InputSpec, config: RunConfig, images: SyntheticSet
-) -> dict[str, Any]:
-    save_student(student, folder)
-    if not config.export:
-        return {}
-    summaries: dict[str, Any] = {}
-    for target, options in (("onnx", {"weight_type": config.weight_type}), ("pt2", {})):
-        exporter: Exporter = make_method(Method(name=target, options=options), "export", Exporter)
-        report = exporter.export(
-            to_device(student, torch.device("cpu")),
-            spec,
-            folder / f"student.{target}",
-            check=images.images if len(images) else None,
-            label=config.scheme.label,
-            force=True,
-        )
-        summaries[target] = summarize(report)
-    return summaries
-
-
-def summarize(report: ExportReport) -> dict[str, Any]:
-    """An export report as JSON values: one line for people, the numbers behind it, notes."""
-    weights = "weights in float"  # of a student that was distilled and not quantized
-    if report.float_weight_bytes:
-        share = report.weight_bytes / report.float_weight_bytes
-        weights = f"weights {100 * share:.1f} % of float"
-    return {
-        "line": f"{report.bytes / 1000:.0f} kB, {weights}; {report.parity}",
-        "bytes": report.bytes,
-        "weight_bytes": report.weight_bytes,
-        "float_weight_bytes": report.float_weight_bytes,
-        "opset": report.opset,
-        "parity": asdict(report.parity),
-        "saturates": report.saturates,
-        "notes": list(report.notes),
-    }
-
-
-def _phases(config: RunConfig, trainer: Trainer | None) -> Trainer | None:
-    """`trainer` with no steps in the phases that this run leaves out."""
-    if trainer is None:
-        return None
-    left_out: dict[str, int] = {}
-    if config.generator is not None and config.student is None:
-        left_out["warmup"] = 0
-    if config.float_student:
-        left_out["iterations"] = 0
-    return trainer.model_copy(update=left_out)
-
-
-def _foretell(
-    config: RunConfig,
-    graph: fx.GraphModule,
-    spec: InputSpec,
-    plan: Plan,
-    tell: Callable[[str], None],
-) -> None:
-    held_out = config.holdout if config.data is None else 0
-    count = config.images if plan.trainer is None else plan.trainer.calibration_images
-    found = expected_seconds(
-        graph, spec, plan.synthesizer, plan.reconstructor, count, held_out,
-        _phases(config, plan.trainer),
-    )  # fmt: skip
-    if config.max_seconds is not None:
-        found["training"] = min(config.max_seconds, found["training"])
-    total = sum(found.values())
-    if total < _WORTH_SPLITTING:
-        tell("expected to take a few seconds here")
-        return
-    parts = ", ".join(f"{stage} {in_words(seconds)}" for stage, seconds in found.items())
-    tell(f"expected to take about {in_words(total)} here ({parts})")
