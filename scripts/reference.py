@@ -31,8 +31,8 @@ OPTIONS = """# Options
 
 `datafree quantize`, `distill` and `synthesize` take these options on the command line, the
 functions of the same names take them as keywords, and `config.yaml` of a run holds them. The name
-is the same everywhere: `max_time` is `--max-time` on the command line; a dictionary such as `method_options` is
-`--method-option NAME=VALUE`, repeated.
+is the same everywhere: `max_time` is `--max-time` on the command line; a dictionary such as
+`method_options` is `--method-option NAME=VALUE`, repeated.
 
 This page is written by `python scripts/reference.py` from the fields of `datafree.config`.
 """

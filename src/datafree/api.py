@@ -29,14 +29,14 @@ from datafree.config import (
 )
 from datafree.config.base import in_one_line
 from datafree.config.fields import Shown, described
-from datafree.config.parsing import reference
-from datafree.config.run import (
+from datafree.config.options import (
     FolderOptions,
     ImageOptions,
     MachineOptions,
     RecipeOptions,
     TeacherOptions,
 )
+from datafree.config.parsing import reference
 from datafree.errors import ConfigError, ModelError
 from datafree.export.base import Exporter, ExportReport
 from datafree.graph.capture import capture, to_device
@@ -161,10 +161,7 @@ def quantize(model: nn.Module | str, call: QuantizeCall) -> Result:
         changes["images"] = images if own is None else len(own)
     base = laid_over({"model": described_as}, call.recipe)
     config = build(RunConfig, merge(base, changes), "quantize")
-    return run(
-        config, teacher=teacher, images=own, folder=call.output, force=call.force,
-        progress=call.progress,
-    )  # fmt: skip
+    return run(config, teacher=teacher, images=own, **_where(call))
 
 
 @takes(DistillCall)
@@ -186,10 +183,7 @@ def distill(model: nn.Module | str, call: DistillCall) -> Result:
     base = {"model": described_as, "student": _source(call.student), "training": "distill"}
     base |= recipe_fields(call.recipe, "distill")
     config = build(RunConfig, distillation(base, _given(call, DistillOptions)), "distill")
-    return run(
-        config, teacher=teacher, student=own, folder=call.output, force=call.force,
-        progress=call.progress,
-    )  # fmt: skip
+    return run(config, teacher=teacher, student=own, **_where(call))
 
 
 @takes(SynthesizeCall)
@@ -255,6 +249,11 @@ def _given(call: Frozen, options: type[Frozen]) -> dict[str, Any]:
     """The fields of `options` that the caller named."""
     named = call.model_fields_set & options.model_fields.keys()
     return {name: getattr(call, name) for name in named}
+
+
+def _where(call: QuantizeCall | DistillCall) -> dict[str, Any]:
+    """What a run is told beside its configuration."""
+    return {"folder": call.output, "force": call.force, "progress": call.progress}
 
 
 def _source(model: nn.Module | str) -> str:

@@ -23,7 +23,7 @@ from datafree.cli.options import (
 )
 from datafree.cli.quantize import quantize
 from datafree.config import RunConfig, build
-from datafree.config.run import (
+from datafree.config.options import (
     FolderOptions,
     ImageCount,
     ImageOptions,

@@ -9,15 +9,15 @@ from datafree.cli import console
 from datafree.cli.options import (
     Argument,
     Command,
-    Option,
     field_option,
     field_options,
     given_fields,
+    run_options,
     unfinished,
 )
 from datafree.config import DistillOptions, RunConfig, build, distillation, load_config
 from datafree.config.fields import meaning
-from datafree.config.run import FolderOptions, RecipeOptions
+from datafree.config.options import RecipeOptions
 from datafree.errors import ConfigError
 from datafree.recipes import recipe_fields
 
@@ -40,16 +40,15 @@ def _distill(
     model: str | None, student: str | None, resume: str | None, recipe: str | None,
     output: str | None, force: bool | None, **options: Any,
 ) -> None:  # fmt: skip
-    folder = Path(output or resume or "run")
     if resume is not None:
-        resolved, folder = load_config(unfinished(Path(resume))), Path(resume)
+        resolved, output = load_config(unfinished(Path(resume))), resume
     elif model is None or student is None:
         raise ConfigError("give a MODEL and the network to distill it into, --student")
     else:
         base = {"model": model, "student": student, "training": "distill"}
         base |= recipe_fields(recipe, "distill")
         resolved = build(RunConfig, distillation(base, given_fields(options)), "options")
-    console.run_and_show(resolved, folder, force=bool(force))
+    console.run_and_show(resolved, Path(output or "run"), force=bool(force))
 
 
 distill = Command(
@@ -61,11 +60,6 @@ distill = Command(
         field_option(RunConfig, "student", default="required"),
         *field_options(RecipeOptions),
         *field_options(DistillOptions),
-        field_option(FolderOptions, "output", default="run"),
-        field_option(FolderOptions, "force"),
-        Option(
-            ["--resume"], "Output", metavar="FOLDER",
-            help="Go on with the interrupted run in this folder; no other option is needed.",
-        ),
+        *run_options(),
     ],
 )  # fmt: skip

@@ -12,6 +12,7 @@ import yaml
 
 from datafree.config import Frozen
 from datafree.config.fields import Described, describe, option_name
+from datafree.config.options import FolderOptions
 from datafree.errors import ConfigError
 
 PANELS = ("Model", "Numbers", "Images", "Ranges and corrections", "Learning", "Output")
@@ -121,6 +122,16 @@ def given_fields(values: Mapping[str, Any]) -> dict[str, Any]:
         elif value is not None:
             found[name] = value
     return found
+
+
+def run_options() -> list[Option]:
+    """Where a run goes, and where it went on."""
+    resume = Option(
+        ["--resume"], "Output", metavar="FOLDER",
+        help="Go on with the interrupted run in this folder; no other option is needed.",
+    )  # fmt: skip
+    output = field_option(FolderOptions, "output", default="run")
+    return [output, field_option(FolderOptions, "force"), resume]
 
 
 def unfinished(folder: Path) -> Path:

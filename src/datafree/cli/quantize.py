@@ -10,14 +10,14 @@ from datafree.cli.options import (
     Argument,
     Command,
     Option,
-    field_option,
     field_options,
     given_fields,
+    run_options,
     unfinished,
 )
 from datafree.config import RunConfig, build, load_config, merge
 from datafree.config.fields import meaning
-from datafree.config.run import FolderOptions, Networks, RecipeOptions
+from datafree.config.options import Networks, RecipeOptions
 from datafree.errors import ConfigError
 from datafree.recipes import laid_over
 
@@ -46,15 +46,14 @@ def _quantize(
     model: str | None, config: str | None, resume: str | None, recipe: str | None,
     output: str | None, force: bool | None, **options: Any,
 ) -> None:  # fmt: skip
-    folder = Path(output or resume or "run")
     if resume is not None:
-        config = str(unfinished(Path(resume)))
-        folder = Path(resume)
+        config, output = str(unfinished(Path(resume))), resume
     if (model is None) == (config is None):
         raise ConfigError("give either a MODEL or --config with the config.yaml of an earlier run")
     base = load_config(Path(config)).model_dump() if config else {"model": model}
     fields = merge(laid_over(base, recipe), given_fields(options))
-    console.run_and_show(build(RunConfig, fields, "options"), folder, force=bool(force))
+    resolved = build(RunConfig, fields, "options")
+    console.run_and_show(resolved, Path(output or "run"), force=bool(force))
 
 
 quantize = Command(
@@ -69,11 +68,6 @@ quantize = Command(
             help="config.yaml of an earlier run, which is repeated exactly but for other options.",
         ),
         *field_options(RunConfig, without=Networks.model_fields),
-        field_option(FolderOptions, "output", default="run"),
-        field_option(FolderOptions, "force"),
-        Option(
-            ["--resume"], "Output", metavar="FOLDER",
-            help="Go on with the interrupted run in this folder; no other option is needed.",
-        ),
+        *run_options(),
     ],
 )  # fmt: skip

@@ -5,13 +5,8 @@ Unknown keys are errors everywhere. A `RunConfig` written to `config.yaml` repea
 
 from datafree.config.base import Frozen, Method, build
 from datafree.config.files import distillation, load_config, merge, save_config
-from datafree.config.run import (
-    BudgetOptions,
-    DistillOptions,
-    ModelConfig,
-    QuantizeOptions,
-    RunConfig,
-)
+from datafree.config.options import BudgetOptions, DistillOptions, ModelConfig, QuantizeOptions
+from datafree.config.run import RunConfig
 from datafree.config.scheme import Bits, Placement, Policy, Scheme
 from datafree.config.spec import InputSpec
 

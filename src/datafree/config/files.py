@@ -9,7 +9,8 @@ from typing import Any
 import yaml
 
 from datafree.config.base import build
-from datafree.config.run import METHODS, RunConfig
+from datafree.config.options import METHODS
+from datafree.config.run import RunConfig
 from datafree.errors import ConfigError
 from datafree.files import write_text
 

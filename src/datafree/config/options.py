@@ -1,0 +1,283 @@
+"""All options, each declared once: name, type, default, range, and a string that explains it.
+
+The classes are the panels of `--help`. `datafree quantize` and `datafree.quantize` take the fields
+of `QuantizeOptions`, `datafree distill` and `datafree.distill` those of `DistillOptions`.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any, ClassVar, Literal, Self
+
+from pydantic import AfterValidator, BeforeValidator, Field, PlainValidator, model_validator
+
+from datafree.config.base import Frozen
+from datafree.config.fields import Shown
+from datafree.config.parsing import (
+    comma_separated,
+    optional_path,
+    reference,
+    seconds,
+    shape,
+    sorted_once,
+)
+from datafree.config.scheme import Bits, Scheme, named_bits
+
+Numbers = BeforeValidator(comma_separated)
+MethodName = Annotated[str | type[Frozen] | Frozen, PlainValidator(reference)]
+"""A method by name, by `file.py:Class`, or a class or an instance of one; kept as a name."""
+Options = Annotated[dict[str, Any], Shown(value="NAME=VALUE")]
+ShortOptions = Annotated[dict[str, Any], Shown(value="NAME=VALUE", short="-o")]
+METHODS = ("method", "calibrator", "reconstruction", "training")
+"""Fields that name a method; `NAME_options` beside each holds its hyper-parameters."""
+
+
+class TeacherOptions(Frozen):
+    """What must be known of a network that does not say it itself."""
+
+    panel: ClassVar[str] = "Model"
+
+    weights_file: Annotated[Path | None, Shown("those the source brings")] = None
+    """Weights to load into the model, a .safetensors file."""
+    input_shape: Annotated[
+        tuple[int, int, int] | None, BeforeValidator(shape), Shown("the source's own", "C,H,W")
+    ] = None
+    """Channels, height and width of its input, where the source does not say: 3,224,224."""
+    mean: Annotated[tuple[float, ...] | None, Numbers, Shown("the source's own", "M,M,M")] = None
+    """Mean per channel of images scaled to 0..1, which is taken off: 0.485,0.456,0.406."""
+    std: Annotated[tuple[float, ...] | None, Numbers, Shown("the source's own", "S,S,S")] = None
+    """Deviation per channel of images scaled to 0..1, by which they are divided."""
+    classes: Annotated[int | None, Field(ge=1), Shown("read off its output")] = None
+    """Number of classes a network from a hub is built with."""
+
+
+class ModelConfig(TeacherOptions):
+    """A network, and what must be known of it."""
+
+    source: str
+    """As for the model of a run."""
+
+
+class BudgetOptions(Frozen):
+    """Mixed precision: bits of the weights chosen layer by layer, on the images."""
+
+    panel: ClassVar[str] = "Numbers"
+
+    average_bits: Annotated[float | None, Field(ge=2, le=8), Shown("the same everywhere")] = None
+    """Mixed precision: so many bits of weights on average, over the layers whose bits the policy
+    leaves free."""
+    budget: Annotated[str | None, Shown("no budget", "SIZE")] = None
+    """Mixed precision within a size of all weights, 0.5MB or 300kB (1 kB is 1000 bytes), or within
+    bit operations of one image, 2.5GBOPs."""
+    candidate_bits: Annotated[
+        tuple[Bits, ...],
+        Numbers,
+        Field(min_length=1),
+        AfterValidator(sorted_once),
+        Shown(value="B,B"),
+    ] = (2, 3, 4, 5, 6, 8)
+    """Numbers of bits a layer can be given by mixed precision."""
+
+    @model_validator(mode="after")
+    def _one_of_two(self) -> Self:
+        if self.average_bits is not None and self.budget is not None:
+            raise ValueError("average_bits and budget exclude each other: give one of them")
+        return self
+
+    @property
+    def mixed(self) -> bool:
+        """Whether bits are chosen layer by layer."""
+        return self.average_bits is not None or self.budget is not None
+
+
+class ImageOptions(Frozen):
+    """How images are made."""
+
+    panel: ClassVar[str] = "Images"
+
+    method: Annotated[MethodName, Shown(value="NAME")] = "dsg"
+    """Image method: `datafree methods` lists them."""
+    method_options: ShortOptions = Field(default_factory=dict)
+    """Hyper-parameter of the image method: iterations=200."""
+
+
+class ImageCount(Frozen):
+    """How many images are made."""
+
+    panel: ClassVar[str] = "Images"
+
+    images: Annotated[int, Field(ge=1), Shown(value="N|FILE")] = 32
+    """Number of synthetic images to calibrate with; or the generator.safetensors of a training that
+    is to make them."""
+
+
+class RangeOptions(Frozen):
+    """How activation ranges are chosen."""
+
+    panel: ClassVar[str] = "Ranges and corrections"
+
+    calibrator: Annotated[MethodName, Shown(value="NAME")] = "mse"
+    """Rule of the activation ranges: `datafree methods` lists them; `bn_statistics` needs no
+    images."""
+    calibrator_options: Options = Field(default_factory=dict)
+    """Parameter of the calibrator: percentile=99.9."""
+
+
+class CorrectionOptions(Frozen):
+    """What is changed in the float network, or in biases, so that quantization loses less."""
+
+    panel: ClassVar[str] = "Ranges and corrections"
+
+    equalize: bool = False
+    """Equalize weight ranges across layers first; for one weight grid per tensor."""
+    replace_relu6: bool = False
+    """Take ReLU6 for ReLU where that lets layers be equalized; the float network then computes
+    something else where it clipped."""
+    absorb_biases: bool = False
+    """Let the next layer absorb biases that keep a ReLU from ever cutting off."""
+    split_outliers: float = Field(default=0.0, ge=0, le=1)
+    """Share of a convolution's input channels that are added by splitting those with the largest
+    weights, except in the first and in grouped ones."""
+    bias_correction: Literal["auto", "empirical", "analytic", "none"] = "auto"
+    """Take the mean shift of every layer's output off its bias, as the images show it (`empirical`)
+    or as batch norms tell it without images (`analytic`); `auto` is `analytic` where weights below
+    8 bits are rounded to the nearest. A training can start from `analytic`."""
+
+
+class RoundingOptions(Frozen):
+    """How weights learn their rounding."""
+
+    panel: ClassVar[str] = "Learning"
+
+    reconstruction: Annotated[MethodName, Shown(value="NAME")] = "none"
+    """Learn on the images how weights are rounded, instead of to the nearest; a training starts
+    from what was learned. `datafree methods` lists them."""
+    reconstruction_options: Options = Field(default_factory=dict)
+    """Hyper-parameter of the reconstruction: iterations=2000."""
+
+
+class TrainingOptions(Frozen):
+    """How the student is fine-tuned."""
+
+    panel: ClassVar[str] = "Learning"
+
+    training: Annotated[MethodName, Shown(value="NAME")] = "none"
+    """Fine-tune the student under its teacher, on images a generator dreams up meanwhile."""
+    training_options: Options = Field(default_factory=dict)
+    """Hyper-parameter of the training: iterations=2000."""
+
+
+class GeneratorOptions(Frozen):
+    """What all trainings share."""
+
+    panel: ClassVar[str] = "Learning"
+
+    generator: Annotated[Path | None, Shown("a new one is warmed up")] = None
+    """Generator to start from: warm_generator.safetensors of an earlier training."""
+    max_time: Annotated[float | str | None, BeforeValidator(seconds), Shown("no limit", "TIME")] = (
+        None
+    )
+    """Time for the training, in seconds or as 90s, 30m, 1.5h; it ends early and cleanly."""
+    precision: Literal["fp32", "bf16"] = "fp32"
+    """Of the training: `bf16` computes layers in bfloat16 where that is safe and needs Hugging Face
+    accelerate."""
+
+
+class OutputOptions(Frozen):
+    """What is measured and written."""
+
+    panel: ClassVar[str] = "Output"
+
+    data: Annotated[Path | None, Shown("compared without labels")] = None
+    """Labelled test images: .npz with images and labels, folder with labels.csv, CIFAR batches."""
+    limit: Annotated[int | None, Field(ge=1), Shown("all")] = None
+    """Use at most this many test images."""
+    images_per_batch: Annotated[int | None, Field(ge=1), Shown("by their size")] = None
+    """Images that pass through the network together in calibration and evaluation: fewer take less
+    memory. Calibrators that average over batches then see other batches."""
+    holdout: int = Field(default=16, ge=0)
+    """Synthetic images of another seed to compare teacher and student on where there are no
+    labelled ones; 0 leaves the comparison out."""
+    weight_type: Literal["auto", "int8", "uint8"] = "auto"
+    """Integer type of 8-bit weights in ONNX: `auto` is unsigned for affine grids, signed for
+    symmetric ones."""
+    export: bool = True
+    """Write ONNX and .pt2 of the student."""
+
+
+class MachineOptions(Frozen):
+    """What a run shares with every other computation."""
+
+    panel: ClassVar[str] = "Output"
+
+    seed: int = Field(default=0, ge=0)
+    """Every random number follows from it: the same seed gives the same student on the same
+    machine."""
+    device: Annotated[str, Shown(value="NAME")] = "auto"
+    """Where to compute: auto, cpu, cuda or cuda:N; auto is CUDA where there is one."""
+
+
+class RecipeOptions(Frozen):
+    """What other options change."""
+
+    panel: ClassVar[str] = "Model"
+
+    recipe: Annotated[str | None, Shown(value="NAME")] = None
+    """All methods at once, which other options then change: `datafree recipes` lists them."""
+
+
+class FolderOptions(Frozen):
+    """Where a run goes."""
+
+    panel: ClassVar[str] = "Output"
+
+    output: Annotated[
+        Path | None, BeforeValidator(optional_path), Shown("nothing is written", "FOLDER")
+    ] = None
+    """Folder to write; must not exist."""
+    force: Annotated[bool, Shown(flag=True)] = False
+    """Replace an earlier run there."""
+
+
+# Fields of the last base come first.
+class QuantizeOptions(
+    MachineOptions, OutputOptions, GeneratorOptions, TrainingOptions, RoundingOptions,
+    CorrectionOptions, RangeOptions, ImageOptions, BudgetOptions, Scheme, TeacherOptions,
+):  # fmt: skip
+    """The options of a quantization, but for its network and the number of its images."""
+
+
+def _bits_or_float(value: Any) -> str:
+    return "float" if value == "float" else named_bits(value)
+
+
+class DistillOptions(
+    MachineOptions, OutputOptions, GeneratorOptions, RoundingOptions, RangeOptions, Scheme,
+    TeacherOptions,
+):  # fmt: skip
+    """The options of a distillation, but for its two networks."""
+
+    panel: ClassVar[str] = "Learning"
+
+    bits: Annotated[str, BeforeValidator(_bits_or_float)] = "float"
+    """Then quantize the student, from W8A8 to W2A2; `float` leaves it as it is."""
+    student_weights_file: Annotated[Path | None, Shown("drawn anew")] = None
+    """Weights the student starts from, a .safetensors file."""
+    training_options: ShortOptions = Field(default_factory=dict)
+    """Hyper-parameter of the distillation: warmup=5000."""
+
+
+class Networks(Frozen):
+    """The network of a run, and the one it is distilled into."""
+
+    panel: ClassVar[str] = "Model"
+
+    model: str
+    """The network: digits_resnet8, timm:NAME, torchvision:NAME, pytorchcv:NAME, FILE.pt2,
+    package.module:factory or path/file.py:factory."""
+    student: Annotated[str | None, Shown("made from the model", "SOURCE")] = None
+    """Network to distill into, a source as for the model; its weights are drawn anew."""
+    student_weights_file: Annotated[Path | None, Shown("drawn anew")] = None
+    """Weights the student of a distillation starts from, a .safetensors file."""
+    float_student: Annotated[bool, Shown(hidden=True)] = False
+    """Leave the distilled student in float."""
