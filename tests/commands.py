@@ -10,9 +10,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from rich.console import Console
 from safetensors.torch import save_file
 
 import datafree
+from datafree.cli import console
 from datafree.cli.app import main
 from datafree.runs import pipeline
 
@@ -52,7 +54,9 @@ def datafree_command(
 ) -> Command:
     """The command line in this process, in an empty folder."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("COLUMNS", "200")
+    # Made anew: the ones of the command line took their width when they were made.
+    monkeypatch.setattr(console, "out", Console(width=200))
+    monkeypatch.setattr(console, "err", Console(width=200, stderr=True))
 
     def call(*arguments: str | Path) -> Done:
         monkeypatch.setattr(sys, "argv", ["datafree", *map(str, arguments)])
