@@ -164,7 +164,8 @@ def adopt(place: Place, name: str, file: Path) -> None:
     """
     (table,) = choose(load_tables(place.tables), [name])
     try:
-        lines = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
+        text = file.read_text(encoding="utf-8")
+        lines = [json.loads(line) for line in text.split("\n") if line]
     except (OSError, ValueError) as error:
         raise DataError(f"cannot read {file}: {error}; give a file of JSON lines") from None
     found = latest(table, place)

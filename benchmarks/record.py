@@ -67,7 +67,7 @@ def read(path: Path) -> tuple[Record, ...]:
     if not path.exists():
         return ()
     found: list[Record] = []
-    for line in path.read_text(encoding="utf-8").splitlines():
+    for line in path.read_bytes().split(b"\n"):
         try:
             found.append(Record.model_validate_json(line))
         except ValidationError:

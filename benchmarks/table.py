@@ -66,7 +66,7 @@ def _texts(given: Any) -> Any:
         return given
     found = cast("dict[Any, Any]", given)
     return {
-        str(axis): tuple(map(str, values if isinstance(values, list) else [values]))
+        str(axis): tuple(map(str, values if isinstance(values, (list, tuple)) else [values]))
         for axis, values in found.items()
     }
 
