@@ -202,7 +202,10 @@ def _network(
     if "model" in table.axes:
         return "All test images"
     known = NETWORKS[_one(table, fields, "model")]
-    found = {record.measured.get("test_images") or known.tests for record in cells.values()}
+    records = [r for r in cells.values() if any(name.startswith("top1") for name in r.measured)]
+    found = {record.measured.get("test_images") or known.tests for record in records}
+    if not found:
+        return f"{known.title} (float {known.top1:.2f})"
     tested = " or ".join(f"{count:,}" for count in sorted(found))
     whole = "" if found == {known.tests} else f" on all {known.tests:,}"
     return f"{known.title} (float {known.top1:.2f}{whole}), {tested} test images"
@@ -233,7 +236,7 @@ def _machine(records: Iterable[Record]) -> str:
     found = [record.environment for record in records]
     days = sorted({str(environment["date"]) for environment in found})
     machines = dict.fromkeys(map(_described, found))
-    return f"{' and '.join(machines)}, {' to '.join(dict.fromkeys((days[0], days[-1])))}"
+    return f"{'; '.join(machines)}, {' to '.join(dict.fromkeys((days[0], days[-1])))}"
 
 
 def _described(environment: Mapping[str, Any]) -> str:

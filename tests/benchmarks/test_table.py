@@ -76,7 +76,7 @@ def test_a_file_that_is_no_table_is_named(tmp_path: Path) -> None:
     for text, said in (
         ("- a list", "expected keys"),
         ("title: [", "cannot read table"),
-        ("titel: x\naxes: {}", r"did you mean title\?"),
+        ("tile: x\naxes: {}", r"did you mean title\?"),
     ):
         path = tmp_path / "bad.yaml"
         path.write_text(text, encoding="utf-8")
