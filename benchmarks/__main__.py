@@ -2,22 +2,19 @@
 
 from __future__ import annotations
 
-import json
 import shlex
 import sys
 import time
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any, NoReturn
 
 import click
 
 from benchmarks.place import Place
-from benchmarks.record import Record, append, latest
+from benchmarks.record import latest
 from benchmarks.table import SEED, Cell, Table, Where, choose, load_tables
-from datafree.config import build
 from datafree.config.parsing import seconds
-from datafree.errors import ConfigError, DataError, DatafreeError, UnknownNameError
+from datafree.errors import ConfigError, DatafreeError, UnknownNameError
 
 _NAMED = 8  # missing cells that are named
 
@@ -44,7 +41,7 @@ def app() -> None:
 @click.pass_obj
 def list_(place: Place, names: tuple[str, ...]) -> None:
     """List tables with cells measured and wanted; of those named axes and values too."""
-    for table in choose(load_tables(place.tables), names):
+    for table in choose(load_tables(place.house / "tables"), names):
         wanted, found = table.wanted(), latest(table, place)
         done = sum(cell in found for cell in wanted)
         stale = sum(bool(record.overtaken(table)) for record in found.values())
@@ -84,7 +81,7 @@ def run(
     Interrupt it at any time: the same command goes on with the next cell. With --budget it ends in
     time and says what is missing; how long a cell takes is judged by those measured before.
     """
-    limit, only, tables = _time(budget), _pairs(chosen), load_tables(place.tables)
+    limit, only, tables = _time(budget), _pairs(chosen), load_tables(place.house / "tables")
     wanted = choose(tables, names)
     for table in wanted:
         table.check(only)
@@ -127,7 +124,7 @@ def render(place: Place, names: tuple[str, ...], check: bool) -> None:
     from benchmarks.page import render as rendered
     from datafree.files import write_text
 
-    tables = load_tables(place.tables)
+    tables = load_tables(place.house / "tables")
     choose(tables, names)
 
     def source(name: str) -> Source:
@@ -149,49 +146,6 @@ def render(place: Place, names: tuple[str, ...], check: bool) -> None:
                 write_text(path, new)
     if check and changed:
         sys.exit(1)
-
-
-@app.command(short_help="Add what another program measured.")
-@click.argument("name", metavar="TABLE")
-@click.argument("file", type=click.Path(path_type=Path))
-@click.pass_obj
-def adopt(place: Place, name: str, file: Path) -> None:
-    """Add measurements of another program to TABLE: JSON lines of FILE that are not there yet.
-
-    A line is a record of another copy of this house; or it has the axes of the table, `seed`,
-    `environment` with a `date`, `seconds` and `command` where they are known, and all else is what
-    was measured.
-    """
-    (table,) = choose(load_tables(place.tables), [name])
-    try:
-        text = file.read_text(encoding="utf-8")
-        lines = [json.loads(line) for line in text.split("\n") if line]
-    except (OSError, ValueError) as error:
-        raise DataError(f"cannot read {file}: {error}; give a file of JSON lines") from None
-    found = latest(table, place)
-    fresh = [
-        record for line in lines if (record := _adopted(table, line, file)).of(table) not in found
-    ]
-    for record in fresh:
-        append(place.records(name), record)
-    click.echo(f"{name}: {len(fresh)} of {len(lines)} lines added")
-
-
-def _adopted(table: Table, line: dict[str, Any], file: Path) -> Record:
-    """The record that one line of `file` makes."""
-    if "measured" not in line:
-        known = {"seconds", "environment", "command", "commit"}
-        line = {
-            **{key: value for key, value in line.items() if key in known},
-            "cell": Cell.of(table.axes, line).as_dict(),
-            "measured": {k: v for k, v in line.items() if k not in {*known, SEED, *table.axes}},
-        }
-    told = {"command": f"adopted from {file.name}", **line, "table": table.name}
-    record = build(Record, told, f"a line of {file}")
-    if "date" not in record.environment:
-        raise DataError(f"a line of {file} does not say when it was measured: add a date")
-    table.check({axis: (value,) for axis, value in record.of(table).values})
-    return record
 
 
 def _pairs(chosen: Sequence[str]) -> Where:

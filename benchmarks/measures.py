@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -43,40 +43,30 @@ def divergence_on_images(made: Made) -> dict[str, Any]:
 
 
 def harder(made: Made) -> dict[str, Any]:
-    """``shifted`` and ``noisy``: top-1 on test images that are harder, nine for each.
+    """``shifted`` and ``noisy``: top-1 on test images that are harder, nine for each."""
+    batches, student = list(made.network.batches()), {"student": made.result.student}
+    images, labels = (torch.cat(parts) for parts in zip(*batches, strict=True))
+    labels = labels.repeat(9).split(120)
+    return {
+        name: top1(student, zip(pictures.split(120), labels, strict=True)).top1["student"]
+        for name, pictures in harder_images(images, made.result.spec).items()
+    }
+
+
+def harder_images(images: Tensor, spec: InputSpec) -> dict[str, Tensor]:
+    """Harder versions (9 N, C, H, W) of normalised `images`.
 
     `shifted` has every image at the nine places at most one pixel away, black where it came from;
     `noisy` has it with Gaussian noise of deviation 0.2, pixels kept between 0 and 1.
     """
-    spec, batches = made.result.spec, list(made.network.batches())
-    images = torch.cat([images for images, _ in batches])
-    labels = torch.cat([labels for _, labels in batches]).repeat(9)
-    return {
-        name: top1({"student": made.result.student}, _pairs(pictures, labels, spec)).top1["student"]
-        for name, pictures in harder_pixels(images, spec).items()
-    }
-
-
-def harder_pixels(images: Tensor, spec: InputSpec) -> dict[str, Tensor]:
-    """Pixels (9 N, C, H, W) from 0 to 1 that `harder` shows; `images` are normalised."""
-    mean, std = _normalisation(spec)
+    mean, std = (torch.tensor(values).view(1, -1, 1, 1) for values in (spec.mean, spec.std))
     pixels = images * std + mean
     side = pixels.shape[-1]
     padded = F.pad(pixels, (1, 1, 1, 1))
     shifted = [padded[..., y : y + side, x : x + side] for y in range(3) for x in range(3)]
     noise = torch.randn(9, *pixels.shape, generator=random_numbers(0, "harder"))
     noisy = (pixels + 0.2 * noise).clamp(0, 1).flatten(0, 1)
-    return {"shifted": torch.cat(shifted), "noisy": noisy}
-
-
-def _pairs(pixels: Tensor, labels: Tensor, spec: InputSpec) -> Iterator[tuple[Tensor, Tensor]]:
-    mean, std = _normalisation(spec)
-    return zip(((pixels - mean) / std).split(120), labels.split(120), strict=True)
-
-
-def _normalisation(spec: InputSpec) -> tuple[Tensor, Tensor]:
-    mean, std = (torch.tensor(values).view(1, -1, 1, 1) for values in (spec.mean, spec.std))
-    return mean, std
+    return {"shifted": (torch.cat(shifted) - mean) / std, "noisy": (noisy - mean) / std}
 
 
 def image_digest(made: Made) -> dict[str, Any]:
@@ -98,11 +88,6 @@ def training(made: Made) -> dict[str, Any]:
     found = {"agreement": judged["best"]["agreement"], "best_step": judged["best"]["step"]}
     names = {"warm-up": "warmup_seconds", "fine-tuning": "tuning_seconds"}
     return found | {name: told[phase]["seconds"] for phase, name in names.items() if phase in told}
-
-
-def stages(made: Made) -> dict[str, Any]:
-    """``stages``: seconds by stage."""
-    return {"stages": {name: round(value, 3) for name, value in made.result.seconds.items()}}
 
 
 def weights(made: Made) -> dict[str, Any]:
@@ -140,7 +125,7 @@ def input_ranges(made: Made) -> dict[str, Any]:
 MEASURES: dict[str, Callable[[Made], dict[str, Any]]] = {
     function.__name__: function
     for function in (
-        divergence, divergence_on_images, harder, image_digest, stages, weights, input_ranges,
+        divergence, divergence_on_images, harder, image_digest, weights, input_ranges,
     )
 }  # fmt: skip
 """By the name that a table calls."""

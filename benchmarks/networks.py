@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import importlib.util
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from io import BytesIO
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import numpy as np
 import torch
@@ -17,6 +18,7 @@ from PIL import Image
 from torch import Tensor, fx
 
 from benchmarks.place import Place
+from benchmarks.students import MNIST_MEAN, MNIST_STD
 from datafree.config import ModelConfig
 from datafree.data import calibration_set, open_labelled
 from datafree.errors import DataError, UnknownNameError
@@ -29,23 +31,34 @@ from datafree.zoo import ZOO
 
 @dataclass(frozen=True)
 class Known:
-    """What pages say of a network, and where it comes from.
+    """What pages say of a network, and its images in the shared data.
 
     Attributes:
         title: network and data in words.
         top1: of the float network on all test images, as the table `teachers` has it.
         tests: number of test images.
-        load: the teacher.
-        test: labelled test images.
+        test: labelled test images; None where they come with the package.
         train: training images for `real` rows, where there are some.
     """
 
     title: str
     top1: float
     tests: int
-    load: Callable[[Place], Teacher]
-    test: Callable[[Place], Path]
-    train: Callable[[Place], Path] | None = None
+    test: str | None = None
+    train: str | None = None
+
+
+NETWORKS = {
+    "digits_resnet8": Known("The built-in ResNet-8 on digits", 99.72, 360),
+    "resnet20_cifar10jpeg": Known(
+        "ResNet-20 on CIFAR-10-J", 88.02, 10_000, "cifar10jpeg_test.npz", "cifar10jpeg_train.npz"
+    ),
+    "mobilenet_v1_075_224_imagenet": Known(
+        "MobileNetV1-0.75 on ImageNet", 78.08, 1_300, "imagenet/val1300", "imagenet/train1000"
+    ),
+    "lenet5_mnist": Known("LeNet-5 on MNIST", 99.33, 10_000, "mnist_test.npz"),
+}
+"""By name, which is the `model` of a cell."""
 
 
 @dataclass(frozen=True)
@@ -105,62 +118,18 @@ def shared_networks(place: Place) -> ModuleType:
     return sys.modules[name]
 
 
-def _shared(name: str) -> Callable[[Place], Teacher]:
-    def load(place: Place) -> Teacher:
-        module = shared_networks(place)
-        net = module.NETWORKS[name]
-        shape = (3, net.size, net.size)
-        return from_module(module.build(name), input_shape=shape, mean=net.mean, std=net.std)
-
-    return load
-
-
-def _lenet5(place: Place) -> Teacher:
-    from benchmarks.students import MNIST_MEAN, MNIST_STD
-
-    return load_teacher(
-        ModelConfig(
-            source=f"{Path(__file__).with_name('students.py')}:lenet5",
-            weights_file=place.results / "lenet5_mnist.safetensors",
-            input_shape=(1, 28, 28), mean=MNIST_MEAN, std=MNIST_STD,
-        )
-    )  # fmt: skip
-
-
-NETWORKS = {
-    "digits_resnet8": Known(
-        "The built-in ResNet-8 on digits",
-        99.72,
-        360,
-        lambda _: load_teacher(ModelConfig(source="digits_resnet8")),
-        lambda _: Path(str(ZOO["digits_resnet8"].test_split)),
-        lambda _: Path(str(ZOO["digits_resnet8"].train_sample)),
-    ),
-    "resnet20_cifar10jpeg": Known(
-        "ResNet-20 on CIFAR-10-J",
-        88.02,
-        10_000,
-        _shared("resnet20_cifar10jpeg"),
-        lambda place: place.data("cifar10jpeg_test.npz"),
-        lambda place: place.data("cifar10jpeg_train.npz"),
-    ),
-    "mobilenet_v1_075_224_imagenet": Known(
-        "MobileNetV1-0.75 on ImageNet",
-        78.08,
-        1_300,
-        _shared("mobilenet_v1_075_224_imagenet"),
-        lambda place: place.data("imagenet/val1300"),
-        lambda place: place.data("imagenet/train1000"),
-    ),
-    "lenet5_mnist": Known(
-        "LeNet-5 on MNIST",
-        99.33,
-        10_000,
-        _lenet5,
-        lambda place: place.data("mnist_test.npz"),
-    ),
-}
-"""By name, which is the `model` of a cell."""
+def _teacher(name: str, place: Place) -> Teacher:
+    if name in ZOO:
+        return load_teacher(ModelConfig(source=name))
+    if name == "lenet5_mnist":
+        students = place.house / "students.py"
+        weights = place.house / "results" / "lenet5_mnist.safetensors"
+        told: dict[str, Any] = {"input_shape": (1, 28, 28), "mean": MNIST_MEAN, "std": MNIST_STD}
+        return load_teacher(ModelConfig(source=f"{students}:lenet5", weights_file=weights, **told))
+    module = shared_networks(place)
+    net = module.NETWORKS[name]
+    shape = (3, net.size, net.size)
+    return from_module(module.build(name), input_shape=shape, mean=net.mean, std=net.std)
 
 
 @lru_cache(maxsize=2)
@@ -174,5 +143,10 @@ def load(name: str, place: Place) -> Network:
     if name not in NETWORKS:
         raise UnknownNameError("network", name, NETWORKS)
     known = NETWORKS[name]
-    train = None if known.train is None else known.train(place)
-    return Network(known.load(place), known.test(place), train)
+    if known.test is None:
+        entry = ZOO[name]
+        return Network(
+            _teacher(name, place), Path(str(entry.test_split)), Path(str(entry.train_sample))
+        )
+    train = None if known.train is None else place.data(known.train)
+    return Network(_teacher(name, place), place.data(known.test), train)

@@ -103,7 +103,8 @@ def markdown(source: Source, name: str) -> str:
     heads += [column.name for column in columns]
     rows = [heads, ["---"] * len(heads), *lines]
     notes = [
-        f"{mark} {_older(change)}" for mark, change in zip(_MARKS, shown.changes, strict=False)
+        f"{mark} Measured before {change.date}, when {change.what}."
+        for mark, change in zip(_MARKS, shown.changes, strict=False)
     ]
     below = [_filled(text) for text in (_caption(table, shown.cells), *notes)]
     grid = [f"| {' | '.join(row)} |" for row in rows]
@@ -164,22 +165,14 @@ def _number(values: Sequence[Any], decimals: int, factor: float = 1.0) -> str:
     return text if spread is None else f"{text} ± {spread:.{decimals}f}"
 
 
-def _older(change: Change) -> str:
-    return f"Measured before {change.date}, when {change.what}."
-
-
 def _caption(table: Table, cells: Mapping[Cell, Record]) -> str:
     """Network, policy and placement, seeds, machine, command."""
+    command = f"`python -m benchmarks run {table.name}`".replace(" ", _HARD)
     if not cells:
-        return f"Nothing is measured yet: {_command(table)}."
+        return f"Nothing is measured yet: {command}."
     fields = [table.fields(cell) for cell in cells]
-    said = [f"{_network(table, fields, cells)}; {_quantized(table, fields)}{_seeds(cells)}."]
-    said += [f"{_machine(cells.values())}; {_command(table)}."]
-    return " ".join(said)
-
-
-def _command(table: Table) -> str:
-    return f"`python -m benchmarks run {table.name}`".replace(" ", _HARD)
+    said = f"{_network(table, fields, cells)}; {_quantized(table, fields)}{_seeds(cells)}."
+    return f"{said} {_machine(cells.values())}; {command}."
 
 
 def _one(table: Table, fields: Sequence[Mapping[str, Any]], name: str) -> Any:

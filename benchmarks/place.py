@@ -29,32 +29,22 @@ class Place:
 
     @property
     def house(self) -> Path:
-        """This package."""
+        """This package: tables, records, what was made on the way."""
         return self.root / "benchmarks"
-
-    @property
-    def tables(self) -> Path:
-        """One YAML file a table."""
-        return self.house / "tables"
-
-    @property
-    def results(self) -> Path:
-        """One JSON-lines file a table."""
-        return self.house / "results"
-
-    def records(self, table: str) -> Path:
-        """The records of a table."""
-        return self.results / f"{table}.jsonl"
 
     @property
     def made(self) -> Path:
         """Images and unfinished runs, which can be made again."""
-        return self.results / "images"
+        return self.house / "results" / "images"
 
     @property
     def pages(self) -> Path:
         """Markdown pages with tables in them."""
         return self.root / "docs" / "results"
+
+    def records(self, table: str) -> Path:
+        """The records of a table."""
+        return self.house / "results" / f"{table}.jsonl"
 
     def data(self, name: str) -> Path:
         """A file or folder of the shared data.

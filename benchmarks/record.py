@@ -13,7 +13,7 @@ from typing import Any
 from pydantic import Field, ValidationError
 
 from benchmarks.place import Place
-from benchmarks.table import Cell, Change, Table
+from benchmarks.table import SEED, Cell, Change, Table
 from datafree.config import Frozen
 
 
@@ -49,12 +49,9 @@ class Record(Frozen):
         return found
 
     def of(self, table: Table) -> Cell:
-        """The cell of `table` that it describes.
-
-        Raises:
-            ConfigError: an axis has no value.
-        """
-        return Cell.of(table.axes, self.cell)
+        """The cell of `table` that it describes."""
+        values = tuple((axis, str(self.cell[axis])) for axis in table.axes)
+        return Cell(values, int(self.cell[SEED]))
 
     def overtaken(self, table: Table) -> list[Change]:
         """Changes of the library since it was measured that concern it."""
@@ -114,14 +111,12 @@ def environment() -> dict[str, Any]:
 
 def commit(folder: Path) -> str:
     """The commit of the repository around `folder`; ``+`` behind it where code differs from it."""
-    code = ("--", "src", "benchmarks", ":!benchmarks/results")
+    code = ("status", "--porcelain", "--", "src", "benchmarks", ":!benchmarks/results")
     try:
-        head = _git(folder, "rev-parse", "--short=7", "HEAD")
-        return head + ("+" if _git(folder, "status", "--porcelain", *code) else "")
+        head, changed = (
+            subprocess.run(["git", "-C", folder, *words], capture_output=True, check=True).stdout
+            for words in (("rev-parse", "--short=7", "HEAD"), code)
+        )
     except (OSError, subprocess.CalledProcessError):
         return ""
-
-
-def _git(folder: Path, *words: str) -> str:
-    command = ["git", "-C", str(folder), *words]
-    return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+    return head.decode().strip() + ("+" if changed else "")

@@ -34,18 +34,6 @@ class Cell:
     values: tuple[tuple[str, str], ...]
     seed: int
 
-    @classmethod
-    def of(cls, axes: Iterable[str], given: Mapping[str, Any]) -> Cell:
-        """The cell that a record describes by `given`: a value for each of `axes`, and a seed.
-
-        Raises:
-            ConfigError: a value is missing.
-        """
-        names = tuple(axes)
-        if missing := [name for name in (*names, SEED) if name not in given]:
-            raise ConfigError(f"a cell needs a value for {', '.join(missing)}, got {dict(given)}")
-        return cls(tuple((name, str(given[name])) for name in names), int(given[SEED]))
-
     def as_dict(self) -> dict[str, str | int]:
         """What a record keeps of it."""
         return {**dict(self.values), SEED: self.seed}

@@ -46,7 +46,7 @@ def best_of(found: dict[str, dict[str, Any]]) -> dict[str, Any]:
     """The best of each measure: the least `kl`, the most of all others; the first among equals."""
     first = next(iter(found.values()))
     best: dict[str, Any] = {name: first[name] for name in ("teacher", "test_images")}
-    for measure in (name for name in first if name not in best):
+    for measure in (name for name in first if name not in (*best, "stages")):
         choose = min if measure == "kl" else max
         whose = choose(found, key=lambda name: found[name][measure])
         best |= {measure: found[whose][measure], f"whose_{measure}": whose}

@@ -1,4 +1,4 @@
-"""What a set of images tells quantizers: second moments of layer inputs, ranges, confidence.
+"""What a set of images tells quantizers.
 
 A layer's output error is ``tr(D E[x x^T] D^T)`` for a change D of its weights, so images stand in
 for real ones in learned rounding as far as the second moments of every layer's input agree; and in

@@ -17,7 +17,7 @@ LAST = "student after the last step"
 
 
 class Run(Kind):
-    """Top-1 of student and teacher, what learning tells of itself, and what `measures` names."""
+    """Top-1, seconds by stage, what learning tells of itself, and what `measures` names."""
 
     measures: tuple[str, ...] = ()
     """Names in `benchmarks.measures`."""
@@ -36,6 +36,7 @@ class Run(Kind):
         if LAST in told:
             found["last"] = told[LAST]
         found["test_images"] = result.metrics["test_images"]
+        found["stages"] = {name: round(value, 1) for name, value in result.seconds.items()}
         if self.off is not None:
             _switch_off(result.student, self.off)
             batches = network.batches(config.limit)

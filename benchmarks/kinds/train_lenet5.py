@@ -8,11 +8,12 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from safetensors.torch import save_file
-from torch import Tensor, nn
 
 from benchmarks.kinds.base import Bench, Kind
 from benchmarks.students import MNIST_MEAN, MNIST_STD, lenet5
-from datafree.config import RunConfig
+from datafree.config import InputSpec, RunConfig
+from datafree.data import open_labelled
+from datafree.evaluate import top1
 from datafree.files import atomic_path
 
 
@@ -33,39 +34,28 @@ class TrainLeNet5(Kind):
 
     def measure(self, config: RunConfig, bench: Bench) -> dict[str, Any]:
         """See the base class."""
+        spec = InputSpec(shape=(1, 28, 28), mean=MNIST_MEAN, std=MNIST_STD, classes=10)
+        train, test = (
+            open_labelled(bench.place.data(f"mnist_{part}.npz"), spec) for part in ("train", "test")
+        )
         torch.manual_seed(config.seed)
-        network = lenet5()
-        inputs, labels = _images(bench, "train")
+        network, inputs = lenet5(), train.take(np.arange(len(train)))
         optimizer = torch.optim.AdamW(
             network.parameters(), lr=self.learning_rate, weight_decay=self.weight_decay
         )
-        steps = self.epochs * -(-len(labels) // self.batch)
+        steps = self.epochs * -(-len(train) // self.batch)
         schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
         random = torch.Generator().manual_seed(config.seed)
         with bench.progress("LeNet-5", steps) as step:
             for _ in range(self.epochs):
-                for chosen in torch.randperm(len(labels), generator=random).split(self.batch):
-                    loss = F.cross_entropy(network(inputs[chosen]), labels[chosen])
+                for chosen in torch.randperm(len(train), generator=random).split(self.batch):
+                    loss = F.cross_entropy(network(inputs[chosen]), train.labels[chosen])
                     optimizer.zero_grad()
                     loss.backward()
                     optimizer.step()
                     schedule.step()
                     step(1)
-        found = _top1(network.eval(), *_images(bench, "test"))
-        with atomic_path(bench.place.results / "lenet5_mnist.safetensors") as path:
+        found = top1({"lenet5": network.eval()}, test.batches(1000))
+        with atomic_path(bench.place.house / "results" / "lenet5_mnist.safetensors") as path:
             save_file(network.state_dict(), path)
-        return {"top1": round(found, 2)}
-
-
-def _images(bench: Bench, part: str) -> tuple[Tensor, Tensor]:
-    """Normalised (N, 1, 28, 28) and labels (N,) of ``train`` or ``test``."""
-    with np.load(bench.place.data(f"mnist_{part}.npz")) as archive:
-        pixels = torch.from_numpy(archive["images"]).permute(0, 3, 1, 2).contiguous()
-        labels = torch.from_numpy(archive["labels"])
-    return (pixels.float() / 255 - MNIST_MEAN[0]) / MNIST_STD[0], labels
-
-
-@torch.no_grad()
-def _top1(network: nn.Module, inputs: Tensor, labels: Tensor) -> float:
-    guesses = torch.cat([network(batch).argmax(1) for batch in inputs.split(1000)])
-    return 100 * (guesses == labels).double().mean().item()
+        return {"top1": found.top1["lenet5"], "test_images": found.images}

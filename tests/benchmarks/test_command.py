@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import subprocess
 import sys
@@ -13,7 +12,7 @@ from pathlib import Path
 import pytest
 from benchmarks.__main__ import main
 from benchmarks.place import Place
-from benchmarks.record import read
+from benchmarks.record import Record, append, read
 
 from conftest import ROOT
 
@@ -43,20 +42,15 @@ def house(root: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFix
     return call
 
 
-LINE = {
-    "size": "W8A8", "colour": "red", "seed": 0, "top1": 88.0, "seconds": 3.0,
-    "environment": {"cpu": "Abacus", "torch": "2.13.0", "date": "2026-11-26"},
-}  # fmt: skip
-
-
-def a_file(path: Path, *lines: object) -> Path:
-    path.write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
-    return path
+RECORD = Record(
+    table="colours", cell={"size": "W8A8", "colour": "red", "seed": 0}, measured={"top1": 88.0},
+    environment={"cpu": "Abacus", "torch": "2.13.0", "date": "2026-11-26"},
+)  # fmt: skip
 
 
 def test_every_command_explains_itself(house: House) -> None:
     assert "python -m benchmarks list" in house("--help").out
-    for command in ("list", "run", "render", "adopt"):
+    for command in ("list", "run", "render"):
         assert "Usage" in house(command, "-h").out
     assert "Commands" in house().out
 
@@ -69,24 +63,10 @@ def test_a_list_names_tables_axes_and_values(house: House) -> None:
     assert "views: top1" in told
 
 
-def test_measurements_of_other_programs_are_adopted_once(house: House, tmp_path: Path) -> None:
-    file = a_file(tmp_path / "other.jsonl", LINE)
-    assert house("adopt", "colours", file).out == "colours: 1 of 1 lines added\n"
-    assert house("adopt", "colours", file).out == "colours: 0 of 1 lines added\n"
+def test_pages_are_made_anew_from_records(house: House, root: Path) -> None:
+    append(Place(root, root).records("colours"), RECORD)
     assert "1 of   8" in house("list").out
-    records = Place(tmp_path / "copy", tmp_path).records("colours")
-    (record,) = read(records)
-    assert record.measured == {"top1": 88.0}
-    assert record.seconds == 3.0
-    assert record.command == "adopted from other.jsonl"
-    records.rename(tmp_path / "copy.jsonl")
-    assert house("adopt", "colours", tmp_path / "copy.jsonl").out.endswith("1 of 1 lines added\n")
-    assert read(records) == (record,)
-
-
-def test_pages_are_made_anew_from_records(house: House, tmp_path: Path) -> None:
-    house("adopt", "colours", a_file(tmp_path / "other.jsonl", LINE))
-    page = tmp_path / "copy" / "docs" / "results" / "colours.md"
+    page = root / "docs" / "results" / "colours.md"
     assert house("render", "--check") == Done(1, "colours.md is out of date\n", "")
     assert house("render", "colours").out == "colours.md written\n"
     assert "| red | 88.0 |" in page.read_text(encoding="utf-8")
@@ -108,7 +88,6 @@ def test_pages_are_made_anew_from_records(house: House, tmp_path: Path) -> None:
         (("run", "colours", "--seeds", "none"), "'none' is not a valid integer"),
         (("run",), "Missing argument 'TABLE...'"),
         (("measure",), "No such command 'measure'"),
-        (("adopt", "colours", "nowhere.jsonl"), "give a file of JSON lines"),
     ],
 )
 def test_a_mistake_gives_one_line(house: House, words: tuple[str, ...], said: str) -> None:
@@ -117,23 +96,6 @@ def test_a_mistake_gives_one_line(house: House, words: tuple[str, ...], said: st
     assert said in done.err
     assert done.err.startswith("error: ")
     assert len(done.err.splitlines()) == 1
-
-
-@pytest.mark.parametrize(
-    ("change", "said"),
-    [
-        ({"colour": "rod"}, "did you mean red"),
-        ({"environment": {}}, "add a date"),
-        ({"seed": None, "size": None}, "size"),
-    ],
-)
-def test_lines_that_are_no_cells_are_refused(
-    house: House, tmp_path: Path, change: dict[str, object], said: str
-) -> None:
-    line = {key: value for key, value in {**LINE, **change}.items() if value is not None}
-    done = house("adopt", "colours", a_file(tmp_path / "other.jsonl", line))
-    assert done.code == 2
-    assert said in done.err
 
 
 def test_missing_shared_data_is_named(house: House, root: Path) -> None:

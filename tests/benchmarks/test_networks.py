@@ -17,7 +17,7 @@ from datafree.errors import DataError, UnknownNameError
 PLACE = Place.here()
 TEACHERS = {
     dict(cell.values)["model"]: record
-    for cell, record in latest(Table.load(PLACE.tables / "teachers.yaml"), PLACE).items()
+    for cell, record in latest(Table.load(PLACE.house / "tables" / "teachers.yaml"), PLACE).items()
 }
 
 

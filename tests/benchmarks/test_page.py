@@ -17,7 +17,7 @@ from datafree.errors import ConfigError, UnknownNameError
 
 PLACE = Place.here()
 PAGES = sorted(PLACE.pages.glob("*.md"))
-TABLES = load_tables(PLACE.tables)
+TABLES = load_tables(PLACE.house / "tables")
 MACHINE = {"cpu": "Abacus", "cores": 10, "torch": "2.13.0", "date": "2026-11-26"}
 
 

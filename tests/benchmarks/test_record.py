@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from conftest import ROOT
 
-RESULTS = Place.here().results
+RESULTS = Place.here().house / "results"
 BEFORE = {
     "calibration_resnet20": 192, "calibration_mobilenet": 96, "teachers": 2,
     "corrections_resnet20": 72, "corrections_mobilenet": 12, "depthwise": 47,

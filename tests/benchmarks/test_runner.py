@@ -23,7 +23,7 @@ def place(root: Path) -> Place:
 
 @pytest.fixture
 def table(place: Place) -> Table:
-    return Table.load(place.tables / "colours.yaml")
+    return Table.load(place.house / "tables" / "colours.yaml")
 
 
 class Clock:

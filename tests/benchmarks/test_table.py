@@ -15,7 +15,7 @@ from benchmarks.table import Cell, Table, choose, load_tables
 from datafree.errors import ConfigError, UnknownNameError
 
 PLACE = Place.here()
-TABLES = load_tables(PLACE.tables)
+TABLES = load_tables(PLACE.house / "tables")
 
 
 def a_table(**fields: Any) -> Table:
@@ -47,11 +47,11 @@ def test_blocks_choose_cells_and_seeds_once_each() -> None:
 
 def test_values_change_the_base_one_after_the_other() -> None:
     table = a_table()
-    dsg = table.fields(Cell.of(table.axes, {"bits": "W4A4", "images": "dsg", "seed": 3}))
+    dsg = table.fields(Cell((("bits", "W4A4"), ("images", "dsg")), 3))
     assert dsg == {
         "kind": "run", "method": "dsg", "method_options": {"a": 1}, "bits": "W4A4", "seed": 3,
     }  # fmt: skip
-    noise = table.fields(Cell.of(table.axes, {"bits": "W4A4", "images": "noise", "seed": 3}))
+    noise = table.fields(Cell((("bits", "W4A4"), ("images", "noise")), 3))
     assert noise["method"] == "noise"
     assert noise["method_options"] == {}  # of another method
 
