@@ -1,0 +1,1 @@
+"""Measurements of datafree: tables in YAML, records in JSON lines, pages in `docs/results`."""

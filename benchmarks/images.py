@@ -1,0 +1,49 @@
+"""Sets of images that cells share: made once, kept as files."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+
+from benchmarks.networks import Network
+from benchmarks.place import Place
+from datafree.config import RunConfig
+from datafree.images import SyntheticSet
+from datafree.progress import Progress
+from datafree.runs.pipeline import synthesize_images
+from datafree.runs.plan import make_method
+from datafree.synthesis.base import Synthesizer
+
+
+def needs_images(config: RunConfig) -> bool:
+    """Whether a run takes a set of images; a training dreams its own."""
+    without = config.calibrator == "bn_statistics" and config.rounding is None and not config.mixed
+    return config.tuning is None and not (without and config.bias_rule != "empirical")
+
+
+def images_of(
+    config: RunConfig, network: Network, place: Place, progress: Progress
+) -> SyntheticSet:
+    """The images that `config` asks for, from their file if they were made before.
+
+    Args:
+        config: of the run they are for; its seed is that of the images.
+        network: they are made for.
+        place: where they are kept.
+        progress: shown while they are made.
+    """
+    method: Synthesizer = make_method(config.synthesis, "synthesis", Synthesizer)
+    told = method.for_scheme(config.scheme).describe() | {
+        "teacher": network.teacher.digest, "count": config.images, "seed": config.seed,
+    }  # fmt: skip
+    digest = hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()[:12]
+    stem = f"{config.model}_{config.method}_{config.images}_seed{config.seed}_{digest}"
+    path = place.made / f"{stem}.safetensors"
+    if path.exists():
+        return SyntheticSet.load(path)
+    unfinished = path.with_suffix(".unfinished")
+    made = synthesize_images(
+        network.graph, network.teacher.spec, config, progress, unfinished, config.scheme
+    )
+    made.save(path)
+    return made

@@ -1,0 +1,93 @@
+"""What all kinds of measurements share: images, networks, one run of the library."""
+
+from __future__ import annotations
+
+import hashlib
+import shutil
+from abc import abstractmethod
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from benchmarks import networks
+from benchmarks.images import images_of, needs_images
+from benchmarks.networks import Network
+from benchmarks.place import Place
+from datafree.config import Frozen, RunConfig
+from datafree.images import SyntheticSet
+from datafree.progress import Progress
+from datafree.runs.pipeline import Result, run
+
+
+@dataclass(frozen=True)
+class Bench:
+    """Where a cell is measured.
+
+    Attributes:
+        place: folders.
+        progress: shown while it takes.
+    """
+
+    place: Place
+    progress: Progress
+
+    def network(self, config: RunConfig) -> Network:
+        """The teacher of a run."""
+        return networks.load(config.model, self.place)
+
+
+class Kind(Frozen):
+    """Base of all kinds: fields that a run does not have, and `measure`."""
+
+    real: bool = False
+    """Take training images instead of synthetic ones: what data would give."""
+    image_seed: int | None = None
+    """Seed of the images; None is that of the cell."""
+
+    @abstractmethod
+    def measure(self, config: RunConfig, bench: Bench) -> dict[str, Any]:
+        """What there is to know of a cell, as JSON values.
+
+        Args:
+            config: the run it is about; its `model` is a name of `benchmarks.networks`.
+            bench: where it is measured.
+        """
+
+    def images(self, config: RunConfig, bench: Bench) -> SyntheticSet:
+        """The images of a cell."""
+        network = bench.network(config)
+        seed = config.seed if self.image_seed is None else self.image_seed
+        if self.real:
+            return network.real_images(config.images, seed)
+        asked = config.model_copy(update={"seed": seed})
+        return images_of(asked, network, bench.place, bench.progress)
+
+    def run(self, config: RunConfig, bench: Bench, folder: Path | None = None) -> Result:
+        """Carry the run of a cell out, on test images with labels.
+
+        Args:
+            config: the run.
+            bench: where it is measured.
+            folder: to write ONNX and all else to. Without one nothing is exported; rounding and
+                training that were interrupted go on where they stopped.
+        """
+        network = bench.network(config)
+        changes: dict[str, Any] = {"data": network.test, "holdout": 0, "device": "cpu"}
+        if config.student is not None:
+            changes["student"] = f"{bench.place.house / 'students.py'}:{config.student}"
+        config = config.model_copy(update={**changes, "export": folder is not None})
+        images = self.images(config, bench) if needs_images(config) else None
+        learned = config.rounding is not None or config.tuning is not None
+        kept = _unfinished(config, images, bench.place) if learned and folder is None else None
+        result = run(
+            config, teacher=network.teacher, images=images, folder=folder or kept, force=True,
+            progress=bench.progress,
+        )  # fmt: skip
+        if kept is not None:
+            shutil.rmtree(kept)
+        return result
+
+
+def _unfinished(config: RunConfig, images: SyntheticSet | None, place: Place) -> Path:
+    told = config.model_dump_json() + ("" if images is None else images.digest())
+    return place.made / f"run_{hashlib.sha256(told.encode()).hexdigest()[:12]}.unfinished"

@@ -1,0 +1,152 @@
+"""Teachers by name, each with the labelled images it is tested on."""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property, lru_cache
+from io import BytesIO
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor, fx
+
+from benchmarks.place import Place
+from benchmarks.students import MNIST_MEAN, MNIST_STD
+from datafree.config import ModelConfig
+from datafree.data import calibration_set, open_labelled
+from datafree.errors import DataError, UnknownNameError
+from datafree.graph.capture import capture
+from datafree.images import SyntheticSet, batch_size
+from datafree.models import Teacher, from_module, load_teacher
+from datafree.tensors import on_device
+from datafree.zoo import ZOO
+
+
+@dataclass(frozen=True)
+class Known:
+    """What pages say of a network, and its images in the shared data.
+
+    Attributes:
+        title: network and data in words.
+        top1: of the float network on all test images, as the table `teachers` has it.
+        tests: number of test images.
+        test: labelled test images; None where they come with the package.
+        train: training images for `real` rows, where there are some.
+    """
+
+    title: str
+    top1: float
+    tests: int
+    test: str | None = None
+    train: str | None = None
+
+
+NETWORKS = {
+    "digits_resnet8": Known("The built-in ResNet-8 on digits", 99.72, 360),
+    "resnet20_cifar10jpeg": Known(
+        "ResNet-20 on CIFAR-10-J", 88.02, 10_000, "cifar10jpeg_test.npz", "cifar10jpeg_train.npz"
+    ),
+    "mobilenet_v1_075_224_imagenet": Known(
+        "MobileNetV1-0.75 on ImageNet", 78.08, 1_300, "imagenet/val1300", "imagenet/train1000"
+    ),
+    "lenet5_mnist": Known("LeNet-5 on MNIST", 99.33, 10_000, "mnist_test.npz"),
+}
+"""By name, which is the `model` of a cell."""
+
+
+@dataclass(frozen=True)
+class Network:
+    """A loaded teacher.
+
+    Attributes:
+        teacher: never changed.
+        test: labelled test images.
+        train: training images, or None.
+    """
+
+    teacher: Teacher
+    test: Path
+    train: Path | None
+
+    @cached_property
+    def graph(self) -> fx.GraphModule:
+        """The teacher's canonical graph."""
+        return capture(self.teacher.model, self.teacher.spec)
+
+    def batches(self, limit: int | None = None) -> Iterator[tuple[Tensor, Tensor]]:
+        """The first `limit` test images, normalised, and their labels, some at a time."""
+        spec = self.teacher.spec
+        for images, labels in open_labelled(self.test, spec, limit).batches(batch_size(spec)):
+            yield on_device(images, torch.device("cpu")), labels
+
+    def real_images(self, count: int, seed: int) -> SyntheticSet:
+        """Random training images: what data would give, never for a data-free method."""
+        spec = self.teacher.spec
+        if self.train is None:
+            raise DataError(f"there are no training images of {self.teacher.name}: leave real out")
+        if self.train.suffix != ".npz":
+            return calibration_set(self.train, spec, count, seed)
+        with np.load(self.train) as archive:
+            if "jpeg" not in archive:
+                return calibration_set(self.train, spec, count, seed)
+            data, offsets = archive["jpeg"], archive["offsets"]
+        chosen = np.random.default_rng(seed).choice(len(offsets) - 1, count, replace=False)
+        files = (BytesIO(data[offsets[i] : offsets[i + 1]].tobytes()) for i in chosen)
+        pixels = np.stack([np.asarray(Image.open(file).convert("RGB")) for file in files])
+        images = torch.from_numpy(pixels).permute(0, 3, 1, 2).float() / 255
+        mean, std = (torch.tensor(v).view(1, -1, 1, 1) for v in (spec.mean, spec.std))
+        told = {"method": "real", "seed": seed}
+        return SyntheticSet((images - mean) / std, spec, metadata=told)
+
+
+def shared_networks(place: Place) -> ModuleType:
+    """The module `data/networks.py` of the shared data."""
+    name = "_shared_networks"
+    if name not in sys.modules:
+        spec = importlib.util.spec_from_file_location(name, place.data("networks.py"))
+        assert spec is not None and spec.loader is not None  # noqa: S101 - the file is there
+        module = importlib.util.module_from_spec(spec)
+        sys.modules[name] = module  # dataclasses look their module up
+        spec.loader.exec_module(module)
+    return sys.modules[name]
+
+
+def _teacher(name: str, place: Place) -> Teacher:
+    if name in ZOO:
+        return load_teacher(ModelConfig(source=name))
+    if name == "lenet5_mnist":
+        students = place.house / "students.py"
+        weights = place.house / "results" / "lenet5_mnist.safetensors"
+        told: dict[str, Any] = {"input_shape": (1, 28, 28), "mean": MNIST_MEAN, "std": MNIST_STD}
+        return load_teacher(ModelConfig(source=f"{students}:lenet5", weights_file=weights, **told))
+    module = shared_networks(place)
+    net = module.NETWORKS[name]
+    shape = (3, net.size, net.size)
+    return from_module(module.build(name), input_shape=shape, mean=net.mean, std=net.std)
+
+
+@lru_cache(maxsize=2)
+def load(name: str, place: Place) -> Network:
+    """The network called `name`.
+
+    Raises:
+        UnknownNameError: no such network.
+        DataError: its files are not there.
+    """
+    if name not in NETWORKS:
+        raise UnknownNameError("network", name, NETWORKS)
+    known = NETWORKS[name]
+    if known.test is None:
+        entry = ZOO[name]
+        return Network(
+            _teacher(name, place), Path(str(entry.test_split)), Path(str(entry.train_sample))
+        )
+    train = None if known.train is None else place.data(known.train)
+    return Network(_teacher(name, place), place.data(known.test), train)

@@ -1,0 +1,60 @@
+"""Where things are: values that every part of the house is given."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+from datafree.errors import DataError
+
+
+@dataclass(frozen=True)
+class Place:
+    """The folders of the house.
+
+    Attributes:
+        root: of the repository, or of a copy of it.
+        shared: networks and images that are not part of the repository.
+    """
+
+    root: Path
+    shared: Path
+
+    @classmethod
+    def here(cls) -> Place:
+        """Around this file; shared data in ``$DATAFREE_SHARED``, or in `shared` beside it all."""
+        root = Path(__file__).resolve().parents[1]
+        return cls(root, Path(os.environ.get("DATAFREE_SHARED", root.parent / "shared")))
+
+    @property
+    def house(self) -> Path:
+        """This package: tables, records, what was made on the way."""
+        return self.root / "benchmarks"
+
+    @property
+    def made(self) -> Path:
+        """Images and unfinished runs, which can be made again."""
+        return self.house / "results" / "images"
+
+    @property
+    def pages(self) -> Path:
+        """Markdown pages with tables in them."""
+        return self.root / "docs" / "results"
+
+    def records(self, table: str) -> Path:
+        """The records of a table."""
+        return self.house / "results" / f"{table}.jsonl"
+
+    def data(self, name: str) -> Path:
+        """A file or folder of the shared data.
+
+        Raises:
+            DataError: it is not there.
+        """
+        path = self.shared / "data" / name
+        if not path.exists():
+            raise DataError(
+                f"there is no {path}: set DATAFREE_SHARED to the folder that has data/{name}"
+            )
+        return path

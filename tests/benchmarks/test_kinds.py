@@ -1,0 +1,193 @@
+"""Every kind of measurement on the built-in network, with steps that take seconds."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from benchmarks.kinds import Bench, kind_and_config
+from benchmarks.kinds.bounds import best_of
+from benchmarks.kinds.dsg_margins import inside, loss
+from benchmarks.kinds.image_facts import unseen
+from benchmarks.measures import harder_images
+from benchmarks.place import Place
+
+from datafree.config import InputSpec
+from datafree.errors import UnknownNameError
+from datafree.progress import silent
+from datafree.tensors import random_numbers
+
+TINY_TRAINING = {
+    "warmup": 3, "iterations": 3, "batch_size": 8, "width": 8, "checks": 2, "holdout": 16,
+    "calibration_images": 16,
+}  # fmt: skip
+
+
+@pytest.fixture
+def bench(root: Path) -> Bench:
+    return Bench(Place(root, root / "shared"), silent)
+
+
+def measured(bench: Bench, **fields: Any) -> dict[str, Any]:
+    base = {
+        "kind": "run", "model": "digits_resnet8", "bits": "W8A8", "method": "noise", "images": 8,
+        "seed": 0,
+    }  # fmt: skip
+    kind, config = kind_and_config(base | fields, "a cell")
+    return kind.measure(config, bench)
+
+
+@pytest.mark.integration
+def test_a_run_tells_what_it_is_asked(bench: Bench) -> None:
+    asked = ["image_digest", "weights", "input_ranges", "divergence_on_images"]
+    found = measured(bench, measures=asked)
+    assert found["top1"] > 95
+    assert found["teacher"] == pytest.approx(99.72, abs=0.01)
+    assert found["test_images"] == 360
+    assert found["bytes"] == 77_072
+    assert found["layer_bits"] == ""
+    assert found["predicted"] < 0.01
+    assert {"capture", "calibration"} <= set(found["stages"])
+    assert found["ranges"]["flatten_quantizer"] > 0
+    assert 0 <= found["kl"] < 0.01
+    again = measured(bench, measures=["image_digest"])
+    assert again["digest"] == found["digest"]
+    assert len(list(bench.place.made.glob("*.safetensors"))) == 1
+
+
+@pytest.mark.integration
+def test_bits_are_told_where_they_are_mixed(bench: Bench) -> None:
+    mixed = {"bits": "W4A8", "average_bits": 4, "weight_range": "mse"}
+    found = measured(bench, **mixed, measures=["weights"])
+    assert len(found["layer_bits"]) == 10
+    assert found["bytes"] <= 77_072 / 2
+
+
+@pytest.mark.integration
+def test_a_quantizer_can_be_switched_off(bench: Bench) -> None:
+    assert measured(bench, off="flatten_quantizer")["top1"] > 95
+    with pytest.raises(UnknownNameError, match="did you mean flatten_quantizer"):
+        measured(bench, off="flatten")
+    with pytest.raises(UnknownNameError, match="did you mean harder"):
+        measured(bench, measures=["hard"])
+
+
+@pytest.mark.integration
+def test_learning_tells_how_it_went_and_leaves_nothing_behind(bench: Bench) -> None:
+    rounding = {"reconstruction": "adaround", "reconstruction_options": {"iterations": 2}}
+    assert 0 <= measured(bench, **rounding)["undecided"] <= 100
+    training = {"training": "dfqf", "training_options": TINY_TRAINING}
+    found = measured(bench, **training, measures=["divergence", "harder"])
+    assert {"last", "agreement", "best_step", "warmup_seconds", "tuning_seconds"} <= set(found)
+    assert {"kl", "shifted", "noisy"} <= set(found)
+    distilling = {k: v for k, v in TINY_TRAINING.items() if k != "iterations"}
+    student = {"student": "plain_digits", "float_student": True}
+    found = measured(bench, training="distill", training_options=distilling, **student)
+    assert "tuning_seconds" not in found
+    assert not list(bench.place.made.glob("*.unfinished"))
+
+
+@pytest.mark.integration
+def test_bounds_are_the_best_of_all(bench: Bench) -> None:
+    fields: dict[str, Any] = {
+        "kind": "bounds", "bits": "W2A2", "weight_granularity": "tensor", "calibrators": ["minmax"],
+    }  # fmt: skip
+    alone = measured(bench, **fields)
+    corrected = measured(bench, **fields, corrected=True)
+    assert alone["whose_top1"].startswith("minmax, ")
+    assert corrected["top1"] > alone["top1"]
+    assert corrected["whose_top1"].split(", ")[-1] in ("empirical", "analytic")
+
+
+def test_the_best_is_the_least_divergence_and_the_most_of_all_else() -> None:
+    told = {"teacher": 99.0, "test_images": 4}
+    found = best_of(
+        {"a": {**told, "top1": 50.0, "kl": 0.2}, "b": {**told, "top1": 60.0, "kl": 0.3}}
+    )
+    assert found == {
+        **told, "top1": 60.0, "whose_top1": "b", "kl": 0.2, "whose_kl": "a",
+    }  # fmt: skip
+
+
+@pytest.mark.integration
+def test_the_other_kinds(bench: Bench) -> None:
+    learning = {"reconstruction": "genie_m", "reconstruction_options": {"iterations": 2}}
+    assert measured(bench, kind="teacher")["top1"] == pytest.approx(99.72, abs=0.01)
+    for observe in ("quantized", "float"):
+        assert measured(bench, kind="ranges", observe=observe, **learning)["top1"] > 10
+    parity = measured(bench, kind="onnx_parity")
+    assert parity["identical"] > 99
+    assert parity["share"] == pytest.approx(0.256, abs=0.001)
+    margins = measured(
+        bench, kind="dsg_margins", method="dsg", method_options={"iterations": 2},
+        granularity="batch", epsilon=0.9,
+    )  # fmt: skip
+    assert margins["inside_noise"] > 50
+    assert len(margins["gaps_noise_over_real"]) == 9
+    for real in (False, True):
+        facts = measured(bench, kind="image_facts", real=real, references=16)
+        assert facts["confidence"] <= 1
+
+
+@pytest.mark.integration
+def test_sadags_variants_start_from_one_warm_up(bench: Bench) -> None:
+    options = {
+        "iterations": 2, "batch_size": 8, "matching_iterations": 2, "student_iterations": 2,
+    }  # fmt: skip
+    fields: dict[str, Any] = {
+        "kind": "sadag", "bits": "W4A4", "method": "sadag", "method_options": options,
+        "reconstruction": "adaround", "reconstruction_options": {"iterations": 2}, "image_seed": 0,
+    }  # fmt: skip
+    assert measured(bench, **fields, variant=None)["moved"] == 0
+    (start,) = bench.place.made.glob("*.unfinished")
+    written = {path.name: path.stat().st_mtime_ns for path in start.iterdir()}
+    assert measured(bench, **fields, variant={"rho": 0.5})["moved"] > 0
+    assert {path.name: path.stat().st_mtime_ns for path in start.iterdir()} == written
+
+
+@pytest.mark.integration
+def test_training_lenet5_writes_its_weights(root: Path) -> None:
+    bench = Bench(Place(root, root / "shared"), silent)
+    (root / "shared" / "data").mkdir(parents=True)
+    images, labels = np.zeros((20, 28, 28, 1), np.uint8), np.arange(20) % 10
+    for part in ("train", "test"):
+        np.savez(root / "shared" / "data" / f"mnist_{part}.npz", images=images, labels=labels)
+    weights = bench.place.house / "results" / "lenet5_mnist.safetensors"
+    before = weights.read_bytes()
+    found = measured(bench, kind="train_lenet5", model="lenet5_mnist", epochs=1)
+    assert found == {"top1": 10.0, "test_images": 20}
+    assert weights.read_bytes() != before
+
+
+def test_harder_images_are_the_same_ones_moved_or_noisy() -> None:
+    spec = InputSpec(shape=(1, 4, 4), mean=(0.5,), std=(0.25,), classes=2)
+    pixels = torch.rand(2, 1, 4, 4, generator=random_numbers(0, "test"))
+    found = {
+        name: 0.25 * made + 0.5 for name, made in harder_images((pixels - 0.5) / 0.25, spec).items()
+    }
+    assert found["shifted"].shape == found["noisy"].shape == (18, 1, 4, 4)
+    torch.testing.assert_close(found["shifted"][8:10], pixels)  # the fifth of nine places
+    torch.testing.assert_close(found["shifted"][:2, :, 1:, 1:], pixels[:, :, :-1, :-1])
+    assert float(found["shifted"][:2, :, 0].abs().max()) == pytest.approx(0, abs=1e-6)
+    assert float(found["noisy"].min()) >= -1e-6
+    assert float(found["noisy"].max()) <= 1 + 1e-6
+
+
+def test_statistics_inside_the_margins_by_hand() -> None:
+    """Gaps 1, 2 | 3 and 4 | 0, 1 against margins 2 and 0: three of six are inside."""
+    gaps = [
+        (torch.tensor([[1.0, 2.0]]), torch.tensor([[3.0, 4.0]])),
+        (torch.tensor([[1.0]]), torch.tensor([[0.0]])),
+    ]
+    delta, gamma = torch.tensor([2.0, 0.0]), torch.tensor([2.0, 0.0])
+    assert inside(gaps, delta, gamma) == pytest.approx(100 * 3 / 6)
+    assert loss(gaps, delta, gamma) == pytest.approx(1 + 4 + 1)  # (3-2)^2 + (4-2)^2 + (1-0)^2
+
+
+def test_equal_moments_leave_nothing_unseen() -> None:
+    moments = torch.diag(torch.tensor([1.0, 2.0, 3.0], dtype=torch.float64))
+    assert unseen(moments, moments) == pytest.approx(1.0)
+    assert unseen(0.5 * moments, moments) > 1.0
