@@ -7,13 +7,15 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 INSTALL := $(PIP) install --quiet -c constraints.txt
 INPUTS := pyproject.toml constraints.txt
+# One process a core; tests of one file share what was made once for all of them.
+WORKERS := -n auto --dist loadfile
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help install demo test lint types layers docs check format wheel clean
+.PHONY: help install demo test quick reference lint types layers docs check format wheel clean
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  %-8s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  %-9s %s\n", $$1, $$2 }' Makefile
 
 # One stamp per layer of the environment: each is made again when its inputs change, and a
 # half-finished install leaves no stamp.
@@ -43,7 +45,13 @@ demo: $(VENV)/.runtime ## quantize the built-in network without data and show th
 	$(BIN)/datafree demo --force
 
 test: $(VENV)/.dev ## run every test that needs no GPU
-	$(BIN)/python -m pytest -m "not gpu" $(PYTEST_ARGS)
+	$(BIN)/python -m pytest -m "not gpu" $(WORKERS) $(PYTEST_ARGS)
+
+quick: $(VENV)/.dev ## run the tests that take under two minutes in all
+	$(BIN)/python -m pytest -m "not gpu and not integration and not e2e" $(WORKERS) $(PYTEST_ARGS)
+
+reference: $(VENV)/.dev ## write docs/reference/ from the fields of options and methods
+	$(BIN)/python scripts/reference.py
 
 lint: $(VENV)/.dev ## check format, style and spelling
 	$(BIN)/ruff format --check .

@@ -15,9 +15,15 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from datafree.api import DistillCall, QuantizeCall, SynthesizeCall
-from datafree.cli.options import PANELS, panel_of
 from datafree.config import DistillOptions, Frozen, RunConfig
-from datafree.config.fields import Described, describe, option_name
+from datafree.config.fields import (
+    PANELS,
+    Described,
+    describe,
+    in_panels,
+    option_name,
+    panel_of,
+)
 from datafree.registry import KINDS, built_in
 from datafree.runs.methods import BASES, Explained, explain
 
@@ -71,7 +77,8 @@ def options_page() -> str:
     """All options by panel."""
     rows: dict[str, list[tuple[str, str, str, str, str]]] = {panel: [] for panel in PANELS}
     names = dict.fromkeys([*QuantizeCall.model_fields, *DistillCall.model_fields])
-    for name in sorted(names, key=_order):
+    known = in_panels(RunConfig)
+    for name in sorted(names, key=lambda n: known.index(n) if n in known else len(known)):
         owner = next(cls for cls in (RunConfig, *CALLS.values()) if name in cls.model_fields)
         field = describe(owner, name)
         if field.shown.hidden or name == "progress":
@@ -84,11 +91,6 @@ def options_page() -> str:
         text += f"\n## {panel}\n\n{table(head, found)}"
     bits = describe(DistillOptions, "bits")
     return f"{text}\nFor `distill`, `bits` defaults to {bits.default}: {bits.meaning}\n"
-
-
-def _order(name: str) -> int:
-    known = list(RunConfig.model_fields)
-    return known.index(name) if name in known else len(known)
 
 
 def method_section(method: Explained) -> str:

@@ -130,7 +130,7 @@ def test_quantize_by_name() -> None:
         ({"std": (0.2, 0.0, 0.2)}, "std must be positive"),
         ({"bits": "W9A8"}, "weights"),
         ({"bits": "W8A1"}, "2 to 8"),
-        ({"polcy": "all"}, "polcy is not known .did you mean policy"),
+        ({"polizy": "all"}, "polizy is not known .did you mean policy"),
         ({"policy": "some"}, "policy"),
         ({"images": 0}, "images"),
         ({"seed": -1}, "seed"),

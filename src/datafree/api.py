@@ -8,12 +8,15 @@ from __future__ import annotations
 
 import copy
 import inspect
+import textwrap
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Annotated, Any, Concatenate, ParamSpec, TypeVar
+from typing import Annotated, Any, ClassVar, Concatenate, ParamSpec, TypeVar, get_type_hints
 
 import torch
-from pydantic import ConfigDict, Field, SkipValidation, ValidationError
+from pydantic import ConfigDict, SkipValidation, ValidationError
+from pydantic.fields import FieldInfo
+from pydantic_core import PydanticUndefined
 from torch import Tensor, fx, nn
 
 from datafree.config import (
@@ -28,9 +31,10 @@ from datafree.config import (
     merge,
 )
 from datafree.config.base import in_one_line
-from datafree.config.fields import Shown, described
+from datafree.config.fields import Described, Shown, describe, in_panels, plain_type
 from datafree.config.options import (
     FolderOptions,
+    ImageCount,
     ImageOptions,
     MachineOptions,
     RecipeOptions,
@@ -57,35 +61,44 @@ class Shows(Frozen):
 
     model_config = ConfigDict(arbitrary_types_allowed=True)
 
+    panel: ClassVar[str] = "Output"
+
     progress: Annotated[Progress, SkipValidation, Shown("silent")] = silent
     """Shown during long stages, see `datafree.progress`."""
 
 
-class QuantizeCall(Shows, FolderOptions, QuantizeOptions, RecipeOptions):
-    """All that `quantize` takes beside the network."""
+class AnyImages(Frozen):
+    """Images, or how many."""
 
     model_config = ConfigDict(arbitrary_types_allowed=True)
+    panel: ClassVar[str] = "Images"
 
     images: int | str | Path | SyntheticSet | Tensor = 32
     """Number of synthetic images to calibrate with; the generator.safetensors of a training that is
     to make them; or images of your own: a set, or a tensor (N, C, H, W) in normalised space."""
 
 
-class DistillCall(Shows, FolderOptions, DistillOptions, RecipeOptions):
-    """All that `distill` takes beside the teacher."""
+class AnyStudent(Frozen):
+    """Who is taught."""
 
     model_config = ConfigDict(arbitrary_types_allowed=True)
+    panel: ClassVar[str] = "Model"
 
     student: str | nn.Module
     """Network to distill into. A module is copied and starts from its own weights; a source given
     by name starts from weights drawn anew."""
 
 
-class SynthesizeCall(Shows, MachineOptions, ImageOptions, TeacherOptions):
-    """All that `synthesize` takes beside the network."""
+class QuantizeCall(Shows, FolderOptions, AnyImages, QuantizeOptions, RecipeOptions):
+    """All that `quantize` takes beside the network."""
 
-    images: int = Field(default=32, ge=1)
-    """Number of images."""
+
+class DistillCall(Shows, FolderOptions, DistillOptions, RecipeOptions, AnyStudent):
+    """All that `distill` takes beside the teacher."""
+
+
+class SynthesizeCall(Shows, MachineOptions, ImageCount, ImageOptions, TeacherOptions):
+    """All that `synthesize` takes beside the network."""
 
 
 def takes(
@@ -119,21 +132,29 @@ def _documented(opened: Any, door: Any, options: Any) -> Any:
     """`opened` with the name of `door`, a signature and a documentation of all options."""
     opened.__name__, opened.__qualname__ = door.__name__, door.__qualname__
     opened.__module__ = door.__module__
-    first = inspect.Parameter(
-        "model", inspect.Parameter.POSITIONAL_ONLY, annotation="nn.Module | str"
-    )
-    own = inspect.signature(options).parameters.values()
-    opened.__signature__ = inspect.Signature([first, *own], return_annotation=Result)
-    lines = [f"    {field.name}: {_told(field)}" for field in described(options).values()]
+    kinds = inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.KEYWORD_ONLY
+    first = inspect.Parameter("model", kinds[0], annotation=nn.Module | str)
+    own = [_parameter(name, options.model_fields[name], kinds[1]) for name in in_panels(options)]
+    returned = get_type_hints(door)["return"]
+    opened.__signature__ = inspect.Signature([first, *own], return_annotation=returned)
+    told = [_told(describe(options, name)) for name in in_panels(options)]
     text = inspect.getdoc(door) or ""
-    opened.__doc__ = text.replace("    call: what is listed below.\n", "\n".join(lines) + "\n")
+    opened.__doc__ = text.replace("    call: what is listed below.\n", "".join(told))
     return opened
 
 
-def _told(field: Any) -> str:
-    default = f" Default: {field.default}." if field.default else ""
+def _parameter(name: str, field: FieldInfo, kind: Any) -> inspect.Parameter:
+    default = field.get_default(call_default_factory=True, validated_data={})
+    given = {} if default is PydanticUndefined else {"default": default}
+    return inspect.Parameter(name, kind, annotation=plain_type(field.annotation), **given)
+
+
+def _told(field: Described) -> str:
+    """An option as an entry of a docstring."""
     allowed = f" Takes {field.allowed}." if field.allowed and not field.choices else ""
-    return f"{field.meaning}{allowed}{default}"
+    default = f" Default: {field.default}." if field.default else ""
+    text = f"{field.name}: {field.meaning}{allowed}{default}"
+    return textwrap.fill(text, 96, initial_indent=" " * 4, subsequent_indent=" " * 8) + "\n"
 
 
 @takes(QuantizeCall)

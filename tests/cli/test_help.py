@@ -15,9 +15,9 @@ import datafree
 from conftest import ROOT
 from datafree.api import DistillCall, QuantizeCall, SynthesizeCall
 from datafree.cli.app import app
-from datafree.cli.options import PANELS, Option
+from datafree.cli.options import Option
 from datafree.config import Frozen, RunConfig
-from datafree.config.fields import describe, option_name
+from datafree.config.fields import PANELS, describe, option_name
 
 COMMANDS = sorted(app.commands)
 ONLY_COMMAND_LINE = {"config", "resume", "help"}

@@ -11,11 +11,10 @@ import click
 import yaml
 
 from datafree.config import Frozen
-from datafree.config.fields import Described, describe, option_name
+from datafree.config.fields import PANELS, Described, describe, in_panels, option_name, panel_of
 from datafree.config.options import FolderOptions
 from datafree.errors import ConfigError
 
-PANELS = ("Model", "Numbers", "Images", "Ranges and corrections", "Learning", "Output")
 _WIDTH = 80
 _VALUES = {"int": "N", "float": "X", "Path": "FILE", "str": "TEXT"}
 
@@ -96,16 +95,8 @@ def field_option(cls: type[Frozen], name: str, *, default: str | None = None) ->
 
 def field_options(cls: type[Frozen], *, without: Iterable[str] = ()) -> list[Option]:
     """The options of all fields of `cls` that are no secret of the configuration."""
-    names = [name for name in cls.model_fields if name not in set(without)]
+    names = [name for name in in_panels(cls) if name not in set(without)]
     return [field_option(cls, n) for n in names if not describe(cls, n).shown.hidden]
-
-
-def panel_of(cls: type[Frozen], name: str) -> str:
-    """The panel of the class that declares field `name`."""
-    for base in reversed(cls.__mro__):
-        if name in getattr(base, "__annotations__", {}):
-            return str(getattr(base, "panel", "Output"))
-    return "Output"
 
 
 def given_fields(values: Mapping[str, Any]) -> dict[str, Any]:

@@ -6,6 +6,8 @@ under it. All that people read about it comes from here.
 
 from __future__ import annotations
 
+import functools
+import operator
 import types
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -17,6 +19,8 @@ from pydantic_core import PydanticUndefined
 
 from datafree.config.base import Frozen
 
+PANELS = ("Model", "Numbers", "Images", "Ranges and corrections", "Learning", "Output")
+"""Parts of the help, in order; a class of options says in `panel` where its fields belong."""
 _BOUNDS = {Ge: "at least {}", Gt: "more than {}", Le: "at most {}", Lt: "less than {}"}
 
 
@@ -25,7 +29,7 @@ class Shown:
     """How a field is shown; put into its annotation: ``Annotated[int | None, Shown("all")]``.
 
     Attributes:
-        default: what people see in place of a default that is None.
+        default: what people see in place of the default, where that says nothing: None above all.
         value: placeholder of the value, such as ``C,H,W``.
         short: one-letter option of the command line, such as ``-o``.
         hidden: no option, neither of the command line nor of a Python function.
@@ -65,6 +69,32 @@ class Described:
 def described(cls: type[Frozen]) -> dict[str, Described]:
     """Every field of `cls` by name, in order; what a class does not say its bases say."""
     return {name: describe(cls, name) for name in cls.model_fields}
+
+
+def panel_of(cls: type[Frozen], name: str) -> str:
+    """The panel of the class that declares field `name`, the last one in which it is new."""
+    for base in reversed(cls.__mro__):
+        if name in getattr(base, "__annotations__", {}):
+            return str(getattr(base, "panel", PANELS[-1]))
+    return PANELS[-1]
+
+
+def in_panels(cls: type[Frozen]) -> list[str]:
+    """The fields of `cls` as people read them: panel by panel."""
+    return sorted(cls.model_fields, key=lambda name: PANELS.index(panel_of(cls, name)))
+
+
+def plain_type(annotation: Any) -> Any:
+    """A type without what `Annotated` adds to it and to its parts."""
+    if hasattr(annotation, "__metadata__"):
+        return plain_type(annotation.__origin__)
+    parts = get_args(annotation)
+    if not parts or get_origin(annotation) is Literal:
+        return annotation
+    plain = tuple(part if part is Ellipsis else plain_type(part) for part in parts)
+    if isinstance(annotation, types.UnionType) or get_origin(annotation) is Union:
+        return functools.reduce(operator.or_, plain)
+    return get_origin(annotation)[plain]  # pyright: ignore[reportOptionalSubscript]
 
 
 def describe(cls: type[Frozen], name: str) -> Described:
@@ -111,9 +141,11 @@ def written(value: Any) -> str:
 
 def _default(field: FieldInfo, shown: Shown) -> str:
     value = field.get_default(call_default_factory=True, validated_data={})
+    if shown.default:
+        return shown.default
     if value is PydanticUndefined:
         return ""
-    return shown.default or "none" if value is None else written(value)
+    return "none" if value is None else written(value)
 
 
 def _metadata(field: FieldInfo) -> list[Any]:

@@ -9,6 +9,7 @@ from typing import Any
 import yaml
 
 from datafree.config.base import build
+from datafree.config.fields import in_panels
 from datafree.config.options import METHODS
 from datafree.config.run import RunConfig
 from datafree.errors import ConfigError
@@ -67,4 +68,6 @@ def load_config(path: Path) -> RunConfig:
 
 def save_config(config: RunConfig, path: Path) -> None:
     """Write `config` to `path` as YAML, atomically, every default spelled out."""
-    write_text(path, yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False))
+    values = config.model_dump(mode="json")
+    ordered = {name: values[name] for name in in_panels(RunConfig)}
+    write_text(path, yaml.safe_dump(ordered, sort_keys=False))
