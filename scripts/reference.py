@@ -33,12 +33,17 @@ CALLS: dict[str, type[Frozen]] = {
     "distill": DistillCall,
     "synthesize": SynthesizeCall,
 }
+OWNERS = {("quantize", "distill"): "", tuple(CALLS): " *`synthesize` too.*"}
 OPTIONS = """# Options
 
 `datafree quantize`, `distill` and `synthesize` take these options on the command line, the
 functions of the same names take them as keywords, and `config.yaml` of a run holds them. The name
-is the same everywhere: `max_time` is `--max-time` on the command line; a dictionary such as
+is the same everywhere: `--max-time` is `max_time` in Python and in files. A dictionary such as
 `method_options` is `--method-option NAME=VALUE`, repeated.
+
+Before all of them stands the model: a source as in [Command line](../cli.md), `model=` in Python,
+where it can be a module too. An option is of `quantize` and of `distill` unless its line says
+otherwise.
 
 This page is written by `python scripts/reference.py` from the fields of `datafree.config`.
 """
@@ -60,22 +65,19 @@ def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     )
 
 
-def option_row(field: Described, commands: Sequence[str]) -> tuple[str, str, str, str, str]:
-    """Name, command line, default, meaning and commands of one option."""
+def option_row(field: Described, commands: Sequence[str]) -> tuple[str, str, str]:
+    """Name, default and meaning of one option."""
+    name = option_name(field.name)
+    python = "" if name == f"--{field.name.replace('_', '-')}" else f" (`{field.name}`)"
     takes = "" if field.choices or not field.allowed else f" ({field.allowed})"
     choices = f" One of {', '.join(f'`{c}`' for c in field.choices)}." if field.choices else ""
-    return (
-        f"`{field.name}`",
-        f"`{option_name(field.name)}`",
-        field.default,
-        f"{field.meaning}{takes}{choices}",
-        ", ".join(commands),
-    )
+    owners = OWNERS.get(tuple(commands), f" *Only {' and '.join(commands)}.*")
+    return f"`{name}`{python}", field.default, f"{field.meaning}{takes}{choices}{owners}"
 
 
 def options_page() -> str:
     """All options by panel."""
-    rows: dict[str, list[tuple[str, str, str, str, str]]] = {panel: [] for panel in PANELS}
+    rows: dict[str, list[tuple[str, str, str]]] = {panel: [] for panel in PANELS}
     names = dict.fromkeys([*QuantizeCall.model_fields, *DistillCall.model_fields])
     known = in_panels(RunConfig)
     for name in sorted(names, key=lambda n: known.index(n) if n in known else len(known)):
@@ -87,10 +89,9 @@ def options_page() -> str:
         rows[panel_of(owner, name)].append(option_row(field, commands))
     text = OPTIONS
     for panel, found in rows.items():
-        head = ("in Python and files", "on the command line", "default", "meaning", "of")
-        text += f"\n## {panel}\n\n{table(head, found)}"
+        text += f"\n## {panel}\n\n{table(('option', 'default', 'meaning'), found)}"
     bits = describe(DistillOptions, "bits")
-    return f"{text}\nFor `distill`, `bits` defaults to {bits.default}: {bits.meaning}\n"
+    return f"{text}\nFor `distill`, `--bits` defaults to {bits.default}: {bits.meaning}\n"
 
 
 def method_section(method: Explained) -> str:
