@@ -13,8 +13,9 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Concatenate, ParamSpec, TypeVar, get_type_hints
 
+import numpy as np
 import torch
-from pydantic import ConfigDict, SkipValidation, ValidationError
+from pydantic import ConfigDict, PlainValidator, SkipValidation, ValidationError
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 from torch import Tensor, fx, nn
@@ -32,6 +33,7 @@ from datafree.config import (
 )
 from datafree.config.base import in_one_line
 from datafree.config.fields import Described, Shown, describe, in_panels, plain_type
+from datafree.config.former import renamed
 from datafree.config.options import (
     FolderOptions,
     ImageCount,
@@ -67,15 +69,36 @@ class Shows(Frozen):
     """Shown during long stages, see `datafree.progress`."""
 
 
+def image_source(value: Any) -> int | str | Path | SyntheticSet | Tensor:
+    """Images as `quantize` takes them; NumPy arrays and lists of images become one tensor.
+
+    Raises:
+        ValueError: none of these, or images of several sizes.
+    """
+    if isinstance(value, np.ndarray):
+        return torch.from_numpy(np.ascontiguousarray(value))  # pyright: ignore[reportUnknownMemberType]
+    if isinstance(value, list | tuple) and value:
+        return torch.stack([torch.as_tensor(image) for image in value])
+    if isinstance(value, int | str | Path | SyntheticSet | Tensor) and not isinstance(value, bool):
+        return value
+    raise ValueError(
+        f"{type(value).__name__} is neither a number of images nor images: give a number, a"
+        " generator's file, a SyntheticSet, or a tensor or array (N, C, H, W)"
+    )
+
+
 class AnyImages(Frozen):
     """Images, or how many."""
 
     model_config = ConfigDict(arbitrary_types_allowed=True)
     panel: ClassVar[str] = "Images"
 
-    images: int | str | Path | SyntheticSet | Tensor = 32
+    images: Annotated[
+        int | str | Path | SyntheticSet | Tensor, PlainValidator(image_source), Shown("32")
+    ] = 32
     """Number of synthetic images to calibrate with; the generator.safetensors of a training that is
-    to make them; or images of your own: a set, or a tensor (N, C, H, W) in normalised space."""
+    to make them; or images of your own: a set, or a tensor, an array or a list of them
+    (N, C, H, W) in normalised space."""
 
 
 class AnyStudent(Frozen):
@@ -116,10 +139,10 @@ def takes(
         door: Callable[[nn.Module | str, C], R],
     ) -> Callable[Concatenate[nn.Module | str, P], R]:
         def opened(model: nn.Module | str, /, *args: P.args, **kwargs: P.kwargs) -> R:
+            assert inspect.isclass(options)  # noqa: S101 - only classes are decorated with
             try:
-                given = options(*args, **kwargs)
+                given = options(*args, **renamed(kwargs, options.model_fields))
             except ValidationError as error:
-                assert inspect.isclass(options)  # noqa: S101 - only classes are decorated with
                 raise ConfigError(f"{door.__name__}: {in_one_line(error, options)}") from None
             return door(model, given)
 

@@ -26,8 +26,9 @@ from datafree.config.scheme import Bits, Scheme, named_bits
 Numbers = BeforeValidator(comma_separated)
 MethodName = Annotated[str | type[Frozen] | Frozen, PlainValidator(reference)]
 """A method by name, by `file.py:Class`, or a class or an instance of one; kept as a name."""
-Options = Annotated[dict[str, Any], Shown(value="NAME=VALUE")]
-ShortOptions = Annotated[dict[str, Any], Shown(value="NAME=VALUE", short="-o")]
+NoneIsEmpty = BeforeValidator(lambda value: {} if value is None else value)
+Options = Annotated[dict[str, Any], NoneIsEmpty, Shown(value="NAME=VALUE")]
+ShortOptions = Annotated[dict[str, Any], NoneIsEmpty, Shown(value="NAME=VALUE", short="-o")]
 METHODS = ("method", "calibrator", "reconstruction", "training")
 """Fields that name a method; `NAME_options` beside each holds its hyper-parameters."""
 

@@ -1,0 +1,54 @@
+"""Names that options had before, so that programs written for them keep running."""
+
+from __future__ import annotations
+
+import difflib
+import warnings
+from collections.abc import Collection, Mapping
+from typing import Any
+
+RENAMED = {
+    "weight_symmetric": "symmetric_weights",
+    "activation_symmetric": "symmetric_activations",
+    "max_seconds": "max_time",
+    "count": "images",
+    "options": "training_options",
+}
+
+
+def renamed(given: Mapping[str, Any], known: Collection[str]) -> dict[str, Any]:
+    """Keywords under today's names; those that already have them are left as they are.
+
+    ``weights=4, activations=8`` becomes ``bits="W4A8"``; hyper-parameters of an image method among
+    options of `synthesize` become its `method_options`. A `FutureWarning` says what was renamed.
+
+    Args:
+        given: keywords of a call.
+        known: names that the call takes today.
+    """
+    now: dict[str, Any] = dict(given)
+    told: list[str] = []
+    numbers = {name: now[name] for name in ("weights", "activations") if name in now}
+    if numbers and "bits" in known and "bits" not in now:
+        bits = f"W{numbers.get('weights', 8)}A{numbers.get('activations', 8)}"
+        now = {name: value for name, value in now.items() if name not in numbers} | {"bits": bits}
+        told.append(f"{' and '.join(numbers)} are bits={bits!r}")
+    for old, new in RENAMED.items():
+        if old in now and old not in known and new in known and new not in now:
+            now[new] = now.pop(old)
+            told.append(f"{old} is {new}")
+    if "method_options" in known and "bits" not in known:
+        loose = {name: now[name] for name in now if not _alike(name, known)}
+        if loose:
+            options: Any = now.get("method_options") or {}
+            now = {name: value for name, value in now.items() if name not in loose}
+            now["method_options"] = {**options, **loose}
+            told.append(f"{' and '.join(loose)} go into method_options")
+    if told:
+        warnings.warn(f"options have new names: {', '.join(told)}", FutureWarning, stacklevel=4)
+    return now
+
+
+def _alike(name: str, known: Collection[str]) -> bool:
+    """Whether `name` is known, or so much like a known one that it is rather misspelled."""
+    return name in known or bool(difflib.get_close_matches(name, known, n=1, cutoff=0.6))
