@@ -16,7 +16,8 @@ from torch import Tensor, fx, nn
 from benchmarks.kinds.base import Bench, Kind
 from datafree.config import RunConfig
 from datafree.graph.fold import fold_batch_norms
-from datafree.graph.insert import ACTIVATIONS, quantizable_layers
+from datafree.graph.insert import quantizable_layers
+from datafree.graph.placement import ACTIVATIONS
 from datafree.graph.taps import tap_calls, tap_outputs
 from datafree.tensors import fast_layout
 

@@ -71,7 +71,7 @@ def test_the_default_shown_is_the_default(command: str) -> None:
         if name not in RunConfig.model_fields or option.multiple:
             continue
         cls = CALLS[command]
-        default = cls.model_fields[name].get_default(call_default_factory=True)
+        default = cls.model_fields[name].get_default(call_default_factory=True, validated_data={})
         shown = str(option.help).partition("[default: ")[2].partition("]")[0].split(";")[0]
         if default is PydanticUndefined:  # has to be given
             continue

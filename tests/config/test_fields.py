@@ -73,6 +73,8 @@ def test_names_on_the_command_line() -> None:
 def test_every_option_has_a_meaning_and_a_default_in_words(cls: type[Frozen]) -> None:
     for field in described(cls).values():
         assert field.meaning[:1].isupper() and field.meaning.endswith("."), field.name
-        value = cls.model_fields[field.name].get_default(call_default_factory=True)
+        value = cls.model_fields[field.name].get_default(
+            call_default_factory=True, validated_data={}
+        )
         if value is None and field.name != "recipe":
             assert field.shown.default, f"{field.name} has None for a default: say what that is"

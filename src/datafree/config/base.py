@@ -60,6 +60,8 @@ def in_one_line(error: ValidationError, cls: type[BaseModel]) -> str:
     """
     parts: list[str] = []
     for problem in error.errors():
+        if problem["type"] == "default_factory_not_called":
+            continue  # the default follows from another field, whose problem is told
         where = ".".join(str(part) for part in problem["loc"])
         if problem["type"] == "extra_forbidden":
             names = _class_at(cls, problem["loc"][:-1]).model_fields

@@ -21,7 +21,7 @@ from datafree.config.parsing import (
     shape,
     sorted_once,
 )
-from datafree.config.scheme import Bits, Scheme, named_bits
+from datafree.config.scheme import Bits, Scheme, known_target, named_bits
 
 Numbers = BeforeValidator(comma_separated)
 MethodName = Annotated[str | type[Frozen] | Frozen, PlainValidator(reference)]
@@ -57,6 +57,17 @@ class ModelConfig(TeacherOptions):
 
     source: str
     """As for the model of a run."""
+
+
+class TargetOptions(Frozen):
+    """What is to run the student."""
+
+    panel: ClassVar[str] = "Numbers"
+
+    target: Annotated[str, AfterValidator(known_target), Shown(value="NAME")] = "onnxruntime"
+    """What is to execute the student; it binds the numbers and the places of quantizers before
+    anything is calibrated: `datafree targets` lists them. `paper` is none: numbers and places as
+    the papers have them."""
 
 
 class BudgetOptions(Frozen):
@@ -243,7 +254,8 @@ class FolderOptions(Frozen):
 # Fields of the last base come first.
 class QuantizeOptions(
     MachineOptions, OutputOptions, GeneratorOptions, TrainingOptions, RoundingOptions,
-    CorrectionOptions, RangeOptions, ImageOptions, BudgetOptions, Scheme, TeacherOptions,
+    CorrectionOptions, RangeOptions, ImageOptions, BudgetOptions, TargetOptions, Scheme,
+    TeacherOptions,
 ):  # fmt: skip
     """The options of a quantization, but for its network and the number of its images."""
 
@@ -253,8 +265,8 @@ def _bits_or_float(value: Any) -> str:
 
 
 class DistillOptions(
-    MachineOptions, OutputOptions, GeneratorOptions, RoundingOptions, RangeOptions, Scheme,
-    TeacherOptions,
+    MachineOptions, OutputOptions, GeneratorOptions, RoundingOptions, RangeOptions, TargetOptions,
+    Scheme, TeacherOptions,
 ):  # fmt: skip
     """The options of a distillation, but for its two networks."""
 

@@ -6,13 +6,14 @@ import re
 from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar, Literal, Self
 
-from pydantic import BeforeValidator, Field
+from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
 from datafree.config.base import Frozen
 from datafree.config.fields import Shown
+from datafree.targets import Placement, Target, load_target
+from datafree.targets.base import nearest
 
 Policy = Literal["all", "first_last_8", "brecq"]
-Placement = Literal["every_input", "after_activation"]
 Bits = Annotated[int, Field(ge=2, le=8)]
 
 _PATTERN = re.compile(r"W(\d+)A(\d+)")
@@ -38,28 +39,52 @@ def named_bits(value: Any) -> str:
     return f"W{weights}A{activations}"
 
 
+def known_target(name: str) -> str:
+    """`name`, if there is such a target.
+
+    Raises:
+        ValueError: there is none.
+    """
+    load_target(name)
+    return name
+
+
+def _target(known: Mapping[str, Any]) -> Target:
+    """The rules of the target among the fields validated so far."""
+    return load_target(known.get("target", "paper"))
+
+
 class Scheme(Frozen):
     """Which numbers a student is allowed: bits, grids, and where quantizers stand."""
 
     panel: ClassVar[str] = "Numbers"
 
+    target: Annotated[str, AfterValidator(known_target), Shown(value="NAME")] = "paper"
+    """What is to execute the student, a file of `datafree.targets`."""
     bits: Annotated[str, BeforeValidator(named_bits)] = "W8A8"
     """Bits of weights and activations, from W8A8 to W2A2; W4A32 leaves activations in float."""
     policy: Policy = "all"
     """Which layers have these bits: `all`; all but the first and last layer's weights, which have 8
     (`first_last_8`); or `brecq`, as BRECQ, Genie and SADAG have it: these weights and the inputs of
     the second and the last layer at 8 bits, the network's own input in float."""
-    placement: Placement = "every_input"
-    """Where activations are quantized: at `every_input` of a convolution or linear layer, as
-    integer kernels need (the network's own input at 8 bits, like the image it is); or only
-    `after_activation` functions, as in the ZeroQ and DSG papers."""
-    symmetric_weights: bool = False
-    """Signed codes around a zero point of 0 for weights (TensorRT, LiteRT), instead of affine
-    ones."""
-    symmetric_activations: bool = False
+    placement: Annotated[Placement, Shown("the target's")] = Field(
+        default_factory=lambda known: _target(known).placement
+    )
+    """Where activations are quantized: at `every_edge` that the target computes in integers; or, as
+    in papers, at `every_input` of a convolution or linear layer (the network's own input at 8 bits,
+    like the image it is), or only `after_activation` functions."""
+    symmetric_weights: Annotated[bool, Shown("the target's")] = Field(
+        default_factory=lambda known: _target(known).usual[0]
+    )
+    """Signed codes around a zero point of 0 for weights, instead of affine ones."""
+    symmetric_activations: Annotated[bool, Shown("the target's")] = Field(
+        default_factory=lambda known: _target(known).usual[1]
+    )
     """Zero point 0 for activations, their codes unsigned where the position in the graph is never
-    negative."""
-    weight_granularity: Literal["channel", "tensor"] = "channel"
+    negative and the target has unsigned ones."""
+    weight_granularity: Annotated[Literal["channel", "tensor"], Shown("the target's")] = Field(
+        default_factory=lambda known: _target(known).granularities[0]
+    )
     """One weight grid per output `channel`, or one per `tensor`."""
     weight_range: Literal["auto", "minmax", "mse"] = "auto"
     """Range of the weights' grids: their extremes (`minmax`); the least error to the power 2.4 over
@@ -72,6 +97,58 @@ class Scheme(Frozen):
     at 8 bits cannot be given others."""
     ste: Literal["clipped", "full"] = "clipped"
     """Gradient of rounding where values are clipped: none (`clipped`), or passed on (`full`)."""
+
+    @model_validator(mode="after")
+    def _legal(self) -> Self:
+        rules, name = self.rules, self.target
+        if self.placement not in rules.placements:
+            raise ValueError(
+                f"target {name} has quantizers at {rules.placement}, not {self.placement}: leave"
+                f" placement out, or choose target paper"
+            )
+        if self.weight_granularity not in rules.granularities:
+            raise ValueError(
+                f"target {name} has one weight grid per {rules.granularities[0]}, not per"
+                f" {self.weight_granularity}: leave weight_granularity out"
+            )
+        for field, asked, allowed in (
+            ("symmetric_weights", self.symmetric_weights, rules.symmetric_weights),
+            ("symmetric_activations", self.symmetric_activations, rules.symmetric_activations),
+        ):
+            if allowed is not None and asked != allowed:
+                kind = "zero point 0" if allowed else "affine grids"
+                raise ValueError(
+                    f"target {name} takes {kind} for {field.partition('_')[2]}: leave {field} out,"
+                    " or choose target paper"
+                )
+        self._legal_widths(rules)
+        return self
+
+    def _legal_widths(self, rules: Target) -> None:
+        weights, activations = self._numbers()
+        legal = (
+            nearest(weights, rules.weight_widths), nearest(activations, rules.activation_widths)
+        )  # fmt: skip
+        # Nothing is quantized at 32 bits, which every target can run.
+        if activations == _FLOAT:
+            legal = (legal[0], activations)
+        if legal != (weights, activations):
+            raise ValueError(
+                f"target {self.target} has no {self.bits}: the nearest is"
+                f" W{legal[0]}A{legal[1]}, or choose target onnxruntime or paper"
+            )
+        wrong = [n for n, bits in self.layer_bits.items() if bits not in rules.weight_widths]
+        if wrong:
+            raise ValueError(
+                f"target {self.target} has no weights of {self.layer_bits[wrong[0]]} bits, which"
+                f" layer_bits asks for {wrong[0]}: the nearest is"
+                f" {nearest(self.layer_bits[wrong[0]], rules.weight_widths)}"
+            )
+
+    @property
+    def rules(self) -> Target:
+        """What `target` takes."""
+        return load_target(self.target)
 
     @property
     def weights(self) -> int:

@@ -1,68 +1,38 @@
 """From a student to ONNX nodes: integer weights, QuantizeLinear and DequantizeLinear.
 
 The student is traced with a marker node in place of every quantizer; `rewrite` turns the markers
-into standard ONNX. torch's own exporter knows full 8-bit ranges only.
+into standard ONNX, in the patterns that runtimes have integer kernels for.
 """
 
 from __future__ import annotations
 
-import copy
 from dataclasses import dataclass, field
-from typing import Literal
 
-import numpy as np
 import onnx
 import torch
-from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
-from torch import Tensor, fx, nn
+from torch import Tensor, fx
 
+from datafree.export._markers import DOMAIN
+from datafree.export._storage import (
+    WIDENED,
+    WeightType,
+    integers,
+    stored_activation,
+    stored_weight,
+)
+from datafree.graph.settle import bias_scale, input_quantizers, rules_of
 from datafree.graph.widths import activation_widths
 from datafree.quant.modules import QUANTIZED, ActivationQuantizer, QuantizedLayer, Quantizer
 
-WeightType = Literal["auto", "int8", "uint8"]
-
-DOMAIN = "datafree"
-_WEIGHT, _ACTIVATION = "Weight", "Activation"
-_TYPES = {
-    (4, False): TensorProto.UINT4,
-    (4, True): TensorProto.INT4,
-    (8, False): TensorProto.UINT8,
-    (8, True): TensorProto.INT8,
-}
-
-
-class _Marker(nn.Module):
-    """Traces as one ONNX node ``datafree::kind`` that names a module of the student."""
-
-    def __init__(self, kind: str, path: str) -> None:
-        super().__init__()
-        self.kind, self.path = kind, path
-
-    def forward(self, values: Tensor) -> Tensor:
-        """A stand-in of the type and shape of `values`; only its trace matters."""
-        return torch.onnx.ops.symbolic(
-            f"{DOMAIN}::{self.kind}",
-            (values,),
-            {"path": self.path},
-            dtype=values.dtype,
-            shape=values.shape,
-            version=1,
-        )
-
-
-def with_markers(student: fx.GraphModule) -> fx.GraphModule:
-    """A copy of `student` that traces to marker nodes instead of quantizers."""
-    marked = copy.deepcopy(student)
-    for name, module in list(marked.named_modules()):
-        if isinstance(module, QUANTIZED):
-            marker = _Marker(_WEIGHT, name) if module.weight_quantizer.enabled else nn.Identity()
-            module.weight_quantizer = marker  # pyright: ignore - it is only traced
-    for name, module in list(marked.named_modules(remove_duplicate=False)):
-        if isinstance(module, ActivationQuantizer):
-            marker = _Marker(_ACTIVATION, name) if module.enabled else nn.Identity()
-            marked.set_submodule(name, marker)
-    return marked
+_PAIR = ("QuantizeLinear", "DequantizeLinear")
+# They move integer values about; before and behind these a runtime wants the same grid twice.
+_RESHAPES = frozenset(("Flatten", "Reshape", "Squeeze"))
+_SAME_BEHIND = frozenset(("Split", "DepthToSpace", "Resize", "Upsample"))
+_MOVES = _RESHAPES | _SAME_BEHIND | {
+    "Transpose", "Slice", "MaxPool", "Unsqueeze", "Identity", "Gather", "Pad",
+}  # fmt: skip
+_LAYERS = ("Conv", "Gemm", "MatMul")
 
 
 def rewrite(model: onnx.ModelProto, student: fx.GraphModule, weight_type: WeightType) -> int:
@@ -71,20 +41,23 @@ def rewrite(model: onnx.ModelProto, student: fx.GraphModule, weight_type: Weight
     Args:
         model: traced from `with_markers(student)`.
         student: where scales, zero points and codes come from.
-        weight_type: signed or unsigned integers, or `auto` as the weight's grid has them.
+        weight_type: see `stored_weight`.
 
     Returns:
         Bytes of the weights of quantized layers: codes, scales and zero points.
     """
-    rewriter = _Rewriter(student, weight_type, _narrow_layers(student))
+    rewriter = _Rewriter(student, weight_type, model.graph)
     for node in model.graph.node:
         rewriter.visit(node)
-    used = {name for node in rewriter.nodes for name in node.input} | {
-        o.name for o in model.graph.output
-    }
+    used = {output.name for output in model.graph.output}
+    nodes: list[onnx.NodeProto] = []
+    for node in reversed(rewriter.nodes):
+        if used.intersection(node.output):
+            used.update(node.input)
+            nodes.append(node)
     initializers = [*model.graph.initializer, *rewriter.initializers.values()]
     del model.graph.node[:], model.graph.initializer[:]
-    model.graph.node.extend(rewriter.nodes)
+    model.graph.node.extend(reversed(nodes))
     model.graph.initializer.extend(tensor for tensor in initializers if tensor.name in used)
     for opset in [opset for opset in model.opset_import if opset.domain == DOMAIN]:
         model.opset_import.remove(opset)
@@ -93,51 +66,57 @@ def rewrite(model: onnx.ModelProto, student: fx.GraphModule, weight_type: Weight
 
 def can_saturate(student: fx.GraphModule, weight_type: WeightType) -> bool:
     """Whether integer kernels would multiply 8-bit activations with int8 weights beyond 7 bits."""
-    for path, widths in _widths(student).items():
-        if widths != {8}:
-            continue
+    for path, widths in activation_widths(student).items():
         layer = student.get_submodule(path)
-        if isinstance(layer, QUANTIZED):
-            shift, kind = _storage(layer.weight_quantizer, weight_type)
-            values = layer.weight_quantizer.codes(layer.weight.detach()) + shift
-            if kind == TensorProto.INT8 and bool(((values < -64) | (values > 63)).any()):
+        if 8 not in widths or not isinstance(layer, QUANTIZED):
+            continue
+        if layer.weight_quantizer.enabled:
+            stored = stored_weight(layer, weight_type)
+            beyond = (stored.codes < -64) | (stored.codes > 64)
+            if stored.kind == TensorProto.INT8 and bool(beyond.any()):
                 return True
     return False
 
 
-def _narrow_layers(student: fx.GraphModule) -> frozenset[str]:
-    """Paths of layers whose weight, or an activation that reaches them, has less than 8 bits.
+@dataclass(frozen=True)
+class _Grid:
+    """What a pair of QuantizeLinear and DequantizeLinear reads: initializers by name."""
 
-    Runtimes have no integer kernels for these. onnxruntime nevertheless rounds a bias inside such a
-    convolution to the grid of the integer sum, whose step grows as the widths shrink: at W4A4 this
-    changed 6 % of ResNet-20's predictions. A bias added after the convolution stays exact.
-    """
-    return frozenset(
-        path for path, widths in _widths(student).items() if widths and min(widths) < 8
-    )
-
-
-def _widths(student: fx.GraphModule) -> dict[str, set[int]]:
-    """By quantized layer, bits of its weight and of activations before it; none for float ones."""
-    found: dict[str, set[int]] = {}
-    for path, before in activation_widths(student).items():
-        layer = student.get_submodule(path)
-        assert isinstance(layer, QUANTIZED)  # noqa: S101 - only these are listed
-        weight = layer.weight_quantizer
-        own = {weight.grid.bits if weight.enabled else 32} if before else set[int]()
-        found[path] = before | own
-    return found
+    scale: str
+    zero_point: str
+    limits: tuple[str, str] | None
 
 
 @dataclass
 class _Rewriter:
     student: fx.GraphModule
     weight_type: WeightType
-    narrow: frozenset[str]
+    traced: onnx.GraphProto
     nodes: list[onnx.NodeProto] = field(default_factory=list)
     initializers: dict[str, TensorProto] = field(default_factory=dict)
     weight_bytes: int = 0
-    _layer_of: dict[str, QuantizedLayer] = field(default_factory=dict)
+    _layers: dict[str, tuple[str, QuantizedLayer]] = field(default_factory=dict)
+    _grids: dict[str, _Grid] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        """Look up what holds for the whole student."""
+        self.rules = rules_of(self.student)
+        self.inputs = input_quantizers(self.student)
+        self.made = {name: node for node in self.traced.node for name in node.output}
+        self.readers: dict[str, list[onnx.NodeProto]] = {}
+        for node in self.traced.node:
+            for name in node.input:
+                self.readers.setdefault(name, []).append(node)
+        self.constants = {tensor.name: tensor for tensor in self.traced.initializer}
+        self.narrow = frozenset(
+            path for path, widths in activation_widths(self.student).items()
+            if widths and min(*widths, self._bits(path)) < 8
+        )  # fmt: skip
+
+    def _bits(self, path: str) -> int:
+        layer = self.student.get_submodule(path)
+        assert isinstance(layer, QUANTIZED)  # noqa: S101 - only these are listed
+        return layer.weight_quantizer.grid.bits if layer.weight_quantizer.enabled else 32
 
     def visit(self, node: onnx.NodeProto) -> None:
         if node.domain == DOMAIN:
@@ -147,76 +126,204 @@ class _Rewriter:
                 self._weight(path, module, node.output[0])
             elif isinstance(module, ActivationQuantizer):
                 self._activation(path, module, node.input[0], node.output[0])
-        elif (
-            len(node.input) > 1
-            and node.input[1] in self._layer_of
-            and node.op_type in ("Conv", "Gemm")
-        ):
-            self._layer(node)
-        else:
+            return
+        weight = next((name for name in node.input if name in self._layers), None)
+        if weight is not None and node.op_type in _LAYERS:
+            self._layer(node, *self._layers[weight])
+        elif weight is not None and node.op_type == "Transpose":
+            self._layers[node.output[0]] = self._layers[weight]
             self.nodes.append(node)
+        elif node.op_type == "Add" and self._added_bias(node):
+            self.nodes.append(node)
+        else:
+            self._plain(node)
+
+    def _plain(self, node: onnx.NodeProto) -> None:
+        """A node without weights; the grid of what it moves about is known behind it."""
+        grid = self._grids.get(node.input[0]) if node.op_type in _MOVES and node.input else None
+        self.nodes.append(node)
+        if grid is None:
+            return
+        for place, output in enumerate(list(node.output)):
+            if self._integer and self._wants_grid(node, output):
+                node.output[place] = f"{output}/moved"
+                self._pair(output, grid, node.output[place], output)
+            self._grids[output] = grid
+
+    def _wants_grid(self, node: onnx.NodeProto, output: str) -> bool:
+        """Whether integer kernels behind `node` want its grid said again."""
+        # A convolution takes zeros in front of it in as its own padding.
+        into_layer = all(reader.op_type == "Conv" for reader in self.readers.get(output, ()))
+        return node.op_type in _SAME_BEHIND or (node.op_type == "Pad" and not into_layer)
+
+    @property
+    def _integer(self) -> bool:
+        """Whether this student was made for a runtime's integer kernels."""
+        return bool(self.rules.behind) and self.rules.placement == "every_edge"
 
     def _weight(self, path: str, layer: QuantizedLayer, output: str) -> None:
-        """Codes as an initializer, and the DequantizeLinear that gives the weight."""
+        """Codes as an initializer, widened to 8 bits, and the DequantizeLinear behind them."""
         quantizer = layer.weight_quantizer
         names = [f"{path}.weight_{part}" for part in ("quantized", "scale", "zero_point")]
+        stored = stored_weight(layer, self.weight_type)
+        wide = WIDENED.get(stored.kind)
         if names[0] not in self.initializers:
-            shift, kind = _storage(quantizer, self.weight_type)
-            values = quantizer.codes(layer.weight.detach()).cpu() + shift
-            scale, zero_point = quantizer.scale.cpu(), quantizer.zero_point.cpu() + shift
+            scale, zero_point = quantizer.scale.cpu(), stored.zero_point
             if quantizer.axis is not None:
                 scale, zero_point = scale.flatten(), zero_point.flatten()
             for tensor in (
-                _integers(names[0], values.numpy(), kind),
+                integers(names[0], stored.codes, stored.kind),
                 numpy_helper.from_array(scale.numpy(), names[1]),
-                _integers(names[2], zero_point.numpy(), kind),
+                # Left out, it would be 0 too, but onnxruntime's exact mode then fails.
+                integers(names[2], zero_point, wide or stored.kind),
             ):
                 self.initializers[tensor.name] = tensor
                 self.weight_bytes += len(tensor.raw_data)
+        if wide is not None:
+            # Folded when a session loads: small on disk, and fast kernels have 8 bits.
+            cast = helper.make_node(
+                "Cast", names[:1], [f"{output}/widened"], f"{path}/Cast", to=wide
+            )
+            self.nodes.append(cast)
+            names[0] = cast.output[0]
         node = helper.make_node("DequantizeLinear", names, [output], f"{path}/DequantizeLinear")
         if quantizer.axis is not None:
             node.attribute.append(helper.make_attribute("axis", quantizer.axis))
         self.nodes.append(node)
-        if path in self.narrow:
-            self._layer_of[output] = layer
+        self._layers[output] = (path, layer)
 
-    def _activation(self, path: str, quantizer: Quantizer, source: str, output: str) -> None:
-        """QuantizeLinear and DequantizeLinear, after a Clip where the grid has less than 8 bits.
+    def _activation(
+        self, path: str, quantizer: ActivationQuantizer, source: str, output: str
+    ) -> None:
+        """QuantizeLinear and DequantizeLinear; codes of less than 8 bits are clipped in between.
 
-        All widths take an 8-bit type: what lies between the two nodes is never stored, and
-        onnxruntime 1.31 refuses a Clip, such as ReLU6, in front of 4-bit codes.
+        All widths take an 8-bit type, whose kernels are the fast ones.
         """
+        grid = self._grid(path, quantizer)
+        before = self.made.get(source)
+        if before is not None and before.op_type == "ReduceMean" and self._is_pool(before):
+            source = self._pooled(before, grid)
+        elif before is not None and before.op_type == "Clip" and grid.limits is not None:
+            source = self._unclipped(before, quantizer)
+        self._pair(path, grid, source, output)
+        self._grids[output] = grid
+
+    def _grid(self, path: str, quantizer: Quantizer) -> _Grid:
+        """The initializers of a quantizer's grid."""
+        moved, kind = stored_activation(
+            quantizer, signed=self.rules.signed_activations and quantizer.grid.qmin < 0
+        )
         grid = quantizer.grid
-        kind = _TYPES[8, grid.qmin < 0]
-        scale, zero_point = quantizer.scale.cpu(), quantizer.zero_point.cpu()
+        limits = None
         if grid.bits < 8:
-            limits = [
-                self._float((code - zero_point) * scale, f"{path}.{part}")
+            ends = [
+                self._add(integers(f"{path}.{part}", torch.tensor(float(code + moved)), kind))
                 for part, code in (("min", grid.qmin), ("max", grid.qmax))
             ]
-            clipped = f"{output}_clipped"
-            clip = helper.make_node("Clip", [source, *limits], [clipped], f"{path}/Clip")
-            self.nodes.append(clip)
-            source = clipped
-        parameters = [
-            self._float(scale, f"{path}.scale"),
-            self._add(_integers(f"{path}.zero_point", zero_point.numpy(), kind)),
-        ]
-        stored = f"{output}_quantized"
-        for operator, read, write in (
-            ("QuantizeLinear", source, stored),
-            ("DequantizeLinear", stored, output),
-        ):
-            self.nodes.append(
-                helper.make_node(operator, [read, *parameters], [write], f"{path}/{operator}")
-            )
+            limits = ends[0], ends[1]
+        zero_point = quantizer.zero_point.cpu() + moved
+        return _Grid(
+            self._float(quantizer.scale.cpu(), f"{path}.scale"),
+            self._add(integers(f"{path}.zero_point", zero_point, kind)),
+            limits,
+        )
 
-    def _layer(self, node: onnx.NodeProto) -> None:
-        """A narrow layer: its bias becomes an Add of its own."""
-        layer = self._layer_of[node.input[1]]
-        if layer.bias is None or len(node.input) < 3:
+    def _pair(self, path: str, grid: _Grid, source: str, output: str) -> None:
+        """The nodes that put `source` on `grid` and give `output`."""
+        codes = f"{output}_quantized"
+        parameters = [grid.scale, grid.zero_point]
+        quantize = [source, *parameters], [codes], f"{path}/{_PAIR[0]}"
+        self.nodes.append(helper.make_node(_PAIR[0], *quantize))
+        if grid.limits is not None:
+            clipped = f"{output}_clipped"
+            clip = [codes, *grid.limits], [clipped], f"{path}/Clip"
+            self.nodes.append(helper.make_node("Clip", *clip))
+            codes = clipped
+        dequantize = [codes, *parameters], [output], f"{path}/{_PAIR[1]}"
+        self.nodes.append(helper.make_node(_PAIR[1], *dequantize))
+
+    def _is_pool(self, node: onnx.NodeProto) -> bool:
+        """Whether a mean goes over height and width."""
+        if not self._integer or len(node.input) < 2:
+            return False
+        axes = self._constant(node.input[1])
+        return sorted(int(axis) % 4 for axis in axes) == [2, 3]
+
+    def _constant(self, name: str) -> list[float]:
+        """The values of a constant of the traced graph; none where it is none."""
+        node = self.made.get(name)
+        if node is not None and node.op_type == "Constant":
+            return numpy_helper.to_array(node.attribute[0].t).reshape(-1).tolist()
+        tensor = self.constants.get(name)
+        return [] if tensor is None else numpy_helper.to_array(tensor).reshape(-1).tolist()
+
+    def _pooled(self, mean: onnx.NodeProto, grid: _Grid) -> str:
+        """A mean over height and width as the pooling that runtimes have an integer kernel for."""
+        kept = next((a.i for a in mean.attribute if a.name == "keepdims"), 1)
+        self.nodes.remove(mean)
+        (output,) = mean.output
+        pooled = output if kept else f"{output}/pooled"
+        pool = helper.make_node("GlobalAveragePool", mean.input[:1], [pooled], mean.name)
+        pool.metadata_props.extend(mean.metadata_props)
+        self.nodes.append(pool)
+        if not kept:
+            self._pair(f"{output}/pooled", grid, pooled, f"{output}/pooled_again")
+            flat = helper.make_node(
+                "Flatten", [f"{output}/pooled_again"], [output], f"{mean.name}/Flatten"
+            )
+            self.nodes.append(flat)
+        return output
+
+    def _unclipped(self, clip: onnx.NodeProto, quantizer: Quantizer) -> str:
+        """What a Clip reads, where the codes are clipped to no more than it leaves."""
+        ends = [number for name in clip.input[1:3] for number in self._constant(name)]
+        if len(ends) < 2:
+            return clip.output[0]
+        grid, zero, scale = quantizer.grid, float(quantizer.zero_point), float(quantizer.scale)
+        within = (grid.qmin - zero) * scale >= ends[0] and (grid.qmax - zero) * scale <= ends[1]
+        return clip.input[0] if within else clip.output[0]
+
+    def _layer(self, node: onnx.NodeProto, path: str, layer: QuantizedLayer) -> None:
+        """A layer with a quantized weight: what it reads, and its bias."""
+        source = node.input[0]
+        grid = self._grids.get(source)
+        moved = next((n for n in reversed(self.nodes) if source in n.output), None)
+        if (
+            grid is not None and self._integer and node.op_type != "Conv"
+            and moved is not None and moved.op_type in _RESHAPES
+        ):  # fmt: skip
+            node.input[0] = f"{source}/again"
+            if node.input[0] not in self._grids:
+                self._pair(source, grid, source, node.input[0])
+                self._grids[node.input[0]] = grid
+        if len(node.input) > 2 and layer.bias is not None:
+            self._bias(node, 2, path, layer)
+        else:
+            self.nodes.append(node)
+        self._layers[node.output[0]] = (path, layer)
+
+    def _added_bias(self, node: onnx.NodeProto) -> bool:
+        """Whether this is the bias of a linear layer, which is then put on its grid."""
+        for place, name in enumerate(node.input):
+            product = node.input[1 - place]
+            if name.endswith(".bias") and product in self._layers:
+                path, layer = self._layers[product]
+                if name == f"{path}.bias" and layer.bias is not None:
+                    self._integer_bias(node, place, path, layer)
+                    return True
+        return False
+
+    def _bias(self, node: onnx.NodeProto, place: int, path: str, layer: QuantizedLayer) -> None:
+        """A bias of integers; of a narrow layer that knows no integer bias, an Add of its own.
+
+        onnxruntime rounds a float bias inside a convolution to the grid of the integer sum, whose
+        step grows as the widths shrink: at W4A4 this changed 6 % of ResNet-20's predictions. A bias
+        added after the convolution stays exact.
+        """
+        if self._integer_bias(node, place, path, layer) or path not in self.narrow:
             self.nodes.append(node)
             return
+        assert layer.bias is not None  # noqa: S101 - asked for by the caller
         shape = (-1, *[1] * (layer.weight.ndim - 2)) if node.op_type == "Conv" else (-1,)
         bias = self._float(layer.bias.detach().reshape(shape).cpu(), f"{node.input[2]}_added")
         output, product = node.output[0], f"{node.output[0]}_product"
@@ -225,31 +332,33 @@ class _Rewriter:
         self.nodes.append(node)
         self.nodes.append(helper.make_node("Add", [product, bias], [output], f"{node.name}/bias"))
 
+    def _integer_bias(
+        self, node: onnx.NodeProto, place: int, path: str, layer: QuantizedLayer
+    ) -> bool:
+        """Let `node` read its bias as int32 codes, if the target has such and the grid is known."""
+        quantizer = self.inputs.get(path)
+        if not self.rules.integer_bias or quantizer is None or layer.bias is None:
+            return False
+        step = bias_scale(layer, quantizer.scale).cpu()
+        codes = torch.round(layer.bias.detach().cpu().double() / step.double())
+        stem = f"{path}.bias"
+        tensor = helper.make_tensor(
+            f"{stem}_quantized", TensorProto.INT32, codes.shape,
+            codes.to(torch.int32).numpy().tobytes(), raw=True,
+        )  # fmt: skip
+        output = f"{stem}_dequantized"
+        if tensor.name not in self.initializers:
+            read = [self._add(tensor), self._float(step, f"{stem}_scale")]
+            dequantize = helper.make_node(_PAIR[1], read, [output], f"{stem}/{_PAIR[1]}")
+            if step.ndim:
+                dequantize.attribute.append(helper.make_attribute("axis", 0))
+            self.nodes.append(dequantize)
+        node.input[place] = output
+        return True
+
     def _float(self, values: Tensor, name: str) -> str:
         return self._add(numpy_helper.from_array(values.numpy(), name))
 
     def _add(self, tensor: TensorProto) -> str:
         self.initializers[tensor.name] = tensor
         return tensor.name
-
-
-def _storage(quantizer: Quantizer, weight_type: WeightType) -> tuple[int, int]:
-    """What to add to all codes, and the ONNX type that then holds them.
-
-    Moving codes and zero point by half the grid changes no value, and centres unsigned codes on 0.
-    """
-    grid = quantizer.grid
-    has_sign = grid.qmin < 0
-    wants_sign = has_sign if weight_type == "auto" else weight_type == "int8"
-    half = 2 ** (grid.bits - 1)
-    shift = 0 if wants_sign == has_sign else (-half if wants_sign else half)
-    return shift, _TYPES[4 if grid.bits <= 4 else 8, wants_sign]
-
-
-def _integers(name: str, values: NDArray[np.float32], kind: int) -> TensorProto:
-    """An integer initializer; 4-bit codes are packed two to a byte, the first in the low half."""
-    raw = np.ascontiguousarray(values).astype(np.int64).astype(np.uint8).reshape(-1)
-    if kind in (TensorProto.UINT4, TensorProto.INT4):
-        padded = np.append(raw, np.zeros(raw.size % 2, np.uint8)) & 0x0F
-        raw = padded[0::2] | (padded[1::2] << 4)
-    return helper.make_tensor(name, kind, values.shape, raw.tobytes(), raw=True)

@@ -24,6 +24,8 @@ from torch import Tensor, fx
 from datafree.config import InputSpec
 from datafree.errors import ExportError
 from datafree.export import _qdq
+from datafree.export._markers import with_markers
+from datafree.export._storage import WeightType
 from datafree.export.base import (
     Exporter,
     Findings,
@@ -34,6 +36,8 @@ from datafree.export.base import (
     trace,
 )
 from datafree.graph.fold import fold_into_grids
+from datafree.graph.integer import as_computed, float_operators
+from datafree.graph.settle import rules_of
 from datafree.quant.modules import QUANTIZED, ActivationQuantizer
 
 OPSET = 21
@@ -50,7 +54,7 @@ class Onnx(Exporter):
     suffix: ClassVar[str] = ".onnx"
     citation: ClassVar[str] = "ONNX, opset 21: QuantizeLinear and DequantizeLinear."
 
-    weight_type: _qdq.WeightType = "auto"
+    weight_type: WeightType = "auto"
     """Integers that hold the weights: `int8` signed, `uint8` unsigned (4-bit types likewise),
     `auto` as the scheme has them, unsigned for affine grids and signed for symmetric ones. The
     choice shifts codes and zero point alike and changes no value. Unsigned weights are exact on
@@ -60,9 +64,17 @@ class Onnx(Exporter):
         """Without the batch norms that would keep runtimes from fusing what is around them."""
         return fold_into_grids(student)
 
+    def expected(self, student: fx.GraphModule) -> Predictor:
+        """See `Exporter.expected`."""
+        return as_computed(student)
+
+    def exact(self, student: fx.GraphModule) -> bool:
+        """Where all that is computed between quantizers are whole numbers."""
+        return rules_of(student).exact and not float_operators(student)
+
     def write(self, student: fx.GraphModule, spec: InputSpec, path: Path, label: str) -> Written:
         """See `Exporter.write`."""
-        model = _trace(_qdq.with_markers(student), spec)
+        model = _trace(with_markers(student), spec)
         weight_bytes = _qdq.rewrite(model, student, self.weight_type)
         _strip(model)
         _describe(model, spec, label)

@@ -28,21 +28,29 @@ class Grid:
         symmetric: zero point fixed at 0 and codes centred on it.
         signed: for symmetric grids, whether codes reach below zero; affine grids are always
             unsigned.
+        narrow: for signed symmetric grids, whether the smallest code, which has no mirror image, is
+            left out.
+        even: for affine grids, whether the zero point is an even number: runtimes that add it
+            before they round compute the same then.
+        power_of_two: whether scales are powers of two.
     """
 
     bits: int
     symmetric: bool = False
     signed: bool = True
+    narrow: bool = False
+    even: bool = False
+    power_of_two: bool = False
 
     @property
     def qmin(self) -> int:
         """Smallest code: ``-2^(b-1)`` for a signed symmetric grid, otherwise 0."""
-        return -(2 ** (self.bits - 1)) if self.symmetric and self.signed else 0
+        return self.qmax - 2**self.bits + 1 + self.narrow if self.symmetric and self.signed else 0
 
     @property
     def qmax(self) -> int:
-        """Largest code: ``qmin + 2^b - 1``."""
-        return self.qmin + 2**self.bits - 1
+        """Largest code: ``2^(b-1) - 1`` for a signed symmetric grid, otherwise ``2^b - 1``."""
+        return 2 ** (self.bits - 1 if self.symmetric and self.signed else self.bits) - 1
 
     def parameters(self, low: Tensor, high: Tensor) -> tuple[Tensor, Tensor]:
         """Scale and zero point that cover the range ``[low, high]``.
@@ -63,11 +71,20 @@ class Grid:
         high = high.float().clamp(min=0)
         if self.symmetric:
             reach = torch.maximum(-low, high) if self.signed else high
-            scale = (reach / self.qmax).clamp(min=_SMALLEST_SCALE)
+            scale = self.rounded_scale((reach / self.qmax).clamp(min=_SMALLEST_SCALE))
             return scale, torch.zeros_like(scale)
-        scale = ((high - low) / self.qmax).clamp(min=_SMALLEST_SCALE)
-        zero_point = torch.round(-low / scale).clamp(self.qmin, self.qmax)
-        return scale, zero_point
+        scale = self.rounded_scale(((high - low) / self.qmax).clamp(min=_SMALLEST_SCALE))
+        return scale, self.rounded_zero_point(-low / scale)
+
+    def rounded_scale(self, scale: Tensor) -> Tensor:
+        """`scale` itself, or the next power of two."""
+        return torch.exp2(torch.ceil(torch.log2(scale))) if self.power_of_two else scale
+
+    def rounded_zero_point(self, zero_point: Tensor) -> Tensor:
+        """`zero_point` as a code of this grid, an even one where they have to be."""
+        if not self.even:
+            return torch.round(zero_point).clamp(self.qmin, self.qmax)
+        return (2 * torch.round(zero_point / 2)).clamp(self.qmin, self.qmax - 1)
 
 
 def codes(values: Tensor, scale: Tensor, zero_point: Tensor, grid: Grid) -> Tensor:

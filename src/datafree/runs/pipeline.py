@@ -17,6 +17,8 @@ from datafree.errors import DataError
 from datafree.evaluate import Predictor, compare, layer_sqnr, top1
 from datafree.files import sha256
 from datafree.graph.capture import capture, to_device
+from datafree.graph.integer import as_computed
+from datafree.graph.settle import settle
 from datafree.images import SyntheticSet, batch_size, device_batches
 from datafree.models import Teacher, load_teacher
 from datafree.progress import Progress, silent
@@ -65,6 +67,14 @@ class Result:
     metrics: dict[str, Any]
     seconds: dict[str, float] = field(default_factory=dict)
     folder: Path | None = None
+
+    @property
+    def integer_model(self) -> Predictor:
+        """The student as its target computes it: normalised images (B, C, H, W) to logits.
+
+        To the last bit where the target's arithmetic is known (onnxruntime); the student elsewhere.
+        """
+        return as_computed(self.student)
 
 
 def run(  # noqa: PLR0913 - one door, what a caller may bring
@@ -133,6 +143,9 @@ def run(  # noqa: PLR0913 - one door, what a caller may bring
     if team.rank != 0:
         # The first process measures and writes.
         return Result(made.student, graph, spec, images, config, made.metrics, watch.seconds)
+    settle(made.student)
+    if made.last is not None:
+        settle(made.last)
     metrics |= {"images": images.digest(), **made.metrics}
     with watch.stage("evaluation"):
         metrics |= _evaluate(graph, made, config, images, progress)
@@ -264,9 +277,9 @@ def _evaluate(
         batches = device_batches(images, device, size)
         measured["sqnr_db"] = layer_sqnr(made.folded, made.student, batches)
     if config.data is not None:
-        networks: dict[str, Predictor] = {"teacher": teacher, "student": made.student}
+        networks: dict[str, Predictor] = {"teacher": teacher, "student": as_computed(made.student)}
         if made.last is not None:
-            networks["student after the last step"] = made.last
+            networks["student after the last step"] = as_computed(made.last)
         return measured | accuracy(networks, spec, config, progress)
     held = made.held_out
     if held is None and config.holdout and len(images) and made.last is None:
@@ -275,7 +288,7 @@ def _evaluate(
         held = synthesize_images(graph, spec, other, progress, scheme=config.scheme)
     if held is not None:
         batches = device_batches(held, device, size)
-        measured["held_out"] = asdict(compare(teacher, made.student, batches))
+        measured["held_out"] = asdict(compare(teacher, as_computed(made.student), batches))
     return measured
 
 

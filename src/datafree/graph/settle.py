@@ -1,0 +1,102 @@
+"""The last step of a student: its numbers become those that the target computes with."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, fx, nn
+
+from datafree.graph.edges import module_of, origin
+from datafree.quant.modules import QUANTIZED, ActivationQuantizer, QuantizedLayer
+from datafree.targets import Target, load_target
+
+_LARGEST_BIAS = 2.0**30  # codes; the sum of products has as much room left
+
+
+def rules_of(student: fx.GraphModule) -> Target:
+    """The rules of the target that `student` was made for."""
+    return load_target(str(student.meta.get("target", "paper")))
+
+
+def settle(student: fx.GraphModule) -> fx.GraphModule:
+    """`student` itself, its ranges and biases moved to numbers that its target has; in place.
+
+    Scales and zero points that were learned go back to those the grids allow; a scale in front of
+    which values end at 6 does not reach beyond. Where the target adds biases as int32, a bias lies
+    on the grid of the sums, ``b = round(b / (s_x s_w)) s_x s_w`` with the scales of the layer's
+    input and weight, and a weight's scale is at least ``|b| / (2^30 s_x)``, so that no bias is too
+    large for its integer: runtimes lose it otherwise without a word.
+
+    Args:
+        student: calibrated.
+    """
+    for node in student.graph.nodes:
+        quantizer = module_of(student, node)
+        if isinstance(quantizer, ActivationQuantizer) and quantizer.has_range:
+            _settle_range(quantizer, _end(student, node.all_input_nodes[0]))
+    if rules_of(student).integer_bias:
+        for path, quantizer in input_quantizers(student).items():
+            layer = student.get_submodule(path)
+            assert isinstance(layer, QUANTIZED)  # noqa: S101 - only these are listed
+            if quantizer is not None and layer.weight_quantizer.enabled and layer.bias is not None:
+                _settle_bias(layer, quantizer.scale)
+    return student
+
+
+def input_quantizers(student: fx.GraphModule) -> dict[str, ActivationQuantizer | None]:
+    """The quantizer of what each quantized layer reads, by path in execution order.
+
+    None where there is none, where it is switched off or has no range, and where several calls of
+    the layer read different ones.
+    """
+    found: dict[str, ActivationQuantizer | None] = {}
+    for node in student.graph.nodes:
+        if not isinstance(module_of(student, node), QUANTIZED):
+            continue
+        path = str(node.target)
+        before = module_of(student, origin(student, node.all_input_nodes[0]))
+        ready = isinstance(before, ActivationQuantizer) and before.enabled and before.has_range
+        quantizer = before if ready else None
+        found[path] = quantizer if found.get(path, quantizer) is quantizer else None
+    return found
+
+
+def bias_scale(layer: QuantizedLayer, scale: Tensor) -> Tensor:
+    """``s_x s_w`` of a layer as one float32 product: () or (C,).
+
+    Args:
+        layer: quantized.
+        scale: of its input, ().
+    """
+    product = scale.float() * layer.weight_quantizer.scale.float()
+    return product if layer.weight_quantizer.axis is None else product.flatten()
+
+
+def _end(student: fx.GraphModule, node: fx.Node) -> float | None:
+    """Where the activation function `node` calls ends, if it does."""
+    module = module_of(student, node)
+    if isinstance(module, nn.Hardtanh) and module.min_val == 0:  # nn.ReLU6 is one
+        return float(module.max_val)
+    return None
+
+
+def _settle_range(quantizer: ActivationQuantizer, end: float | None) -> None:
+    grid, scale = quantizer.grid, quantizer.scale
+    if end is not None and grid.qmin == 0:
+        # One bit less, since a runtime that compares in float32 must find it at most as large.
+        limit = torch.tensor(end / grid.qmax, dtype=scale.dtype, device=scale.device)
+        limit = torch.nextafter(limit, torch.zeros_like(limit))
+        scale = torch.minimum(scale, limit)
+    quantizer.scale = grid.rounded_scale(scale)
+    if not grid.symmetric:
+        quantizer.zero_point = grid.rounded_zero_point(quantizer.zero_point)
+
+
+def _settle_bias(layer: QuantizedLayer, scale: Tensor) -> None:
+    quantizer = layer.weight_quantizer
+    assert layer.bias is not None  # noqa: S101 - asked for by the caller
+    bias = layer.bias.detach().double()
+    smallest = (bias.abs() / (scale.double() * _LARGEST_BIAS)).float()
+    smallest = smallest.max() if quantizer.axis is None else smallest.view_as(quantizer.scale)
+    quantizer.scale = torch.maximum(quantizer.scale, smallest)
+    step = bias_scale(layer, scale).double()
+    layer.bias = nn.Parameter((torch.round(bias / step) * step).float(), requires_grad=False)
