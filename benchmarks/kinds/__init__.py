@@ -34,7 +34,8 @@ def kind_and_config(fields: Mapping[str, Any], what: str) -> tuple[Kind, RunConf
             f"{what}: {unknown[0]} is neither a field of a run nor of the kind"
             f" {fields['kind']}, which has {known}"
         )
-    return build(cls, own, what), build(RunConfig, rest, what)
+    # Tables compare methods as papers have them, unless they are about a runtime.
+    return build(cls, own, what), build(RunConfig, {"target": "paper", **rest}, what)
 
 
 def _kind(name: str) -> type[Kind]:

@@ -153,6 +153,16 @@ def methods(name: str | None) -> None:
 
 
 @app.command(cls=Command)
+def targets() -> None:
+    """List the runtimes that a student can be made for, and the numbers they take."""
+    from datafree.targets import load_target, target_names
+
+    rows = [(name, load_target(name).what, load_target(name).numbers) for name in target_names()]
+    console.show_table("targets", ("name", "what", "numbers"), rows)
+    console.out.print("`datafree quantize MODEL --target NAME` makes a student for one of them.")
+
+
+@app.command(cls=Command)
 def recipes() -> None:
     """List the recipes of quantize and distill, and what they choose."""
     for command in ("quantize", "distill"):

@@ -122,6 +122,7 @@ def show_result(
             f"{bits}, {weights}, per {scheme.weight_granularity}, {scheme.weight_range} ranges",
         ),
         ("activations", f"{activations}, {scheme.placement.replace('_', ' ')}"),
+        ("target", scheme.target),
         ("layer policy", scheme.policy),
         ("images", f"{config.images} by {source}" if images else "none"),
         ("calibrator", _method(config.calibration)),

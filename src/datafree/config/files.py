@@ -12,6 +12,7 @@ from datafree.config.base import build
 from datafree.config.fields import in_panels
 from datafree.config.options import METHODS
 from datafree.config.run import RunConfig
+from datafree.config.scheme import TARGETED
 from datafree.errors import ConfigError
 from datafree.files import write_text
 
@@ -24,6 +25,9 @@ def merge(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]
     Options of a method are added to those of `base`, unless another method is named; an average
     replaces a budget, and back.
     """
+    moved = "target" in changes and changes["target"] != base.get("target", changes["target"])
+    # What another target settled does not bind this one.
+    base = {k: v for k, v in base.items() if not (moved and k in TARGETED)}
     merged = {**base, **changes}
     for name in METHODS:
         key = f"{name}_options"

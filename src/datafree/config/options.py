@@ -211,8 +211,8 @@ class OutputOptions(Frozen):
     """Synthetic images of another seed to compare teacher and student on where there are no
     labelled ones; 0 leaves the comparison out."""
     weight_type: Literal["auto", "int8", "uint8"] = "auto"
-    """Integer type of 8-bit weights in ONNX: `auto` is unsigned for affine grids, signed for
-    symmetric ones."""
+    """Integer type of 8-bit weights in ONNX: `auto` is signed where zero points are 0, which
+    kernels are fast on, else unsigned."""
     export: bool = True
     """Write ONNX and .pt2 of the student."""
 

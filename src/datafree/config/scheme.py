@@ -17,6 +17,8 @@ Policy = Literal["all", "first_last_8", "brecq"]
 Bits = Annotated[int, Field(ge=2, le=8)]
 
 _PATTERN = re.compile(r"W(\d+)A(\d+)")
+TARGETED = ("placement", "symmetric_weights", "symmetric_activations", "weight_granularity")
+"""Fields whose default is the target's."""
 _FLOAT = 32  # bits of activations that are left in float
 
 

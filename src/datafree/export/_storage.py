@@ -14,13 +14,13 @@ from datafree.quant.modules import QuantizedLayer, Quantizer
 
 WeightType = Literal["auto", "int8", "uint8"]
 
-_RANGES = {
+_RANGES: dict[int, tuple[int, int]] = {
     TensorProto.INT4: (-8, 7),
     TensorProto.UINT4: (0, 15),
     TensorProto.INT8: (-128, 127),
     TensorProto.UINT8: (0, 255),
 }
-WIDENED = {TensorProto.INT4: TensorProto.INT8, TensorProto.UINT4: TensorProto.UINT8}
+WIDENED: dict[int, int] = {TensorProto.INT4: TensorProto.INT8, TensorProto.UINT4: TensorProto.UINT8}
 """The type that codes of a type are cast to when a session loads: kernels have 8 bits."""
 
 

@@ -38,7 +38,6 @@ from datafree.export.base import (
 from datafree.graph.fold import fold_into_grids
 from datafree.graph.integer import as_computed, float_operators
 from datafree.graph.settle import rules_of
-from datafree.quant.modules import QUANTIZED, ActivationQuantizer
 
 OPSET = 21
 IR_VERSION = 10
@@ -115,15 +114,13 @@ class Onnx(Exporter):
         if saturates or _qdq.can_saturate(student, self.weight_type):
             where = "On this CPU" if saturates else "On x86 CPUs without VNNI"
             notes.append(
-                f"{where} onnxruntime's default saturates products of int8 weights: set"
-                f' SessionOptions.add_session_config_entry("{_PRECISE[0]}", "1"), or export with'
-                " --weight-type uint8."
+                f"{where} onnxruntime saturates products of 8-bit weights: quantize with --bits"
+                " W7A8, which is exact and as fast on every CPU."
             )
-        if _narrow(student):
+        if rules_of(student).placement != "every_edge":
             notes.append(
-                "Weights or activations below 8 bits have no integer kernels in onnxruntime: they"
-                " save size, not time;"
-                f' SessionOptions.add_session_config_entry("{_PLAIN[0]}", "1") runs them faster.'
+                "Quantizers stand where papers have them, so that most layers run in float: it"
+                " saves size, not time; --target onnxruntime makes them integer."
             )
         return Findings(saturates, tuple(notes))
 
@@ -228,10 +225,3 @@ def _session(path: Path, *entries: tuple[str, str]) -> Predictor:
         return torch.from_numpy(logits)
 
     return run
-
-
-def _narrow(student: fx.GraphModule) -> bool:
-    """Whether any weight or activation in use has less than 8 bits."""
-    quantizers = [m for m in student.modules() if isinstance(m, ActivationQuantizer)]
-    quantizers += [m.weight_quantizer for m in student.modules() if isinstance(m, QUANTIZED)]
-    return any(quantizer.enabled and quantizer.grid.bits < 8 for quantizer in quantizers)

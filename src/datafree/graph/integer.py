@@ -112,16 +112,13 @@ class _Integers(fx.Interpreter):
         first = args[0] if args else None
         if isinstance(module, ActivationQuantizer) and module.enabled:
             return _quantized(first, module)
-        if isinstance(module, QUANTIZED) and isinstance(first, _Codes):
-            if module.weight_quantizer.enabled:
-                return _products(module, first)
+        if isinstance(first, _Codes) and isinstance(module, QUANTIZED) and _is_whole(module):
+            return _products(module, first)
         if isinstance(module, nn.ReLU | nn.Hardtanh) and isinstance(first, _Pending):
             return first.relu(module)
         if isinstance(first, _Codes) and moves(self.student, n):
             moved = getattr(self, n.op)(n.target, (first.centred, *args[1:]), kwargs)
-            return map_aggregate(
-                moved, lambda one: _Codes(one, first.quantizer) if isinstance(one, Tensor) else one
-            )
+            return _labelled(moved, first.quantizer)
         pending = self._kernel(n, module, args)
         if pending is not None:
             return pending
@@ -144,6 +141,17 @@ class _Integers(fx.Interpreter):
         if kind == "avg_pool" and _whole_map(n, first):
             return _pooled(first, keep=_keeps(n))
         return None
+
+
+def _is_whole(layer: QuantizedLayer) -> bool:
+    return layer.weight_quantizer.enabled
+
+
+def _labelled(moved: Any, quantizer: ActivationQuantizer) -> Any:
+    """What a move gives, one tensor or several, as codes of the same grid."""
+    if isinstance(moved, list | tuple):
+        return [_labelled(one, quantizer) for one in moved]
+    return _Codes(moved, quantizer) if isinstance(moved, Tensor) else moved
 
 
 def _real(value: Any) -> Any:

@@ -154,7 +154,8 @@ def _split_silu(student: fx.GraphModule) -> None:
         node.name = f"{name}_sigmoid"
         with student.graph.inserting_after(node):
             product = student.graph.call_function(torch.ops.aten.mul.Tensor, (source, node))
-        node.replace_all_uses_with(product, delete_user_cb=lambda user: user is not product)
+        for reader in [user for user in node.users if user is not product]:
+            reader.replace_input_with(node, product)
         # Blocks are looked up by the names of the float graph.
         product.name = name
 

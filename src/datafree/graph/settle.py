@@ -54,8 +54,9 @@ def input_quantizers(student: fx.GraphModule) -> dict[str, ActivationQuantizer |
             continue
         path = str(node.target)
         before = module_of(student, origin(student, node.all_input_nodes[0]))
-        ready = isinstance(before, ActivationQuantizer) and before.enabled and before.has_range
-        quantizer = before if ready else None
+        quantizer = before if isinstance(before, ActivationQuantizer) else None
+        if quantizer is not None and not (quantizer.enabled and quantizer.has_range):
+            quantizer = None
         found[path] = quantizer if found.get(path, quantizer) is quantizer else None
     return found
 

@@ -16,6 +16,8 @@ from datafree.evaluate import top1
 from datafree.graph.capture import capture
 from datafree.graph.fold import fold_batch_norms
 from datafree.graph.insert import insert_quantizers
+from datafree.graph.integer import as_computed
+from datafree.graph.settle import settle
 from datafree.images import SyntheticSet
 from datafree.models import load_teacher
 from datafree.progress import Progress, silent
@@ -27,7 +29,8 @@ from datafree.zoo import ZOO
 COLUMNS = ("images", "W8A8 top-1 %", "W4A4 top-1 %")
 
 _NETWORK = "digits_resnet8"
-_SCHEMES = (Scheme(), Scheme(bits="W4A4"))
+_TARGET = "onnxruntime"
+_SCHEMES = (Scheme(target=_TARGET), Scheme(target=_TARGET, bits="W4A4"))
 _SOURCES = ("noise", "zeroq", "dsg", "real")
 _SEEDS = (0, 1, 2)
 _IMAGES = 32
@@ -40,8 +43,7 @@ class Demo:
     """What the demonstration found.
 
     Attributes:
-        title: of the table; states network, float accuracy, policy, placement, calibrator and
-            seeds.
+        title: of the table; states network, float accuracy, policy, target, calibrator and seeds.
         rows: cells of the table, one row per image source.
         explanation: how to read it.
         run: the integer model that was written at the end.
@@ -92,7 +94,7 @@ def run_demo(folder: Path, *, force: bool = False, progress: Progress = silent) 
         (source, *(_spread(accuracies[source, s.label]) for s in _SCHEMES)) for source in _SOURCES
     ]
     title = (
-        f"{_NETWORK}: float {base:.2f} %; policy {config.policy}, placement {config.placement},"
+        f"{_NETWORK}: float {base:.2f} %; policy {config.policy}, target {config.target},"
         f" calibrator {_CALIBRATOR.name}, {_IMAGES} images a set,"
         f" {_ITERATIONS} iterations, mean ± spread of seeds 0, 1, 2"
     )
@@ -128,7 +130,7 @@ def _measure(
         for scheme in _SCHEMES:
             student = insert_quantizers(folded, scheme, spec)
             calibrate(student, [images.images], calibrator)
-            accuracy = top1({"student": student}, batches).top1["student"]
+            accuracy = top1({"student": as_computed(settle(student))}, batches).top1["student"]
             found.setdefault((source, scheme.label), []).append(accuracy)
     return top1({"float": folded}, batches).top1["float"], found
 

@@ -33,10 +33,11 @@ class Target:
         symmetric_activations: the same for activations.
         usual: what `symmetric_weights` and `symmetric_activations` are where either may be.
         granularities: grids of weights, the usual one first.
-        affine_weights: bits of weights whose grids are affine although zero points are 0: their codes
-            still fit the stored type after the zero point is taken off them.
+        affine_weights: bits of weights whose grids are affine although zero points are 0: their
+            codes still fit the stored type after the zero point is taken off them.
         narrow_weights: codes of 8-bit weights from -127, so that they have a mirror image.
-        signed_activations: codes of symmetric activations reach below zero even where no value does.
+        signed_activations: codes of symmetric activations reach below zero even where no value
+            does.
         even_zero_points: zero points of activations are even: rounding before and after they are
             added is the same then.
         power_of_two: scales are powers of two.
@@ -71,6 +72,14 @@ class Target:
     same_grid: frozenset[Operator] = field(default_factory=frozenset[Operator])
 
     @property
+    def numbers(self) -> str:
+        """Widths and grids in a few words."""
+        widths = (_spoken(self.weight_widths), _spoken(self.activation_widths - {32}))
+        grids = ["power-of-two scales"] if self.power_of_two else []
+        grids += ["zero points 0"] if self.symmetric_activations else []
+        return ", ".join((f"W{widths[0]} A{widths[1]}", *grids, f"per {self.granularities[0]}"))
+
+    @property
     def placement(self) -> Placement:
         """Where quantizers stand unless another place is asked for."""
         return self.placements[0]
@@ -96,6 +105,10 @@ def load_target(name: str) -> Target:
     found = importlib.import_module(f"{__name__.rpartition('.')[0]}.{name}").TARGET
     assert isinstance(found, Target)  # noqa: S101 - a mistake of its author
     return found
+
+
+def _spoken(widths: frozenset[int]) -> str:
+    return str(*widths) if len(widths) == 1 else f"{min(widths)}-{max(widths)}"
 
 
 def _listed() -> str:

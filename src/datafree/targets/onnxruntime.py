@@ -11,7 +11,7 @@ TARGET = Target(
     exact=True,
     operators=frozenset(
         ("conv", "linear", "add", "mul", "cat", "avg_pool", "sigmoid", "silu", "leaky_relu")
-    ),  # fmt: skip
+    ),
     # A convolution is fused only between two pairs; a linear layer also with float output.
     behind=frozenset(("conv", "add", "mul", "cat", "avg_pool", "sigmoid", "leaky_relu")),
 )

@@ -10,7 +10,7 @@ TARGET = Target(
     even_zero_points=True,
     operators=frozenset(
         ("conv", "linear", "add", "mul", "cat", "avg_pool", "sigmoid", "silu", "leaky_relu")
-    ),  # fmt: skip
+    ),
     behind=frozenset(("cat", "avg_pool")),
     # It drops the rounding of a convolution whose sum it computes in one kernel.
     absorbs_add=True,

@@ -1,0 +1,78 @@
+"""Files for onnxruntime compute to the last bit what the integer model computes."""
+
+from __future__ import annotations
+
+import platform
+from pathlib import Path
+
+import onnx
+import pytest
+import torch
+from torch import Tensor, fx
+
+from datafree.calibrators.base import calibrate
+from datafree.calibrators.minmax import MinMax
+from datafree.config import Scheme
+from datafree.export.base import predict
+from datafree.export.onnx import Onnx
+from datafree.graph.capture import capture
+from datafree.graph.fold import fold_batch_norms
+from datafree.graph.insert import insert_quantizers
+from datafree.graph.integer import float_operators, integer_model
+from datafree.graph.settle import settle
+from drawn import DRAWN_SPEC, Drawn, drawn_images
+
+pytestmark = pytest.mark.integration
+
+X86 = platform.machine() in ("x86_64", "AMD64")
+WIDTHS = ("W8A8", "W4A8", "W4A4", "W2A8")
+
+
+def student(seed: int, bits: str, target: str = "onnxruntime") -> fx.GraphModule:
+    folded = fold_batch_norms(capture(Drawn(seed), DRAWN_SPEC))
+    made = insert_quantizers(folded, Scheme(target=target, bits=bits), DRAWN_SPEC)
+    calibrate(made, [drawn_images(32, 100)], MinMax())
+    return settle(made)
+
+
+def difference(made: fx.GraphModule, path: Path, images: Tensor) -> float:
+    """Largest difference of logits between the file and the integer model, over their spread."""
+    Onnx().export(made, DRAWN_SPEC, path, check=images)
+    expected = predict(integer_model(made), images)
+    found = predict(Onnx().run(path), images)
+    return float((expected - found).abs().max() / (expected.max() - expected.min()))
+
+
+@pytest.mark.skipif(not X86, reason="other processors round additions in fixed point")
+@pytest.mark.parametrize("seed", range(8))
+def test_drawn_networks_are_equal(tmp_path: Path, seed: int) -> None:
+    bits = WIDTHS[seed % len(WIDTHS)]
+    made = student(seed, bits)
+    found = difference(made, tmp_path / "student.onnx", drawn_images(64, 7))
+    # What is computed in float between two quantizers may round to the other side of a tie.
+    assert found < (0.05 if float_operators(made) else 1e-6)
+
+
+def test_few_bits_are_stored_in_four(tmp_path: Path) -> None:
+    path = tmp_path / "student.onnx"
+    Onnx().export(student(3, "W2A4"), DRAWN_SPEC, path)
+    model = onnx.load(path)
+    weights = [t for t in model.graph.initializer if t.name.endswith("weight_quantized")]
+    assert weights and all(t.data_type == onnx.TensorProto.INT4 for t in weights)
+    casts = [node for node in model.graph.node if node.op_type == "Cast"]
+    assert len(casts) == len(weights)
+
+
+def test_biases_are_integers_on_the_grid_of_the_sums(tmp_path: Path) -> None:
+    made = student(3, "W8A8")
+    path = tmp_path / "student.onnx"
+    Onnx().export(made, DRAWN_SPEC, path)
+    stored = {t.name: onnx.numpy_helper.to_array(t) for t in onnx.load(path).graph.initializer}
+    codes = {name.removesuffix("_quantized") for name in stored if name.endswith("bias_quantized")}
+    assert codes
+    for name in codes:
+        bias = dict(made.named_parameters())[name]
+        product = stored[f"{name}_quantized"].astype("float64") * stored[f"{name}_scale"]
+        torch.testing.assert_close(
+            torch.from_numpy(product).float(), bias.detach(), rtol=1e-6, atol=0
+        )
