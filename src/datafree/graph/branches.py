@@ -78,6 +78,7 @@ def merge_branches(folded: fx.GraphModule) -> tuple[fx.GraphModule, tuple[Merged
         for node in reversed(nodes):
             if node not in gone:
                 found += _merge_at(reader, node, gone)
+    _forget(merged, gone)
     merged.delete_all_unused_submodules()
     merged.graph.lint()
     merged.recompile()
@@ -226,6 +227,14 @@ def _erase(root: fx.Node, gone: set[fx.Node]) -> None:
         waiting += node.all_input_nodes
         node.graph.erase_node(node)
         gone.add(node)
+
+
+def _forget(merged: fx.GraphModule, gone: set[fx.Node]) -> None:
+    """Delete the constants that nothing reads any more."""
+    kept = {str(node.target) for node in merged.graph.nodes if node.op == "get_attr"}
+    for path in {str(node.target) for node in gone if node.op == "get_attr"} - kept:
+        owner, _, name = path.rpartition(".")
+        delattr(merged.get_submodule(owner), name)
 
 
 def _size(leaf: Leaf) -> tuple[int, int]:

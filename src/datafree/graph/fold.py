@@ -35,7 +35,7 @@ class Folded:
     merged: tuple[Merged, ...]
 
 
-def fold_batch_norms(graph_module: fx.GraphModule) -> fx.GraphModule:
+def fold_batch_norms(graph_module: fx.GraphModule, *, branches: bool = True) -> fx.GraphModule:
     """A copy of `graph_module` without the batch norms that fold exactly, its branches merged.
 
     A batch norm folds backwards into the convolution or linear layer whose only use it is,
@@ -47,11 +47,13 @@ def fold_batch_norms(graph_module: fx.GraphModule) -> fx.GraphModule:
 
     Args:
         graph_module: the canonical graph; not changed.
+        branches: False leaves all branches, so that layers are those of a student that keeps its
+            batch norms.
 
     Returns:
         A graph module with the same outputs up to rounding.
     """
-    return fold_and_tell(graph_module).graph
+    return fold_and_tell(graph_module).graph if branches else _fold(graph_module)[0]
 
 
 def fold_and_tell(graph_module: fx.GraphModule) -> Folded:

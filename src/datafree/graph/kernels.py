@@ -166,6 +166,9 @@ def to_layer(kernel: Kernel, like: Convolution) -> Convolution:
     )  # fmt: skip
     for name, values in (("weight", kernel.weight), ("bias", kernel.bias)):
         setattr(layer, name, nn.Parameter(values.to(like.weight), requires_grad=False))
+    # A layer whose path is also that of a module with parts of its own keeps these.
+    for kept in ("_modules", "_parameters", "_buffers"):
+        layer.__dict__[kept] = like.__dict__[kept] | layer.__dict__[kept]
     return layer.train(like.training)
 
 

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 from torch import Tensor, fx
 
-from datafree.graph.affine import slope
+from datafree.graph.affine import count_calls, slope
 from datafree.graph.branches import Merged
 from datafree.graph.fold import fold_and_tell
 from datafree.graph.kernels import added
@@ -29,7 +29,8 @@ def squared_slopes(graph_module: fx.GraphModule) -> dict[str, Tensor]:
     """
     folded = fold_and_tell(graph_module)
     slopes = {path: slope(norm) for path, norm in folded.norms.items()}
-    found = {path: own.square() for path, own in slopes.items()}
+    called = count_calls(folded.graph)
+    found = {path: own.square() for path, own in slopes.items() if path in called}
     return found | {record.path: _of_branches(record, slopes) for record in folded.merged}
 
 
