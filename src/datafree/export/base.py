@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import math
 from abc import abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
@@ -19,6 +19,7 @@ from datafree.config import Frozen, InputSpec
 from datafree.errors import ExportError, OutputExistsError, ParityError
 from datafree.files import atomic_path
 from datafree.graph.capture import to_device
+from datafree.graph.floats import Computation, computations
 from datafree.quant.modules import QUANTIZED, Quantizer
 from datafree.registry import method_name
 
@@ -27,6 +28,8 @@ Predictor = Callable[[Tensor], Tensor]
 
 CHECK_IMAGES = 32
 _CHECK_BATCH = 32
+_WORTH_TELLING = 0.01  # share of weights or multiplications in float
+_NAMED = 3
 
 
 @dataclass(frozen=True)
@@ -73,8 +76,10 @@ class ExportReport:
     Attributes:
         path: the file.
         bytes: its size.
-        weight_bytes: size of the quantized layers' weights in it: codes, scales and zero points.
+        weight_bytes: size of the weights in it: codes, scales and zero points of quantized layers,
+            and all that stays in float; no biases.
         float_weight_bytes: size of the same weights in float32.
+        unquantized_bytes: what stays in float, part of both sizes.
         opset: ONNX opset; None for other formats.
         parity: the file, run by its runtime, against the student.
         saturates: whether the runtime's default settings compute something else on this machine.
@@ -85,6 +90,7 @@ class ExportReport:
     bytes: int
     weight_bytes: int
     float_weight_bytes: int
+    unquantized_bytes: int
     opset: int | None
     parity: Parity
     saturates: bool = False
@@ -93,7 +99,12 @@ class ExportReport:
 
 @dataclass(frozen=True)
 class Written:
-    """What an exporter knows about the file it wrote; fields as in `ExportReport`."""
+    """What an exporter knows about the file it wrote; fields as in `ExportReport`.
+
+    Attributes:
+        weight_bytes: size of the quantized layers' weights alone.
+        opset: as there.
+    """
 
     weight_bytes: int
     opset: int | None = None
@@ -175,15 +186,18 @@ class Exporter(Frozen):
             self.judge(parity, own, path)
             findings = self.inspect(stored, temporary, check, actual)
             size = temporary.stat().st_size
+        steps = computations(stored, spec.shape)
+        rest = sum(step.bytes for step in steps if not step.quantized)
         return ExportReport(
             path=path,
             bytes=size,
-            weight_bytes=written.weight_bytes,
-            float_weight_bytes=float_weight_bytes(student),
+            weight_bytes=written.weight_bytes + rest,
+            float_weight_bytes=float_weight_bytes(student) + rest,
+            unquantized_bytes=rest,
             opset=written.opset,
             parity=parity,
             saturates=findings.saturates,
-            notes=findings.notes,
+            notes=(*findings.notes, *float_notes(steps)),
         )
 
     def prepared(self, student: fx.GraphModule) -> fx.GraphModule:
@@ -310,3 +324,31 @@ def float_weight_bytes(student: nn.Module) -> int:
     """Size in float32 of the weights of all quantized layers, without biases."""
     layers = {id(m.weight): m.weight for m in student.modules() if isinstance(m, QUANTIZED)}
     return sum(4 * weight.numel() for weight in layers.values())
+
+
+def float_notes(steps: Sequence[Computation]) -> tuple[str, ...]:
+    """A sentence on what a student computes in float with weights of its own, if that is much.
+
+    Args:
+        steps: all that it computes. Layers that a student without any quantizer has, and what is
+            below a hundredth of both weights and multiplications, are not worth a note.
+    """
+    floats = [step for step in steps if step.carries and not step.quantized]
+    if len(floats) == len(steps) or not floats:
+        return ()
+    shares = [
+        sum(values) / max(sum(whole), 1)
+        for values, whole in (
+            ([step.bytes for step in floats], [step.bytes for step in steps]),
+            ([step.macs for step in floats], [step.macs for step in steps]),
+        )
+    ]
+    if max(shares) < _WORTH_TELLING:
+        return ()
+    largest = sorted(floats, key=lambda step: (step.macs, step.bytes), reverse=True)
+    named = ", ".join(f"{step.name} ({step.op})" for step in largest[:_NAMED])
+    others = f" and {len(largest) - _NAMED} more" if len(largest) > _NAMED else ""
+    return (
+        f"These layers stay in float: {named}{others}; they have {100 * shares[0]:.2g} % of the"
+        f" weights and {100 * shares[1]:.2g} % of the multiplications.",
+    )
