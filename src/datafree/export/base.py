@@ -322,8 +322,9 @@ def compare_logits(expected: Tensor, actual: Tensor) -> Parity:
 
 def float_weight_bytes(student: nn.Module) -> int:
     """Size in float32 of the weights of all quantized layers, without biases."""
-    layers = {id(m.weight): m.weight for m in student.modules() if isinstance(m, QUANTIZED)}
-    return sum(4 * weight.numel() for weight in layers.values())
+    layers = [m for m in student.modules() if isinstance(m, QUANTIZED)]
+    weights = {id(m.weight): m.weight for m in layers if m.weight_quantizer.enabled}
+    return sum(4 * weight.numel() for weight in weights.values())
 
 
 def float_notes(steps: Sequence[Computation]) -> tuple[str, ...]:
