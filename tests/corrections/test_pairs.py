@@ -37,6 +37,7 @@ PAIRS: dict[str, list[tuple[str, str]]] = {
     "CustomModules": [("features.0", "features.0.inner")],  # the sum and its factor are one layer
     "NormAfterActivation": [("conv2", "conv3"), ("fc1", "fc2")],  # the others stay norms
     "NoNorm": [("conv", "linear")],
+    "Branched": [("stem", "wide"), ("wide", "deep"), ("deep", "linear")],
 }
 
 
