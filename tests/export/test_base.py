@@ -11,7 +11,8 @@ from datafree.calibrators.base import calibrate
 from datafree.calibrators.minmax import MinMax
 from datafree.config import Scheme
 from datafree.errors import ParityError
-from datafree.export.base import Exporter, Parity, float_notes
+from datafree.export._notes import float_notes
+from datafree.export.base import Exporter, Parity
 from datafree.export.onnx import Onnx
 from datafree.export.pt2 import Pt2
 from datafree.graph.capture import capture

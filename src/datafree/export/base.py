@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import math
 from abc import abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
@@ -17,9 +17,10 @@ from torch.export import Dim, ExportedProgram
 
 from datafree.config import Frozen, InputSpec
 from datafree.errors import ExportError, OutputExistsError, ParityError
+from datafree.export._notes import float_notes
 from datafree.files import atomic_path
 from datafree.graph.capture import to_device
-from datafree.graph.floats import Computation, computations
+from datafree.graph.floats import computations
 from datafree.quant.modules import QUANTIZED, Quantizer
 from datafree.registry import method_name
 
@@ -28,8 +29,6 @@ Predictor = Callable[[Tensor], Tensor]
 
 CHECK_IMAGES = 32
 _CHECK_BATCH = 32
-_WORTH_TELLING = 0.01  # share of weights or multiplications in float
-_NAMED = 3
 
 
 @dataclass(frozen=True)
@@ -325,31 +324,3 @@ def float_weight_bytes(student: nn.Module) -> int:
     layers = [m for m in student.modules() if isinstance(m, QUANTIZED)]
     weights = {id(m.weight): m.weight for m in layers if m.weight_quantizer.enabled}
     return sum(4 * weight.numel() for weight in weights.values())
-
-
-def float_notes(steps: Sequence[Computation]) -> tuple[str, ...]:
-    """A sentence on what a student computes in float with weights of its own, if that is much.
-
-    Args:
-        steps: all that it computes. Layers that a student without any quantizer has, and what is
-            below a hundredth of both weights and multiplications, are not worth a note.
-    """
-    floats = [step for step in steps if step.carries and not step.quantized]
-    if len(floats) == len(steps) or not floats:
-        return ()
-    shares = [
-        sum(values) / max(sum(whole), 1)
-        for values, whole in (
-            ([step.bytes for step in floats], [step.bytes for step in steps]),
-            ([step.macs for step in floats], [step.macs for step in steps]),
-        )
-    ]
-    if max(shares) < _WORTH_TELLING:
-        return ()
-    largest = sorted(floats, key=lambda step: (step.macs, step.bytes), reverse=True)
-    named = ", ".join(f"{step.name} ({step.op})" for step in largest[:_NAMED])
-    others = f" and {len(largest) - _NAMED} more" if len(largest) > _NAMED else ""
-    return (
-        f"These layers stay in float: {named}{others}; they have {100 * shares[0]:.2g} % of the"
-        f" weights and {100 * shares[1]:.2g} % of the multiplications.",
-    )
