@@ -170,11 +170,31 @@ class NormAfterActivation(nn.Module):
         return self.fc2(self.bn4(torch.relu(self.fc1(x.flatten(1)))))
 
 
+class Branched(nn.Module):
+    """Blocks of RepVGG and MobileOne: linear branches, added before one activation."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.bn0 = nn.Conv2d(3, 8, 3, padding=1, bias=False), nn.BatchNorm2d(8)
+        self.wide, self.bn1 = nn.Conv2d(8, 8, 3, padding=1, bias=False), nn.BatchNorm2d(8)
+        self.point, self.bn2 = nn.Conv2d(8, 8, 1, bias=False), nn.BatchNorm2d(8)
+        self.skip = nn.BatchNorm2d(8)
+        self.deep, self.bn3 = nn.Conv2d(8, 8, 3, 2, padding=1, groups=8), nn.BatchNorm2d(8)
+        self.twin, self.scale = nn.Conv2d(8, 8, 3, 2, 1, groups=8), nn.Conv2d(8, 8, 1, 2, groups=8)
+        self.linear = nn.Linear(8, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = torch.relu(self.bn0(self.stem(x)))
+        x = torch.relu(self.bn2(self.point(x)) + self.bn1(self.wide(x)) + self.skip(x))
+        x = torch.relu(0.0 + self.bn3(self.deep(x)) + self.twin(x) + self.scale(x))
+        return self.linear(x.mean((2, 3)))
+
+
 NETWORKS: dict[str, Callable[[], nn.Module]] = {
     cls.__name__: cls
     for cls in (
         Tiny, Functional, InPlaceResidual, Tied, SharedNorm, Dropouts, SamePadding, Dense, Grouped,
-        CustomModules, NormAfterActivation, NoNorm,
+        CustomModules, NormAfterActivation, NoNorm, Branched,
     )
 }  # fmt: skip
 

@@ -34,9 +34,10 @@ PAIRS: dict[str, list[tuple[str, str]]] = {
     "SamePadding": [],  # SiLU and ReLU6
     "Dense": [("conv", "fc1"), ("fc1", "fc2"), ("fc2", "fc3")],
     "Grouped": [("pointwise", "grouped")],  # ReLU6 between the others
-    "CustomModules": [],
+    "CustomModules": [("features.0", "features.0.inner")],  # the sum and its factor are one layer
     "NormAfterActivation": [("conv2", "conv3"), ("fc1", "fc2")],  # the others stay norms
     "NoNorm": [("conv", "linear")],
+    "Branched": [("stem", "wide"), ("wide", "deep"), ("deep", "linear")],
 }
 
 

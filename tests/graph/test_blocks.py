@@ -15,7 +15,7 @@ from networks import captured, images
 
 NAMES = [
     "Tiny", "Functional", "InPlaceResidual", "Tied", "SharedNorm", "Dropouts", "SamePadding",
-    "Dense", "Grouped", "CustomModules", "NormAfterActivation", "NoNorm",
+    "Dense", "Grouped", "CustomModules", "NormAfterActivation", "NoNorm", "Branched",
 ]  # fmt: skip
 
 

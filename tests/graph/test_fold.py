@@ -37,6 +37,7 @@ def relative(actual: Tensor, expected: Tensor) -> float:
         ("CustomModules", ["features.1"]),  # behind an activation, read by a sigmoid
         ("NormAfterActivation", ["bn1", "bn3"]),  # before padding; before a flatten
         ("NoNorm", []),
+        ("Branched", []),
     ],
 )
 def test_what_folds_and_what_stays(name: str, left: list[str]) -> None:
@@ -127,6 +128,24 @@ def test_forward_only_where_it_is_exact(layer: Callable[[], nn.Module], folds: b
     folded = fold_batch_norms(graph)
     assert (list(batch_norms(folded)) == []) == folds
     assert relative(folded(images(5, 1)), graph(images(5, 1))) < 1e-5
+
+
+@pytest.mark.parametrize("padding", [0, 1, "valid", "same"])
+def test_a_norm_without_offset_folds_forward_through_padding(padding: int | str) -> None:
+    """A padded zero is what the norm would have made of it; in one channel of six it is not."""
+    model = randomized(Forward(lambda: nn.Conv2d(6, 6, 3, padding=padding)), images(8))
+    norm = model.get_submodule("bn")
+    assert isinstance(norm, nn.BatchNorm2d)
+    assert norm.running_mean is not None
+    for offset in (0.0, 1e-3):
+        with torch.no_grad():
+            norm.running_mean.zero_()
+            norm.bias.zero_()[3] = offset
+        graph = capture(model, SPEC)
+        folded = fold_batch_norms(graph)
+        padded = padding in (1, "same")
+        assert list(batch_norms(folded)) == (["bn"] if offset and padded else [])
+        assert relative(folded(images(5, 1)), graph(images(5, 1))) < 1e-5
 
 
 def test_forward_into_a_grouped_convolution_by_hand() -> None:

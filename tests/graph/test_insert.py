@@ -104,7 +104,7 @@ class Branches(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         x = torch.relu(self.stem(x))
-        return self.linear((self.left(x) + self.right(x) + x).mean((2, 3)))
+        return self.linear((self.left(x) + torch.sigmoid(self.right(x)) + x).mean((2, 3)))
 
 
 @pytest.mark.parametrize("placement", ["every_input", "after_activation"])

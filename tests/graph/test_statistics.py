@@ -7,7 +7,7 @@ from torch import nn
 from datafree.graph.capture import capture
 from datafree.graph.fold import fold_batch_norms
 from datafree.graph.statistics import Normal, layer_statistics, rescaled
-from networks import SPEC, captured
+from networks import SPEC, captured, images, randomized
 
 
 @pytest.mark.parametrize(
@@ -19,6 +19,7 @@ from networks import SPEC, captured
         ("NormAfterActivation", {"bn1", "bn3"}),  # bn2 and bn4 fold forward
         ("SharedNorm", set[str]()),
         ("NoNorm", set[str]()),
+        ("Branched", {"stem", "wide"}),  # two branches of the last sum have no norm
     ],
 )
 def test_paths_are_those_of_the_folded_graph(name: str, paths: set[str]) -> None:
@@ -74,3 +75,50 @@ def test_of_two_batch_norms_in_a_row_the_second_counts() -> None:
     graph = capture(model, SPEC)
     (found,) = layer_statistics(graph).values()
     torch.testing.assert_close(found.mean, torch.full((4,), 7.0, dtype=torch.float64))
+
+
+def test_branches_that_became_one_convolution_return_their_sum() -> None:
+    """Means add, and variances, as of branches that are not correlated."""
+    graph = captured("Branched")
+    means, variances = torch.zeros(8), torch.zeros(8)
+    for name in ("bn1", "bn2", "skip"):
+        norm = graph.get_submodule(name)
+        assert isinstance(norm, nn.BatchNorm2d)
+        assert norm.running_var is not None
+        means = means + norm.bias
+        variances = variances + norm.weight**2 * norm.running_var / (norm.running_var + norm.eps)
+    found = layer_statistics(graph)["wide"]
+    torch.testing.assert_close(found.mean.float(), means)
+    torch.testing.assert_close(found.std.float(), variances.sqrt())
+
+
+class Scaled(nn.Module):
+    """Branches with a factor, a difference, a number; and a norm behind a sum."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.norm_a = nn.Conv2d(3, 4, 3, padding=1), nn.BatchNorm2d(4)
+        self.b, self.norm_b = nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4)
+        self.c, self.d, self.norm = nn.Conv2d(4, 4, 3), nn.Conv2d(4, 4, 3), nn.BatchNorm2d(4)
+        self.linear = nn.Linear(4, 5)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = torch.relu(3 * self.norm_a(self.a(x)) - self.norm_b(self.b(x)) + 0.5)
+        return self.linear(torch.relu(self.norm(self.c(x) + self.d(x)) - 2.0).mean((2, 3)))
+
+
+def test_factors_and_numbers_of_a_sum_are_in_its_statistics() -> None:
+    with torch.random.fork_rng([]):
+        torch.manual_seed(0)
+        graph = capture(randomized(Scaled(), images(8)), SPEC)
+    found = layer_statistics(graph)
+    assert set(found) == {"a", "c"}
+    one, two, after = (graph.get_submodule(name) for name in ("norm_a", "norm_b", "norm"))
+    assert isinstance(one, nn.BatchNorm2d)
+    assert isinstance(two, nn.BatchNorm2d)
+    assert isinstance(after, nn.BatchNorm2d)
+    torch.testing.assert_close(found["a"].mean.float(), 3 * one.bias - two.bias + 0.5)
+    expected = (9 * one.weight**2 + two.weight**2).sqrt()
+    torch.testing.assert_close(found["a"].std.float(), expected, rtol=1e-3, atol=0)
+    torch.testing.assert_close(found["c"].mean.float(), after.bias - 2)
+    torch.testing.assert_close(found["c"].std.float(), after.weight, rtol=1e-3, atol=0)

@@ -8,6 +8,7 @@ from torch import Tensor, fx
 from datafree.config import Scheme
 from datafree.graph.fold import fold_batch_norms
 from datafree.graph.insert import insert_quantizers
+from datafree.graph.slopes import squared_slopes
 from datafree.graph.taps import BatchNorm
 from datafree.quant.modules import QUANTIZED
 from datafree.quant.preparation import prepare_training
@@ -69,3 +70,17 @@ def test_layers_without_norm_learn_as_they_did() -> None:
         weight = student.get_parameter("linear.weight")
         found += torch.autograd.grad(student(images(8)).square().mean(), [weight])
     assert torch.equal(*found)
+
+
+def test_merged_branches_learn_by_the_factor_of_each_tap() -> None:
+    network = captured("Branched")
+    found: list[Tensor] = []
+    for scaled in (False, True):
+        student = fold_batch_norms(network).requires_grad_()
+        if scaled:
+            learn_as_before_folding(student, network)
+        weight = student.get_parameter("wide.weight")
+        found += torch.autograd.grad(student(images(8)).square().mean(), [weight])
+    factors = squared_slopes(network)["wide"].float()
+    assert factors.shape == (8, 8, 3, 3)
+    torch.testing.assert_close(found[1], found[0] * factors)

@@ -15,8 +15,8 @@ from datafree.graph.statistics import Statistics, layer_statistics, rescaled
 def prepare(graph: fx.GraphModule, config: RunConfig) -> tuple[fx.GraphModule, Statistics]:
     """The float network `config` quantizes, with what batch norms told of its layers.
 
-    Batch norms are folded; then, as `config` says, weights equalized, high biases absorbed and
-    outliers split, in this order: each needs what those before leave.
+    Batch norms are folded and branches merged; then, as `config` says, weights equalized, high
+    biases absorbed and outliers split, in this order: each needs what those before leave.
 
     Args:
         graph: the canonical graph; not changed.

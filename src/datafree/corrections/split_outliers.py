@@ -11,7 +11,7 @@ from torch import Tensor, fx, nn
 
 from datafree.config import Scheme
 from datafree.errors import ConfigError, ModelError
-from datafree.graph.fold import count_calls
+from datafree.graph.affine import count_calls
 from datafree.graph.insert import first_calls, weight_bits, weight_quantizer
 from datafree.graph.placement import is_network_input
 from datafree.quant.modules import ChannelCopies

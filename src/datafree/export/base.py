@@ -17,8 +17,10 @@ from torch.export import Dim, ExportedProgram
 
 from datafree.config import Frozen, InputSpec
 from datafree.errors import ExportError, OutputExistsError, ParityError
+from datafree.export._notes import float_notes
 from datafree.files import atomic_path
 from datafree.graph.capture import to_device
+from datafree.graph.floats import computations
 from datafree.quant.modules import QUANTIZED, Quantizer
 from datafree.registry import method_name
 
@@ -73,8 +75,10 @@ class ExportReport:
     Attributes:
         path: the file.
         bytes: its size.
-        weight_bytes: size of the quantized layers' weights in it: codes, scales and zero points.
+        weight_bytes: size of the weights in it: codes, scales and zero points of quantized layers,
+            and all that stays in float; no biases.
         float_weight_bytes: size of the same weights in float32.
+        unquantized_bytes: what stays in float, part of both sizes.
         opset: ONNX opset; None for other formats.
         parity: the file, run by its runtime, against the student.
         saturates: whether the runtime's default settings compute something else on this machine.
@@ -85,6 +89,7 @@ class ExportReport:
     bytes: int
     weight_bytes: int
     float_weight_bytes: int
+    unquantized_bytes: int
     opset: int | None
     parity: Parity
     saturates: bool = False
@@ -93,7 +98,12 @@ class ExportReport:
 
 @dataclass(frozen=True)
 class Written:
-    """What an exporter knows about the file it wrote; fields as in `ExportReport`."""
+    """What an exporter knows about the file it wrote; fields as in `ExportReport`.
+
+    Attributes:
+        weight_bytes: size of the quantized layers' weights alone.
+        opset: as there.
+    """
 
     weight_bytes: int
     opset: int | None = None
@@ -176,15 +186,18 @@ class Exporter(Frozen):
             self.judge(parity, own, path)
             findings = self.inspect(stored, temporary, check, actual)
             size = temporary.stat().st_size
+        steps = computations(stored, spec.shape)
+        rest = sum(step.bytes for step in steps if not step.quantized)
         return ExportReport(
             path=path,
             bytes=size,
-            weight_bytes=written.weight_bytes,
-            float_weight_bytes=float_weight_bytes(student),
+            weight_bytes=written.weight_bytes + rest,
+            float_weight_bytes=float_weight_bytes(student) + rest,
+            unquantized_bytes=rest,
             opset=written.opset,
             parity=parity,
             saturates=findings.saturates,
-            notes=findings.notes,
+            notes=(*findings.notes, *float_notes(steps)),
         )
 
     def prepared(self, student: fx.GraphModule) -> fx.GraphModule:
@@ -318,5 +331,6 @@ def compare_logits(expected: Tensor, actual: Tensor) -> Parity:
 
 def float_weight_bytes(student: nn.Module) -> int:
     """Size in float32 of the weights of all quantized layers, without biases."""
-    layers = {id(m.weight): m.weight for m in student.modules() if isinstance(m, QUANTIZED)}
-    return sum(4 * weight.numel() for weight in layers.values())
+    layers = [m for m in student.modules() if isinstance(m, QUANTIZED)]
+    weights = {id(m.weight): m.weight for m in layers if m.weight_quantizer.enabled}
+    return sum(4 * weight.numel() for weight in weights.values())

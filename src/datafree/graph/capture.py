@@ -105,9 +105,11 @@ def _check_equal(original: nn.Module, lifted: nn.Module, spec: InputSpec) -> Non
     tensor = next(iter(lifted.parameters()), torch.zeros(()))
     generator = torch.Generator().manual_seed(0)
     images = torch.randn(_CHECKED_BATCH, *spec.shape, generator=generator).to(tensor.device)
+    # torch sums recurrent layers and attention in another order where weights ask for gradients.
+    weights = {name: weight.detach() for name, weight in original.named_parameters()}
     with torch.no_grad():
         try:
-            expected: Any = original(images.clone())
+            expected: Any = torch.func.functional_call(original, weights, (images.clone(),))
         except Exception as error:
             raise CaptureError(
                 f"the exported program refuses a batch of {_CHECKED_BATCH}:"

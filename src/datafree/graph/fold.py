@@ -1,42 +1,69 @@
-"""Folding batch norm into the convolution or linear layer beside it (algorithms B.4.1)."""
+"""Folding batch norm into the layer beside it (algorithms B.4.1), and branches into one layer."""
 
 from __future__ import annotations
 
 import copy
 from collections import Counter
-from typing import cast
+from collections.abc import Mapping
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, fx, nn
 
+from datafree.graph.affine import affine, count_calls, norm_called_once
+from datafree.graph.branches import Merged, merge_branches
+from datafree.graph.kernels import Convolution
 from datafree.graph.moments import response
 from datafree.graph.taps import BatchNorm
 from datafree.quant.modules import QUANTIZABLE, QUANTIZED, QuantizableLayer, QuantizedLayer
 
 
-def fold_batch_norms(graph_module: fx.GraphModule) -> fx.GraphModule:
-    """A copy of `graph_module` without the batch norms that fold exactly.
+@dataclass(frozen=True)
+class Folded:
+    """A graph without the batch norms and branches that others take over.
+
+    Attributes:
+        graph: with the same outputs up to rounding.
+        norms: the batch norm whose output each layer has before branches merge, by its path: of
+            the layer that a norm was folded back into (the last one, where there were several), or
+            of a norm that stays.
+        merged: what branches became; their paths are those of layers before.
+    """
+
+    graph: fx.GraphModule
+    norms: Mapping[str, BatchNorm]
+    merged: tuple[Merged, ...]
+
+
+def fold_batch_norms(graph_module: fx.GraphModule, *, branches: bool = True) -> fx.GraphModule:
+    """A copy of `graph_module` without the batch norms that fold exactly, its branches merged.
 
     A batch norm folds backwards into the convolution or linear layer whose only use it is,
     ``W' = W g / sqrt(v + eps)``, ``b' = (b - m) g / sqrt(v + eps) + beta``; otherwise forwards into
-    the convolutions (without padding) or linear layers that are its only uses. Any other, such as
-    one between an activation and a padded convolution, stays as its own affine step.
+    the linear layers or convolutions that are its only uses, if these have no padding or its offset
+    is 0 in all channels. Any other, such as one between an activation and a padded convolution,
+    stays as its own affine step, unless it is a branch of a sum that becomes one convolution, see
+    `merge_branches`.
 
     Args:
         graph_module: the canonical graph; not changed.
+        branches: False leaves all branches, so that layers are those of a student that keeps its
+            batch norms.
 
     Returns:
         A graph module with the same outputs up to rounding.
     """
-    return fold_and_tell(graph_module)[0]
+    return fold_and_tell(graph_module).graph if branches else _fold(graph_module)[0]
 
 
-def fold_and_tell(graph_module: fx.GraphModule) -> tuple[fx.GraphModule, dict[str, BatchNorm]]:
-    """As `fold_batch_norms`, with the batch norm whose output each layer of the result has.
+def fold_and_tell(graph_module: fx.GraphModule) -> Folded:
+    """As `fold_batch_norms`, with what became of batch norms and branches."""
+    folded, norms = _fold(graph_module)
+    merged, records = merge_branches(folded)
+    return Folded(merged, norms, records)
 
-    By path in the result: of the layer that a norm was folded back into (the last one, where there
-    were several), or of a norm that stays.
-    """
+
+def _fold(graph_module: fx.GraphModule) -> tuple[fx.GraphModule, dict[str, BatchNorm]]:
     folded = copy.deepcopy(graph_module)
     times_called = count_calls(folded)
     outputs: dict[str, BatchNorm] = {}
@@ -98,21 +125,6 @@ def _cleaned(graph_module: fx.GraphModule) -> fx.GraphModule:
     return graph_module
 
 
-def count_calls(graph_module: fx.GraphModule) -> Counter[str]:
-    """How many nodes call each module, by path."""
-    return Counter(str(n.target) for n in graph_module.graph.nodes if n.op == "call_module")
-
-
-def norm_called_once(
-    graph_module: fx.GraphModule, node: fx.Node, times_called: Counter[str]
-) -> BatchNorm | None:
-    """The batch norm `node` calls, if nothing else calls it."""
-    if node.op != "call_module" or times_called[str(node.target)] > 1:
-        return None
-    module = graph_module.get_submodule(str(node.target))
-    return module if isinstance(module, BatchNorm) else None
-
-
 def _layer(
     graph_module: fx.GraphModule, node: fx.Node, times_called: Counter[str]
 ) -> QuantizableLayer | None:
@@ -146,34 +158,20 @@ def layers_after(
         if isinstance(layer, nn.Linear):
             if not _is_flat(norm) or layer.in_features != norm.num_features:
                 return []
-        elif isinstance(layer.padding, str) or any(layer.padding):
-            return []
+        elif _pads(layer) and bool(affine(norm)[1].any()):
+            return []  # a padded zero would have to be the offset
         layers.append(layer)
     return layers
+
+
+def _pads(layer: Convolution) -> bool:
+    """Whether `layer` reads zeros around the image."""
+    return layer.padding != "valid" if isinstance(layer.padding, str) else any(layer.padding)
 
 
 def _is_flat(norm: nn.Module) -> bool:
     """Whether the channels of `norm` are the last dimension, as those of a linear layer are."""
     return isinstance(norm, nn.BatchNorm1d) and getattr(norm, "input_rank", 2) == 2
-
-
-def slope(norm: BatchNorm) -> Tensor:
-    """What an eval-mode batch norm multiplies each channel by: (C,), float64, without gradient."""
-    variance = norm.running_var
-    assert variance is not None  # noqa: S101 - lifting builds no other kind
-    inverse = torch.rsqrt(variance.double() + norm.eps)
-    # Functional calls may give only one of weight and bias; the stubs know neither case.
-    weight = cast("Tensor | None", norm.weight)
-    return inverse if weight is None else inverse * weight.detach().double()
-
-
-def _affine(norm: BatchNorm) -> tuple[Tensor, Tensor]:
-    """Slope and offset of an eval-mode batch norm in float64: ``y = slope * x + offset``."""
-    mean, factor = norm.running_mean, slope(norm)
-    assert mean is not None  # noqa: S101 - lifting builds no other kind
-    bias = cast("Tensor | None", norm.bias)
-    offset = -mean.double() * factor
-    return factor, offset + bias.detach().double() if bias is not None else offset
 
 
 def _set(layer: QuantizableLayer, weight: Tensor, bias: Tensor) -> None:
@@ -187,14 +185,14 @@ def _bias(layer: QuantizableLayer) -> Tensor | float:
 
 
 def _fold_back(layer: QuantizableLayer, norm: BatchNorm) -> None:
-    factor, offset = _affine(norm)
+    factor, offset = affine(norm)
     weight = layer.weight.double()
     scaled = weight * factor.view(-1, *[1] * (weight.ndim - 1))
     _set(layer, scaled, _bias(layer) * factor + offset)
 
 
 def _fold_forward(layer: QuantizableLayer, norm: BatchNorm) -> None:
-    factor, offset = _affine(norm)
+    factor, offset = affine(norm)
     weight = layer.weight.double()
     groups = int(getattr(layer, "groups", 1))
     # Row block g of the weight reads input channels g*c .. (g+1)*c.
@@ -210,7 +208,7 @@ def _take_over(layer: QuantizedLayer, norm: BatchNorm) -> bool:
     if not quantizer.enabled:
         _fold_back(layer, norm)
         return True
-    factor, offset = _affine(norm)
+    factor, offset = affine(norm)
     grid, weight = quantizer.grid, layer.weight.detach()
     per_channel = factor.view(-1, *[1] * (weight.ndim - 1))
     mirrored = per_channel < 0

@@ -6,8 +6,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import cast
 
+import torch
 from torch import Tensor, fx
 
+from datafree.graph.affine import count_calls
+from datafree.graph.branches import Merged
 from datafree.graph.fold import fold_and_tell
 from datafree.graph.taps import BatchNorm
 
@@ -37,11 +40,19 @@ def layer_statistics(graph_module: fx.GraphModule) -> dict[str, Normal]:
     too. It stands under the path of the layer it folds back into, or its own where it stays.
     Batch norms called several times, or folded into the layers after them, give nothing.
 
+    A convolution that branches became returns their sum: means add, deviations add in quadrature,
+    since branches of a sum count as uncorrelated here as everywhere. It is missing where a branch
+    has no batch norm.
+
     Args:
         graph_module: the canonical graph before `fold_batch_norms`; not changed.
     """
-    _, norms = fold_and_tell(graph_module)
-    return {path: _output(norm) for path, norm in norms.items()}
+    folded = fold_and_tell(graph_module)
+    branches = {path: _output(norm) for path, norm in folded.norms.items()}
+    sums = {record.path: _sum(record, branches) for record in folded.merged}
+    called = count_calls(folded.graph)
+    known = {path: sums.get(path, normal) for path, normal in branches.items()} | sums
+    return {path: normal for path, normal in known.items() if normal and path in called}
 
 
 def rescaled(statistics: Statistics, factors: Mapping[str, Tensor]) -> dict[str, Normal]:
@@ -69,3 +80,13 @@ def _output(norm: BatchNorm) -> Normal:
         std = std * weight.detach().double().abs()
     mean = std.new_zeros(len(std)) if bias is None else bias.detach().double()
     return Normal(mean, std)
+
+
+def _sum(merged: Merged, branches: Statistics) -> Normal | None:
+    """What `merged` returns, if that is known of all its branches."""
+    told = merged.told or ()
+    if not told or any(path not in branches for path, _ in told):
+        return None
+    means = [branches[path].mean * factor for path, factor in told]
+    variances = [(branches[path].std * factor).square() for path, factor in told]
+    return Normal(torch.stack(means).sum(0) + merged.shift, torch.stack(variances).sum(0).sqrt())

@@ -53,7 +53,7 @@ def export_student(
 def summarize(report: ExportReport) -> dict[str, Any]:
     """An export report as JSON values: one line for people, the numbers behind it, notes."""
     weights = "weights in float"  # of a student that was distilled and not quantized
-    if report.float_weight_bytes:
+    if report.float_weight_bytes > report.unquantized_bytes:
         share = report.weight_bytes / report.float_weight_bytes
         weights = f"weights {100 * share:.1f} % of float"
     return {
@@ -61,6 +61,7 @@ def summarize(report: ExportReport) -> dict[str, Any]:
         "bytes": report.bytes,
         "weight_bytes": report.weight_bytes,
         "float_weight_bytes": report.float_weight_bytes,
+        "unquantized_bytes": report.unquantized_bytes,
         "opset": report.opset,
         "parity": asdict(report.parity),
         "saturates": report.saturates,

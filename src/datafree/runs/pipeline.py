@@ -131,7 +131,10 @@ def run(  # noqa: PLR0913 - one door, what a caller may bring
     metrics: dict[str, Any] = {"teacher": teacher.digest, "images": images.digest()}
     if config.mixed:
         with watch.stage("allocation"):
-            metrics["allocation"] = allocated(graph, config, images, folder, progress)
+            folds = plan.trainer is None or plan.trainer.folds
+            metrics["allocation"] = allocated(
+                graph, config, images, folder, progress, branches=folds
+            )
         config = config.with_layer_bits(metrics["allocation"]["layer_bits"])
     if plan.trainer is None:
         found = quantize_weights(graph, config, plan, images, folder, watch, progress)

@@ -65,7 +65,7 @@ def make_plan(config: RunConfig, graph: fx.GraphModule, spec: InputSpec, *, give
         synthesizer.check(graph)
     if config.data is not None:
         open_labelled(config.data, spec, config.limit)
-    folded = fold_batch_norms(graph)
+    folded = fold_batch_norms(graph, branches=trainer is None or trainer.folds)
     weight_bits(folded, config.scheme)
     if isinstance(rule, ImagelessRule):
         # Takes a moment, and tells whether all ranges are known.

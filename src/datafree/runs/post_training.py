@@ -15,6 +15,7 @@ from datafree.config import RunConfig
 from datafree.corrections.analytic_bias import correct_biases_analytically
 from datafree.corrections.bias_correction import correct_biases
 from datafree.corrections.prepare import prepare
+from datafree.graph.fold import fold_batch_norms
 from datafree.graph.insert import insert_quantizers
 from datafree.graph.statistics import Statistics
 from datafree.images import SyntheticSet, device_batches
@@ -40,6 +41,8 @@ def allocated(
     images: SyntheticSet,
     folder: Path | None,
     progress: Progress,
+    *,
+    branches: bool = True,
 ) -> dict[str, Any]:
     """The summary of a run's allocation: the one an interrupted run left in `folder`, or a new one.
 
@@ -49,11 +52,15 @@ def allocated(
         images: sensitivities are measured on.
         folder: of the run, or None.
         progress: shown while they are measured.
+        branches: False where the student keeps its batch norms and its branches with them.
     """
     if folder is not None and (folder / ALLOCATION).exists():
         return json.loads((folder / ALLOCATION).read_text(encoding="utf-8"))["chosen"]
     # How outliers are split depends on the bits: they are chosen before.
-    folded = fast_layout(prepare(graph, config.model_copy(update={"split_outliers": 0.0}))[0])
+    without = config.model_copy(update={"split_outliers": 0.0})
+    # A student that keeps its batch norms has no corrections either.
+    base = prepare(graph, without)[0] if branches else fold_batch_norms(graph, branches=False)
+    folded = fast_layout(base)
     found = allocate(folded, config.scheme, images.images, config, progress=progress)
     if folder is not None:
         found.save_picture(folder / FRONTIER)
