@@ -207,10 +207,19 @@ def _network(
 def _quantized(table: Table, fields: Sequence[Mapping[str, Any]]) -> str:
     if not any("bits" in given for given in fields):
         return ""
-    policy, placement = (_one(table, fields, name) for name in ("policy", "placement"))
+    policy = _one(table, fields, "policy")
+    where = _where(table, fields)
     grids = {str(given.get("weight_granularity", "channel")) for given in fields}
     grid = f", one weight grid per {grids.pop()}" if len(grids) == 1 else ""
-    return f"policy `{policy}`, {_PLACES[placement]}{grid}; "
+    return f"policy `{policy}`, {where}{grid}; "
+
+
+def _where(table: Table, fields: Sequence[Mapping[str, Any]]) -> str:
+    """Where quantizers stand; a table that compares targets says it in its rows."""
+    if "target" in table.axes:
+        return "quantized where the target wants it"
+    paper = [{"placement": "every_input", **given} for given in fields]
+    return _PLACES[_one(table, paper, "placement")]
 
 
 def _seeds(cells: Mapping[Cell, Record]) -> str:

@@ -290,7 +290,7 @@ class _Rewriter:
         moved = next((n for n in reversed(self.nodes) if source in n.output), None)
         if (
             grid is not None and self._integer and node.op_type != "Conv"
-            and moved is not None and moved.op_type in _RESHAPES
+            and moved is not None and moved.op_type in _MOVES
         ):  # fmt: skip
             node.input[0] = f"{source}/again"
             if node.input[0] not in self._grids:
