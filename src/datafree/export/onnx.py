@@ -25,6 +25,7 @@ from datafree.config import InputSpec
 from datafree.errors import ExportError
 from datafree.export import _qdq
 from datafree.export._markers import with_markers
+from datafree.export._names import name_after_layers
 from datafree.export._storage import WeightType
 from datafree.export.base import (
     Exporter,
@@ -75,6 +76,7 @@ class Onnx(Exporter):
         """See `Exporter.write`."""
         model = _trace(with_markers(student), spec)
         weight_bytes = _qdq.rewrite(model, student, self.weight_type)
+        name_after_layers(model)
         _strip(model)
         _describe(model, spec, label)
         try:
