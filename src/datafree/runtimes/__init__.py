@@ -1,0 +1,1 @@
+"""Runtimes that carry files out: which layers get integer kernels, and how long a batch takes."""
