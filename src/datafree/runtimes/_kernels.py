@@ -63,6 +63,7 @@ def kernels(graph: Graph, executed: Sequence[Executed], reason: Reason) -> Kerne
         integer_products=sum(step is not None and step.integer for step in done),
         products=len(products),
         depthwise=sum(_depthwise(graph, graph.nodes[index]) for index in layers),
+        unsigned=sum(_unsigned(graph, graph.nodes[index]) for index in layers),
     )
 
 
@@ -99,3 +100,8 @@ def _time(
 def _depthwise(graph: Graph, node: NodeProto) -> bool:
     groups = next((int(a.i) for a in node.attribute if a.name == "group"), 1)
     return node.op_type == "Conv" and groups > 1 and groups == graph.filters(node)
+
+
+def _unsigned(graph: Graph, node: NodeProto) -> bool:
+    maker = graph.dequantizer(graph.weight_of(node) or "")
+    return maker is not None and graph.codes(maker).type_name.startswith("uint")

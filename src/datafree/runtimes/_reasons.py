@@ -140,12 +140,12 @@ def _bias(graph: Graph, node: NodeProto) -> Found | None:
 
 
 def _behind(graph: Graph, node: NodeProto) -> Found | None:
-    """A quantizer must be the only reader, with at most one Relu or Clip that it makes redundant."""
-    name, between = node.output[0], None
+    """A quantizer must be the only reader, with at most one Relu or Clip that it makes needless."""
+    name, between, added = node.output[0], None, False
     for _ in range(len(graph.nodes)):
         readers = graph.read_by(name)
         if name in graph.outputs or len(readers) != 1:
-            return _readers(graph, name, readers)
+            return _readers(graph, node, name, readers)
         reader = readers[0]
         if reader.op_type == "QuantizeLinear":
             return _redundant(graph, between, reader) or _types(graph, node, reader)
@@ -153,18 +153,23 @@ def _behind(graph: Graph, node: NodeProto) -> Found | None:
             between = reader
         elif reader.op_type == "Clip" and between is not None:
             return "a float Clip stands in front of the quantizer", graph.label(reader)
+        elif _adds_constant(graph, reader) and not added:
+            if node.op_type == "Conv":
+                return "its bias is added by an Add of its own", graph.label(reader)
+            added = True  # products take such a bias in
         elif reader.op_type not in _KEEPS_CODES:
-            return _float_reader(graph, node, reader)
+            return _NO_QUANTIZER, f"read in float by {_named(graph, [reader])}"
         name = reader.output[0]
     return None
 
 
-def _readers(graph: Graph, name: str, readers: list[NodeProto]) -> Found:
+def _readers(graph: Graph, node: NodeProto, name: str, readers: list[NodeProto]) -> Found:
     """An output that leaves the network, or that several nodes read."""
     quantizers = [reader for reader in readers if reader.op_type == "QuantizeLinear"]
     others = [reader for reader in readers if reader.op_type != "QuantizeLinear"]
     if name in graph.outputs and not readers:
-        return _NO_QUANTIZER, "an output of the network"
+        other = "; a bias of 32-bit codes would do too" if node.op_type == "Gemm" else ""
+        return _NO_QUANTIZER, f"an output of the network{other}"
     if not quantizers:
         return _NO_QUANTIZER, _named(graph, others)
     if name in graph.outputs:
@@ -174,11 +179,8 @@ def _readers(graph: Graph, name: str, readers: list[NodeProto]) -> Found:
     return _SHARED, f"in float too: {_named(graph, others)}"
 
 
-def _float_reader(graph: Graph, node: NodeProto, reader: NodeProto) -> Found:
-    if reader.op_type == "Add" and any(name in graph.constants for name in reader.input):
-        if node.op_type == "Conv":
-            return "its bias is added by an Add of its own", graph.label(reader)
-    return _NO_QUANTIZER, f"read in float by {_named(graph, [reader])}"
+def _adds_constant(graph: Graph, node: NodeProto) -> bool:
+    return node.op_type == "Add" and any(name in graph.constants for name in node.input)
 
 
 def _redundant(graph: Graph, between: NodeProto | None, quantizer: NodeProto) -> Found | None:

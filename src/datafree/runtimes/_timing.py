@@ -21,6 +21,14 @@ Opened = Mapping[str, Callable[[NDArray[np.float32]], Any]]
 
 
 @dataclass(frozen=True)
+class Done:
+    """Seconds of single runs by file, and of processor time per second meanwhile."""
+
+    seconds: dict[str, list[float]]
+    processor: float
+
+
+@dataclass(frozen=True)
 class Cell:
     """One setting that all files are run in."""
 
@@ -41,7 +49,7 @@ def timed(
     shape: tuple[int, ...],
     seconds: float,
     step: Step,
-) -> list[tuple[Cell, dict[str, list[float]]]]:
+) -> list[tuple[Cell, Done]]:
     """Seconds of single runs, by cell and file.
 
     Args:
@@ -53,7 +61,7 @@ def timed(
         step: told after every cell.
     """
     deadline = time.perf_counter() + seconds
-    found: list[tuple[Cell, dict[str, list[float]]]] = []
+    found: list[tuple[Cell, Done]] = []
     threads, calls = 0, dict[str, Callable[[NDArray[np.float32]], Any]]()
     for k, cell in enumerate(cells):
         if cell.threads != threads:
@@ -69,12 +77,12 @@ def timed(
     return found
 
 
-def _rounds(calls: Opened, images: NDArray[np.float32], seconds: float) -> dict[str, list[float]]:
+def _rounds(calls: Opened, images: NDArray[np.float32], seconds: float) -> Done:
     """Run all files in turn until the time is over or enough is known."""
     for call in calls.values():  # memory is set up in the first run
         call(images)
     times: dict[str, list[float]] = {name: [] for name in calls}
-    began = time.perf_counter()
+    began, computed = time.perf_counter(), time.process_time()
     names = list(calls)
     for done in range(MOST_ROUNDS):
         spent = time.perf_counter() - began
@@ -87,13 +95,14 @@ def _rounds(calls: Opened, images: NDArray[np.float32], seconds: float) -> dict[
             started = time.perf_counter()
             calls[name](images)
             times[name].append(time.perf_counter() - started)
-    return times
+    spent = max(time.perf_counter() - began, 1e-9)
+    return Done(times, (time.process_time() - computed) / spent)
 
 
-def _expected(found: Sequence[tuple[Cell, dict[str, list[float]]]], cell: Cell) -> float:
+def _expected(found: Sequence[tuple[Cell, Done]], cell: Cell) -> float:
     """Seconds that the fewest rounds of `cell` will take, by what is known of other batches."""
-    known, times = found[-1]
-    each = sum(min(values) for values in times.values()) / known.batch
+    known, done = found[-1]
+    each = sum(min(values) for values in done.seconds.values()) / known.batch
     return each * cell.batch * (_FEWEST_ROUNDS + 1)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 import statistics
 from abc import abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -56,7 +56,8 @@ class Kernels:
         floats: the others, in the file's order.
         integer_products: products of two activations, as in attention, with integer kernels.
         products: number of these products.
-        depthwise: layers that are depthwise convolutions.
+        depthwise: number of layers that are depthwise convolutions.
+        unsigned: number of layers with unsigned weights.
     """
 
     integer: int
@@ -65,6 +66,7 @@ class Kernels:
     integer_products: int = 0
     products: int = 0
     depthwise: int = 0
+    unsigned: int = 0
 
 
 @dataclass(frozen=True)
@@ -79,6 +81,8 @@ class Latency:
         low: first quartile, in milliseconds.
         high: third quartile.
         runs: number of timed runs.
+        processor: seconds of processor time per second in this setting; with one thread 1 on a
+            machine that does nothing else.
     """
 
     file: str
@@ -88,6 +92,7 @@ class Latency:
     low: float
     high: float
     runs: int
+    processor: float = 1.0
 
 
 class Runtime(Frozen):
@@ -125,7 +130,7 @@ class Runtime(Frozen):
 
         Args:
             path: ONNX file.
-            shape: of one image, (C, H, W), to learn shares of time by running it; None runs nothing.
+            shape: of one image, (C, H, W), to learn shares of time by a run; None runs nothing.
 
         Raises:
             InferenceError: it is not installed, or cannot load or run the file.
@@ -144,7 +149,7 @@ class Runtime(Frozen):
                 the file cannot be run.
         """
 
-    def measure(  # noqa: PLR0913 - what is varied
+    def measure(
         self,
         files: Mapping[str, Path],
         shape: Sequence[int],
@@ -159,10 +164,10 @@ class Runtime(Frozen):
         Args:
             files: by what they are called.
             shape: of one image, (C, H, W).
-            batches: images of a run.
+            batches: images of a run; a file whose batch is fixed is run with that.
             threads: of the runtime; None takes all this process may use.
-            seconds: to spend in all, loading aside. Small networks take far less; batches that would
-                take far more are left out, but for the first.
+            seconds: to spend in all, loading aside. Small networks take far less; a batch that
+                would take more is left out, but for the first.
             progress: shown meanwhile.
 
         Returns:
@@ -171,6 +176,8 @@ class Runtime(Frozen):
         Raises:
             InferenceError: as `opened` does.
         """
+        fixed = self._fixed_batch(files.values())
+        batches = batches if fixed is None else (fixed,)
         counts = dict.fromkeys(available_threads() if n is None else n for n in threads)
         cells = [Cell(count, batch) for count in counts for batch in batches]
         with progress(f"latency in {self.name}", len(cells)) as step:
@@ -179,19 +186,44 @@ class Runtime(Frozen):
                 cells, tuple(shape), seconds, step,
             )  # fmt: skip
         return tuple(
-            _latency(name, cell, times)
-            for cell, by_name in found
-            for name, times in by_name.items()
+            _latency(name, cell, times, done.processor)
+            for cell, done in found
+            for name, times in done.seconds.items()
         )
 
+    def image_shape(self, path: Path) -> tuple[int, ...]:
+        """Shape of one image, as a file tells it.
 
-def _latency(name: str, cell: Cell, times: Sequence[float]) -> Latency:
+        Raises:
+            InferenceError: the file leaves it open, has several inputs, or is not ONNX.
+        """
+        from datafree.runtimes._graph import load_graph
+
+        _, *shape = load_graph(path).input_shape()
+        known = tuple(size for size in shape if size is not None)
+        if len(known) < len(shape):
+            raise InferenceError(
+                f"{path} does not say what size its images have: give it with --input-shape C,H,W"
+            )
+        return known
+
+    def _fixed_batch(self, paths: Iterable[Path]) -> int | None:
+        """The batch that one of the files is bound to."""
+        from datafree.runtimes._graph import load_graph
+
+        fixed = (load_graph(path).input_shape()[0] for path in paths)
+        return next((batch for batch in fixed if batch is not None), None)
+
+
+def _latency(name: str, cell: Cell, times: Sequence[float], processor: float) -> Latency:
     """Seconds of single runs as milliseconds in the middle."""
     low, _, high = (
         statistics.quantiles(times, n=4, method="inclusive") if len(times) > 1 else [times[0]] * 3
     )
     middle = statistics.median(times)
-    return Latency(name, cell.threads, cell.batch, 1e3 * middle, 1e3 * low, 1e3 * high, len(times))
+    return Latency(
+        name, cell.threads, cell.batch, 1e3 * middle, 1e3 * low, 1e3 * high, len(times), processor
+    )
 
 
 def refusal(runtime: Runtime, path: Path, what: str, error: BaseException) -> InferenceError:

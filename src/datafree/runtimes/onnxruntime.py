@@ -33,9 +33,9 @@ _PROFILED_RUNS = 4
 class OnnxRuntime(Runtime):
     """onnxruntime with its default settings.
 
-    Kernels are read off the graph it saves after all its optimisations, the one it runs. An operator
+    Kernels are read off the graph it saves after all its optimisations, the one it runs. A layer
     gets an integer kernel only if every input comes from a DequantizeLinear and its only reader is
-    a QuantizeLinear, with at most one Relu or Clip between that the quantizer makes redundant.
+    a QuantizeLinear, with at most one Relu or Clip between that the quantizer makes needless.
     """
 
     package: ClassVar[str] = "onnxruntime"
@@ -71,9 +71,7 @@ class OnnxRuntime(Runtime):
 
         return call
 
-    def _session(
-        self, path: Path, options: onnxruntime.SessionOptions, shown: Path
-    ) -> onnxruntime.InferenceSession:
+    def _session(self, path: Path, options: Any, shown: Path) -> onnxruntime.InferenceSession:
         """`path` loaded; a refusal speaks of `shown`."""
         try:
             return onnxruntime.InferenceSession(
@@ -92,7 +90,7 @@ class OnnxRuntime(Runtime):
             raise refusal(self, path, "run", error) from error
 
 
-def _options(threads: int) -> onnxruntime.SessionOptions:
+def _options(threads: int) -> Any:
     options = onnxruntime.SessionOptions()
     options.log_severity_level = _SILENT
     options.intra_op_num_threads = threads
