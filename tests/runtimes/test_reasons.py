@@ -269,6 +269,7 @@ OPENVINO: dict[Case, tuple[str, str]] = {
     weights_around_another_zero: ("zero points other than 0", ""),
     transposed_from_other_zero: ("transposed convolution whose input has a zero point", "5"),
     sixteen_bits: ("its input has 16 bits", "uint16"),
+    recurrent: ("recurrent layer", ""),
 }
 FUSED_FREELY = [
     quantizer_behind, output_of_the_network, read_by_an_add, read_twice, two_quantizers,

@@ -7,7 +7,13 @@ from typing import Any
 
 from datafree.cli import console
 from datafree.cli.options import Argument, Command, field_options, given_fields
-from datafree.cli.runtimes import latency_rows, layer_rows, runtime_rows
+from datafree.cli.runtimes import (
+    latency_rows,
+    layer_rows,
+    processor_text,
+    runtime_rows,
+    size_text,
+)
 from datafree.config import build
 from datafree.config.options import BenchmarkOptions
 
@@ -29,7 +35,10 @@ def _benchmark(run: str, **options: Any) -> None:
 
     chosen = build(BenchmarkOptions, given_fields(options), "options")
     facts = benchmark_run(Path(run), chosen, console.progress)
-    console.show_table(f"{run} in {facts['runtime']}", ("what", "found"), runtime_rows(facts))
+    rows = [("processor", processor_text(facts["cpu"])), ("size", size_text(facts))]
+    console.show_table(
+        f"{run} in {facts['runtime']}", ("what", "found"), rows + runtime_rows(facts)
+    )
     if facts["floats"]:
         console.show_table(
             "layers in float", ("layer", "operator", "time", "why"), layer_rows(facts)

@@ -71,5 +71,21 @@ def layer_rows(facts: Mapping[str, Any]) -> list[tuple[str, str, str, str]]:
     ]
 
 
+def processor_text(cpu: Mapping[str, Any]) -> str:
+    """The processor, and what it has for products of 8-bit integers."""
+    known = cpu["integer_instructions"]
+    if known is None:
+        return str(cpu["name"])
+    return f"{cpu['name']}, {', '.join(known) or 'no instructions for 8-bit products'}"
+
+
+def size_text(facts: Mapping[str, Any]) -> str:
+    """Sizes of the files, 1 kB being 1000 bytes."""
+    text = f"{facts['bytes'] / 1000:.0f} kB"
+    if "float_bytes" in facts:
+        text += f", float {facts['float_bytes'] / 1000:.0f} kB"
+    return text
+
+
 def _span(quartiles: Sequence[float]) -> str:
-    return " to ".join(f"{value:.3g}" for value in quartiles)
+    return "-".join(f"{value:.3g}" for value in quartiles)

@@ -18,7 +18,9 @@ import torch
 from datafree.files import sha256, write_text
 from datafree.runtimes import processor
 
-_PACKAGES = ("datafree", "torch", "numpy", "onnx", "onnxruntime", "pydantic", "safetensors")
+_PACKAGES = (
+    "datafree", "torch", "numpy", "onnx", "onnxruntime", "openvino", "pydantic", "safetensors",
+)  # fmt: skip
 
 
 class Stopwatch:

@@ -76,10 +76,12 @@ def runtime_facts(
     timed = base is not None and shape is not None
     found = runtime.kernels(student, shape if timed else None)
     instructions = integer_instructions()
+    known = None if instructions is None else list(instructions)
     facts: dict[str, Any] = {
         "runtime": f"{runtime.name} {runtime.version}",
-        "cpu": {"name": processor(), "integer_instructions": instructions},
+        "cpu": {"name": processor(), "integer_instructions": known},
         **asdict(found),
+        "floats": [asdict(layer) for layer in found.floats],
         "bytes": student.stat().st_size,
     }
     if base is None or shape is None:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import importlib
 import statistics
+import textwrap
 from abc import abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,6 +21,8 @@ from datafree.progress import Progress, silent
 from datafree.registry import method_name
 from datafree.runtimes._timing import Cell, available_threads, timed
 
+_PLACES = ("Exception from ", "Check '")  # where in its source a runtime was
+_SAID = 300
 Call = Callable[[NDArray[np.float32]], object]
 """Runs a loaded file once, on images (B, C, H, W)."""
 
@@ -227,9 +230,10 @@ def _latency(name: str, cell: Cell, times: Sequence[float], processor: float) ->
 
 
 def refusal(runtime: Runtime, path: Path, what: str, error: BaseException) -> InferenceError:
-    """The error for a file that a runtime cannot `load` or `run`, with the first line it said."""
-    lines: list[Any] = [line.strip() for line in str(error).splitlines() if line.strip()]
-    said = lines[0] if lines else type(error).__name__
+    """The error for a file that a runtime cannot `load` or `run`, with what it said in one line."""
+    lines = [line.strip() for line in str(error).splitlines()]
+    said = " ".join(line for line in lines if line and not line.startswith(_PLACES))
+    said = textwrap.shorten(said or type(error).__name__, _SAID, placeholder=" …")
     return InferenceError(
         f"{runtime.name} {runtime.version} cannot {what} {path}: {said}; write the file once more"
         " with datafree export, or measure in another runtime (--runtime)"

@@ -58,15 +58,28 @@ class OpenVINO(Runtime):
 
     def opened(self, path: Path, threads: int) -> Call:
         """See `Runtime.opened`."""
-        request = self._compiled(path, path, threads).create_infer_request()
+        return self._call(self._compiled(path, path, threads), path)[0]
+
+    def _call(self, compiled: Any, path: Path) -> tuple[Call, Any]:
+        """A compiled file as a function, and the request that then knows times."""
+        import openvino
+
+        request, wanted = compiled.create_infer_request(), compiled.input(0).partial_shape
+        fitting: set[tuple[int, ...]] = set()
 
         def call(images: NDArray[np.float32]) -> object:
+            # A request computes something of images that do not fit, instead of refusing them.
+            if images.shape not in fitting:
+                if not wanted.compatible(openvino.PartialShape(list(images.shape))):
+                    said = f"its input is {wanted}, the images are {images.shape}"
+                    raise refusal(self, path, "run", ValueError(said))
+                fitting.add(images.shape)
             try:
                 return request.infer({0: images})
             except RuntimeError as error:
                 raise refusal(self, path, "run", error) from error
 
-        return call
+        return call, request
 
     def _compiled(self, path: Path, shown: Path, threads: int, *, profile: bool = False) -> Any:
         """`path` ready to run; a refusal speaks of `shown`."""
@@ -83,13 +96,10 @@ class OpenVINO(Runtime):
 
     def _times(self, compiled: Any, images: NDArray[np.float32], path: Path) -> dict[str, float]:
         """Microseconds by node of the execution graph, the fastest of all runs."""
-        request = compiled.create_infer_request()
+        call, request = self._call(compiled, path)
         found: dict[str, float] = {}
         for _ in range(_PROFILED_RUNS):
-            try:
-                request.infer({0: images})
-            except RuntimeError as error:
-                raise refusal(self, path, "run", error) from error
+            call(images)
             for info in request.profiling_info:
                 took = info.real_time.total_seconds() * 1e6
                 found[info.node_name] = min(found.get(info.node_name, took), took)
