@@ -46,6 +46,8 @@ def _benchmark(run: str, **options: Any) -> None:
     if facts.get("latency_ms"):
         columns = ("threads", "batch", "float, ms", "student, ms", "speed-up", "runs")
         console.show_table("medians and quartiles", columns, latency_rows(facts))
+    else:
+        console.out.print("Nothing was timed: give the float network with --float-file.")
 
 
 benchmark = Command(

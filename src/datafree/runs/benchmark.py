@@ -40,9 +40,9 @@ def benchmark_run(
         is timed.
 
     Raises:
-        ConfigError: the folder holds no run or no student.
+        ConfigError: the folder holds no run or no student, or its teacher can no longer be loaded
+            and no float file is at hand.
         InferenceError: the runtime is not installed, or refuses a file.
-        ModelError: the teacher can no longer be loaded, and no float file is at hand.
     """
     settings = Settings(
         runtime=str(options.runtime),
@@ -85,7 +85,7 @@ def _float_of(subject: Path | Result, folder: Path, options: BenchmarkOptions) -
     try:
         result = subject if isinstance(subject, Result) else load_run(folder)
     except DatafreeError as error:
-        raise type(error)(f"{error} (or give the float network's file with --float-file)") from None
+        raise ConfigError(f"{error}; or give the float network's file, --float-file") from error
     with float_file(result.teacher, result.spec) as made:
         if options.keep_float:
             with atomic_path(kept) as temporary:
