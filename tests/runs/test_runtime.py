@@ -17,7 +17,7 @@ from datafree.config.options import BenchmarkOptions
 from datafree.errors import ConfigError, InferenceError, UnknownNameError
 from datafree.runs.benchmark import benchmark_run
 from datafree.runs.pipeline import Result, run
-from datafree.runs.runtime import runtime_facts
+from datafree.runs.runtime import Settings, runtime_facts
 from datafree.testing.watching import Counter
 from networks import SPEC, build
 from onnx_graphs import Draft, conv, saved
@@ -131,6 +131,15 @@ def test_files_of_any_tool(tmp_path: Path) -> None:
     assert sorted(path.name for path in tmp_path.iterdir()) == ["draft.onnx", "other"]
     alone = datafree.benchmark(student)
     assert alone["integer"] == 1 and "latency_ms" not in alone
+
+
+def test_a_setting_without_time_is_told(tmp_path: Path) -> None:
+    draft = Draft()
+    path = saved(draft.model(draft.quantized(conv(draft), "o")), tmp_path)
+    settings = Settings(threads=(1,), batches=(1, 50_000), seconds=0.01)
+    facts = runtime_facts(path, path, (8, 12, 12), settings)
+    assert [row["batch"] for row in facts["latency_ms"]] == [1]
+    assert any("Left out for want of time: 1 thread, batch 50000" in n for n in facts["notes"])
 
 
 def _float(folder: Path) -> Path:

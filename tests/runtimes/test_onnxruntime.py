@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
 import pytest
+from numpy.typing import NDArray
 from onnx import TensorProto, helper
 
 from datafree.errors import InferenceError
@@ -71,13 +73,25 @@ def test_dynamic_quantization_multiplies_integers(tmp_path: Path) -> None:
     assert (found.integer, found.total) == (1, 1)
 
 
-def test_depthwise_and_unsigned_layers_are_counted(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("zeros", "shifted", "scattered"),
+    [(np.zeros(8, np.int8), 0, 0), (np.full(8, 128, np.uint8), 1, 0),
+     (np.arange(8, dtype=np.int8), 1, 1)],
+)  # fmt: skip
+def test_weights_with_slow_kernels_are_counted(
+    zeros: NDArray[Any], shifted: int, scattered: int, tmp_path: Path
+) -> None:
     draft = Draft()
-    source = draft.quantized("x", "xq")
-    weight = draft.weight("w", (8, 1, 3, 3), kind=np.uint8, zero=128)
-    y = draft.node("Conv", [source, weight], "y", group=8)
+    codes = np.full((8, 1, 3, 3), 7, zeros.dtype)
+    given = [
+        draft.constant("codes", codes), draft.constant("scale", np.full(8, 0.01, np.float32)),
+        draft.constant("zero", zeros),
+    ]  # fmt: skip
+    weight = draft.node("DequantizeLinear", given, "w", axis=0)
+    y = draft.node("Conv", [draft.quantized("x", "xq"), weight], "y", group=8)
     found = OnnxRuntime().kernels(saved(draft.model(draft.quantized(y, "o")), tmp_path))
-    assert (found.integer, found.depthwise, found.unsigned) == (1, 1, 1)
+    assert (found.integer, found.depthwise) == (1, 1)
+    assert (found.shifted, found.scattered) == (shifted, scattered)
 
 
 def test_a_refused_file_is_named_with_what_onnxruntime_said(tmp_path: Path) -> None:

@@ -16,7 +16,14 @@ from datafree.errors import InferenceError
 from datafree.graph.fold import fold_batch_norms
 from datafree.progress import Progress, silent
 from datafree.runs.plan import make_method
-from datafree.runtimes import Latency, Runtime, advice, integer_instructions, processor
+from datafree.runtimes import (
+    Latency,
+    Runtime,
+    advice,
+    available_threads,
+    integer_instructions,
+    processor,
+)
 
 FLOAT = "float.onnx"
 DEFAULT = "onnxruntime"
@@ -91,10 +98,13 @@ def runtime_facts(
         files, shape, batches=settings.batches, threads=settings.threads,
         seconds=settings.seconds, progress=progress,
     )  # fmt: skip
+    notes = (
+        advice(found, latencies, instructions), _left_out(latencies, settings), _busy(latencies),
+    )  # fmt: skip
     return facts | {
         "float_bytes": base.stat().st_size,
         "latency_ms": _rows(latencies),
-        "notes": [*filter(None, (advice(found, latencies, instructions), _busy(latencies)))],
+        "notes": [note for note in notes if note],
     }
 
 
@@ -132,6 +142,18 @@ def float_file(teacher: fx.GraphModule, spec: InputSpec) -> Generator[Path]:
         path = Path(folder) / FLOAT
         write_float(fold_batch_norms(teacher), spec, path)
         yield path
+
+
+def _left_out(latencies: Sequence[Latency], settings: Settings) -> str | None:
+    """Which of the settings there was no time for; a file with a fixed batch has no others."""
+    done = {(found.threads, found.batch) for found in latencies}
+    threads = {available_threads() if n is None else n for n in settings.threads}
+    asked = {(count, batch) for count in threads for batch in settings.batches}
+    missing = sorted(asked - done) if asked & done else []
+    if not missing:
+        return None
+    told = "; ".join(f"{t} thread{'s' if t > 1 else ''}, batch {b}" for t, b in missing)
+    return f"Left out for want of time: {told}; datafree benchmark --seconds 60 measures it."
 
 
 def _busy(latencies: Sequence[Latency]) -> str | None:

@@ -2,6 +2,7 @@
 
 from datafree.runtimes._advice import advice
 from datafree.runtimes._cpu import integer_instructions, processor
+from datafree.runtimes._timing import available_threads
 from datafree.runtimes.base import FloatLayer, Kernels, Latency, Runtime
 
 __all__ = [
@@ -10,6 +11,7 @@ __all__ = [
     "Latency",
     "Runtime",
     "advice",
+    "available_threads",
     "integer_instructions",
     "processor",
 ]

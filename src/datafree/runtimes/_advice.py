@@ -8,8 +8,8 @@ from collections.abc import Sequence
 from datafree.runtimes.base import Kernels, Latency
 
 SLOWER = 1.05  # medians of two equal files differ by less on a machine that does nothing else
-_MANY_FLOAT = 0.25  # share of the layers
-_MANY_DEPTHWISE = 0.3
+_MANY_FLOAT = 0.25  # share of the time
+_MANY_DEPTHWISE = 0.3  # share of the layers
 _SMALL = 0.3  # milliseconds of one image in float
 _REMEDIES = {
     "its weights are unsigned": "quantize with --symmetric-weights",
@@ -62,15 +62,20 @@ def advice(
 
 def _cause(kernels: Kernels, smallest: float, instructions: tuple[str, ...] | None) -> str:
     """The likeliest cause, and what to do about it."""
-    if len(kernels.floats) > _MANY_FLOAT * kernels.total:
+    if kernels.scattered:
+        return (
+            f"in {kernels.scattered} depthwise convolutions the weights' zero points differ from"
+            " channel to channel, which takes a very slow kernel; quantize with --symmetric-weights"
+        )
+    if _share(kernels) > _MANY_FLOAT:
         ((reason, _),) = Counter(layer.reason for layer in kernels.floats).most_common(1)
         known = (text for start, text in _REMEDIES.items() if reason.startswith(start))
         count = f"{len(kernels.floats)} of {kernels.total} layers"
         return f"{count} run in float, most often because: {reason}; {next(known, _EVERY_EDGE)}"
-    if instructions and kernels.unsigned:
+    if kernels.shifted:
         return (
-            "its weights are unsigned, which takes a slow kernel on this processor; quantize with"
-            " --weight-type int8"
+            f"the weights of {kernels.shifted} layers are unsigned or have zero points, which takes"
+            " slower kernels; quantize with --symmetric-weights"
         )
     if kernels.depthwise > _MANY_DEPTHWISE * kernels.total:
         count = f"{kernels.depthwise} of {kernels.total} layers"
@@ -89,3 +94,11 @@ def _cause(kernels: Kernels, smallest: float, instructions: tuple[str, ...] | No
             " on one that has"
         )
     return "its integer kernels do not pay here; compare with --runtime openvino"
+
+
+def _share(kernels: Kernels) -> float:
+    """What layers in float take of the time, or of the layers where times are not known."""
+    known = [layer.share for layer in kernels.floats if layer.share is not None]
+    if len(known) == len(kernels.floats):
+        return sum(known)
+    return len(kernels.floats) / kernels.total

@@ -204,6 +204,16 @@ class Graph:
         dims = inputs[0].type.tensor_type.shape.dim
         return [int(d.dim_value) if d.dim_value > 0 else None for d in dims]
 
+    def input_codes(self, node: NodeProto) -> Codes | None:
+        """Codes that the input of a layer comes from; None where it is not quantized."""
+        found = self.dequantizer(self.input_of(node))
+        return None if found is None else self.codes(found)
+
+    def weight_codes(self, node: NodeProto) -> Codes | None:
+        """Codes that the weights of a layer come from; None where they are not quantized."""
+        found = self.dequantizer(self.weight_of(node) or "")
+        return None if found is None else self.codes(found)
+
     def _kind(self, name: str) -> int:
         """Element type of an initializer, 0 where `name` is none."""
         tensor = self.initializers.get(name)

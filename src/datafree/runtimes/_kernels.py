@@ -63,7 +63,8 @@ def kernels(graph: Graph, executed: Sequence[Executed], reason: Reason) -> Kerne
         integer_products=sum(step is not None and step.integer for step in done),
         products=len(products),
         depthwise=sum(_depthwise(graph, graph.nodes[index]) for index in layers),
-        unsigned=sum(_unsigned(graph, graph.nodes[index]) for index in layers),
+        shifted=sum(_shifted(graph, graph.nodes[index]) for index in integer),
+        scattered=sum(_scattered(graph, graph.nodes[index]) for index in integer),
     )
 
 
@@ -102,6 +103,15 @@ def _depthwise(graph: Graph, node: NodeProto) -> bool:
     return node.op_type == "Conv" and groups > 1 and groups == graph.filters(node)
 
 
-def _unsigned(graph: Graph, node: NodeProto) -> bool:
-    maker = graph.dequantizer(graph.weight_of(node) or "")
-    return maker is not None and graph.codes(maker).type_name.startswith("uint")
+def _shifted(graph: Graph, node: NodeProto) -> bool:
+    codes = graph.weight_codes(node)
+    if codes is None:
+        return False
+    return codes.type_name.startswith("u") or (codes.zero is not None and bool(codes.zero.any()))
+
+
+def _scattered(graph: Graph, node: NodeProto) -> bool:
+    codes = graph.weight_codes(node)
+    if codes is None or codes.zero is None or not _depthwise(graph, node):
+        return False
+    return bool((codes.zero != codes.zero.flat[0]).any())

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable
 import numpy as np
 from onnx import NodeProto
 
-from datafree.runtimes._graph import RECURRENT, Codes, Graph
+from datafree.runtimes._graph import RECURRENT, Graph
 
 Found = tuple[str, str]
 _Check = Callable[[Graph, NodeProto], Found | None]
@@ -54,7 +54,7 @@ def _transposed(graph: Graph, node: NodeProto) -> Found | None:
     """OpenVINO's transposed convolutions."""
     if node.op_type != "ConvTranspose":
         return None
-    codes = _input_codes(graph, node)
+    codes = graph.input_codes(node)
     if codes is not None and codes.zero is not None and codes.zero.any():
         detail = f"zero point {int(codes.zero.flat[0])}"
         return "transposed convolution whose input has a zero point other than 0", detail
@@ -63,7 +63,7 @@ def _transposed(graph: Graph, node: NodeProto) -> Found | None:
 
 def _operands(graph: Graph, node: NodeProto) -> Found | None:
     """Both operands must come from codes of 8 bits."""
-    before, weight = _input_codes(graph, node), _weight_codes(graph, node)
+    before, weight = graph.input_codes(node), graph.weight_codes(node)
     if before is None and weight is None:
         return ON_PURPOSE, ""
     if node.op_type in RECURRENT:
@@ -81,7 +81,7 @@ def _operands(graph: Graph, node: NodeProto) -> Found | None:
 
 
 def _narrow_weights(graph: Graph, node: NodeProto) -> Found | None:
-    codes = _weight_codes(graph, node)
+    codes = graph.weight_codes(node)
     if codes is None:
         return None
     if codes.bits < 8:
@@ -100,7 +100,7 @@ def _narrow_weights(graph: Graph, node: NodeProto) -> Found | None:
 
 def _signed_weights(graph: Graph, node: NodeProto) -> Found | None:
     """OpenVINO multiplies signed weights around zero only."""
-    codes = _weight_codes(graph, node)
+    codes = graph.weight_codes(node)
     if codes is None:
         return None
     if codes.type_name.startswith("u"):
@@ -114,7 +114,7 @@ def _signed_weights(graph: Graph, node: NodeProto) -> Found | None:
 
 
 def _clipped_codes(graph: Graph, node: NodeProto) -> Found | None:
-    codes = _input_codes(graph, node)
+    codes = graph.input_codes(node)
     if codes is not None and codes.clipped and codes.type_name == "int8":
         return "its input is clipped as int8 codes, which only uint8 codes may be", ""
     return None
@@ -126,7 +126,7 @@ def _bias(graph: Graph, node: NodeProto) -> Found | None:
     maker = graph.made_by(node.input[2])
     if maker is None or maker.op_type != "DequantizeLinear":
         return None
-    bias, before, weight = graph.codes(maker), _input_codes(graph, node), _weight_codes(graph, node)
+    bias, before, weight = graph.codes(maker), graph.input_codes(node), graph.weight_codes(node)
     if bias.bits < 32:
         return "its bias is quantized to less than 32 bits", bias.type_name
     if before is None or weight is None:
@@ -201,7 +201,7 @@ def _redundant(graph: Graph, between: NodeProto | None, quantizer: NodeProto) ->
 
 
 def _types(graph: Graph, node: NodeProto, quantizer: NodeProto) -> Found | None:
-    before, after = _input_codes(graph, node), graph.codes(quantizer)
+    before, after = graph.input_codes(node), graph.codes(quantizer)
     if before is not None and before.kind != after.kind:
         detail = f"{before.type_name}, {after.type_name}"
         return "codes of its input and of its output have different types", detail
@@ -219,16 +219,6 @@ def _bounds(graph: Graph, node: NodeProto) -> tuple[float, float]:
         -np.inf if low is None else float(low.flat[0]),
         np.inf if high is None else float(high.flat[0]),
     )
-
-
-def _input_codes(graph: Graph, node: NodeProto) -> Codes | None:
-    found = graph.dequantizer(graph.input_of(node))
-    return None if found is None else graph.codes(found)
-
-
-def _weight_codes(graph: Graph, node: NodeProto) -> Codes | None:
-    found = graph.dequantizer(graph.weight_of(node) or "")
-    return None if found is None else graph.codes(found)
 
 
 def _named(graph: Graph, nodes: list[NodeProto]) -> str:

@@ -60,7 +60,10 @@ class Kernels:
         integer_products: products of two activations, as in attention, with integer kernels.
         products: number of these products.
         depthwise: number of layers that are depthwise convolutions.
-        unsigned: number of layers with unsigned weights.
+        shifted: number of integer layers whose weights are unsigned or have zero points other than
+            0: their kernels are slower.
+        scattered: number of integer depthwise convolutions whose zero points of weights differ from
+            channel to channel: onnxruntime takes some forty times as long for them.
     """
 
     integer: int
@@ -69,7 +72,8 @@ class Kernels:
     integer_products: int = 0
     products: int = 0
     depthwise: int = 0
-    unsigned: int = 0
+    shifted: int = 0
+    scattered: int = 0
 
 
 @dataclass(frozen=True)
