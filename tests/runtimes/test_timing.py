@@ -68,3 +68,14 @@ def test_a_program_that_waits_has_no_processor_time() -> None:
     log = Log(seconds=0.01)
     ((_, done),) = timed(log.open, [Cell(1, 1)], (3, 4, 4), 0.05, log.steps.append)
     assert done.processor < 0.5
+
+
+def test_processor_time_leaves_out_what_others_took() -> None:
+    """With one thread alone: of several nobody knows who waited for whom."""
+    log = Log(seconds=0.01)
+    found = timed(
+        log.open, [Cell(1, 1), Cell(2, 1)], (3, 4, 4), 0.3, log.steps.append, processor=True
+    )
+    one, two = (min(done.seconds["float"]) for _, done in found)
+    assert one < 0.005 < 0.01 <= two
+    assert all(done.round >= 0.02 for _, done in found)

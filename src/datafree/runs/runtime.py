@@ -159,11 +159,12 @@ def _left_out(latencies: Sequence[Latency], settings: Settings) -> str | None:
 def _busy(latencies: Sequence[Latency]) -> str | None:
     """A word of warning where other programs took the processor meanwhile."""
     shares = [found.processor for found in latencies if found.threads == 1]
-    if not shares or min(shares) >= _UNDISTURBED:
+    several = any(found.threads > 1 for found in latencies)
+    if not shares or not several or min(shares) >= _UNDISTURBED:
         return None
     return (
-        f"Other programs took {100 * (1 - min(shares)):.0f} % of the time: repeat it with datafree"
-        " benchmark on an idle machine."
+        f"Other programs took {100 * (1 - min(shares)):.0f} % of the processor: times of several"
+        " threads are too long; datafree benchmark repeats it on an idle machine."
     )
 
 

@@ -22,9 +22,10 @@ Opened = Mapping[str, Callable[[NDArray[np.float32]], Any]]
 
 @dataclass(frozen=True)
 class Done:
-    """Seconds of single runs by file, and of processor time per second meanwhile."""
+    """Seconds of single runs by file; of a round; of processor time per second meanwhile."""
 
     seconds: dict[str, list[float]]
+    round: float
     processor: float
 
 
@@ -49,6 +50,8 @@ def timed(
     shape: tuple[int, ...],
     seconds: float,
     step: Step,
+    *,
+    processor: bool = False,
 ) -> list[tuple[Cell, Done]]:
     """Seconds of single runs, by cell and file.
 
@@ -59,6 +62,8 @@ def timed(
         shape: of one image.
         seconds: for all runs.
         step: told after every cell.
+        processor: in cells of one thread take the time this process had a processor. On an idle
+            machine that is all the time; on a busy one it is what an idle one would take.
     """
     deadline = time.perf_counter() + seconds
     found: list[tuple[Cell, Done]] = []
@@ -72,12 +77,15 @@ def timed(
         left = deadline - time.perf_counter()
         if not found or _expected(found, cell) <= left:
             share = max(left, 0.0) / (len(cells) - k)
-            found.append((cell, _rounds(calls, _images(cell.batch, shape), share)))
+            clock = time.process_time if processor and cell.threads == 1 else time.perf_counter
+            found.append((cell, _rounds(calls, _images(cell.batch, shape), share, clock)))
         step(1)
     return found
 
 
-def _rounds(calls: Opened, images: NDArray[np.float32], seconds: float) -> Done:
+def _rounds(
+    calls: Opened, images: NDArray[np.float32], seconds: float, clock: Callable[[], float]
+) -> Done:
     """Run all files in turn until the time is over or enough is known."""
     for call in calls.values():  # memory is set up in the first run
         call(images)
@@ -92,18 +100,18 @@ def _rounds(calls: Opened, images: NDArray[np.float32], seconds: float) -> Done:
             break
         # Who goes first meets a cache that the other left: both do so equally often.
         for name in names if done % 2 else reversed(names):
-            started = time.perf_counter()
+            started = clock()
             calls[name](images)
-            times[name].append(time.perf_counter() - started)
+            times[name].append(clock() - started)
     spent = max(time.perf_counter() - began, 1e-9)
-    return Done(times, (time.process_time() - computed) / spent)
+    rounds = min(len(values) for values in times.values())
+    return Done(times, spent / rounds, (time.process_time() - computed) / spent)
 
 
 def _expected(found: Sequence[tuple[Cell, Done]], cell: Cell) -> float:
     """Seconds that the fewest rounds of `cell` will take, by what is known of other batches."""
     known, done = found[-1]
-    each = sum(min(values) for values in done.seconds.values()) / known.batch
-    return each * cell.batch * (_FEWEST_ROUNDS + 1)
+    return done.round / known.batch * cell.batch * (_FEWEST_ROUNDS + 1)
 
 
 def _images(batch: int, shape: tuple[int, ...]) -> NDArray[np.float32]:

@@ -110,6 +110,9 @@ class Runtime(Frozen):
     extra: ClassVar[str] = ""
     """Extra of datafree that installs it; empty where datafree needs it anyway."""
 
+    processor_time: ClassVar[bool] = False
+    """It computes within this process, so that with one thread processor time is its latency."""
+
     @property
     def name(self) -> str:
         """The runtime's name: the stem of its file."""
@@ -168,6 +171,9 @@ class Runtime(Frozen):
     ) -> tuple[Latency, ...]:
         """Time one run of each of `files`, in turn, so that what else the machine does hits all.
 
+        With one thread and `processor_time` it is the time that this process had a processor, which
+        other programs do not lengthen.
+
         Args:
             files: by what they are called.
             shape: of one image, (C, H, W).
@@ -190,7 +196,7 @@ class Runtime(Frozen):
         with progress(f"latency in {self.name}", len(cells)) as step:
             found = timed(
                 lambda count: {name: self.opened(path, count) for name, path in files.items()},
-                cells, tuple(shape), seconds, step,
+                cells, tuple(shape), seconds, step, processor=self.processor_time,
             )  # fmt: skip
         return tuple(
             _latency(name, cell, times, done.processor)

@@ -39,6 +39,7 @@ class OnnxRuntime(Runtime):
     """
 
     package: ClassVar[str] = "onnxruntime"
+    processor_time: ClassVar[bool] = True
 
     def kernels(self, path: Path, shape: Sequence[int] | None = None) -> Kernels:
         """See `Runtime.kernels`."""

@@ -32,6 +32,7 @@ class OpenVINO(Runtime):
 
     package: ClassVar[str] = "openvino"
     extra: ClassVar[str] = "openvino"
+    processor_time: ClassVar[bool] = True
 
     def kernels(self, path: Path, shape: Sequence[int] | None = None) -> Kernels:
         """See `Runtime.kernels`."""
