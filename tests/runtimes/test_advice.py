@@ -23,14 +23,14 @@ def some_float(reason: str) -> Kernels:
 
 @pytest.mark.parametrize("student", [1.0, 2.0, 2.08])
 def test_a_student_that_is_not_slower_needs_none(student: float) -> None:
-    assert advice(ALL_INTEGER, times(2.0, student), VNNI) is None
+    assert advice(ALL_INTEGER, times(2.0, student), VNNI, runtime="onnxruntime") is None
 
 
 @pytest.mark.parametrize(
     ("kernels", "milliseconds", "instructions", "parts"),
     [
         (some_float("no quantizer behind it"), 2.0, VNNI,
-         ("2 of 2 layers run in float", "no quantizer behind it", "every edge")),
+         ("2 of 2 layers run in float", "no quantizer behind it", "--target onnxruntime")),
         (some_float("its weights are unsigned: …"), 2.0, VNNI, ("--symmetric-weights",)),
         (Kernels(20, 20, (), shifted=20), 2.0, VNNI, ("20 layers", "--symmetric-weights")),
         (Kernels(20, 20, (), shifted=20, scattered=5), 2.0, VNNI,
@@ -50,7 +50,9 @@ def test_the_remedy_fits_the_cause(
     instructions: tuple[str, ...] | None,
     parts: tuple[str, ...],
 ) -> None:
-    told = advice(kernels, times(milliseconds, 1.5 * milliseconds), instructions)
+    told = advice(
+        kernels, times(milliseconds, 1.5 * milliseconds), instructions, runtime="onnxruntime"
+    )
     assert told is not None and "\n" not in told
     assert told.startswith("Slower than float (1.50 times the time with 1 thread, batch 1)")
     for part in parts:
@@ -59,4 +61,4 @@ def test_the_remedy_fits_the_cause(
 
 def test_one_thread_decides() -> None:
     latencies = times(2.0, 1.0) + times(1.0, 3.0, threads=8)
-    assert advice(ALL_INTEGER, latencies, VNNI) is None
+    assert advice(ALL_INTEGER, latencies, VNNI, runtime="onnxruntime") is None

@@ -99,7 +99,7 @@ def runtime_facts(
         seconds=settings.seconds, progress=progress,
     )  # fmt: skip
     notes = (
-        advice(found, latencies, instructions), _left_out(latencies, settings), _busy(latencies),
+        advice(found, latencies, instructions, runtime=runtime.name), _left_out(latencies, settings), _busy(latencies),
     )  # fmt: skip
     return facts | {
         "float_bytes": base.stat().st_size,

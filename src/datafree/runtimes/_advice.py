@@ -20,7 +20,6 @@ _REMEDIES = {
     "its input is not quantized": "quantize activations too",
 }
 """By how a reason begins."""
-_EVERY_EDGE = "write the file with a quantizer on every edge this runtime asks for"
 
 
 def advice(
@@ -28,6 +27,7 @@ def advice(
     latencies: Sequence[Latency],
     instructions: tuple[str, ...] | None,
     *,
+    runtime: str,
     float_file: str = "float",
     student: str = "student",
 ) -> str | None:
@@ -37,6 +37,7 @@ def advice(
         kernels: of the student's file.
         latencies: of both files.
         instructions: of the processor, for products of 8-bit integers; None if not known.
+        runtime: its name, which is that of the target to quantize for.
         float_file: what `latencies` call the float network.
         student: what they call the student.
 
@@ -56,11 +57,13 @@ def advice(
         return None
     where = f"{threads} thread{'s' if threads > 1 else ''}, batch {batch}"
     smallest = min(f.milliseconds / f.batch for f in latencies if f.file == float_file)
-    cause = _cause(kernels, smallest, instructions)
+    cause = _cause(kernels, smallest, instructions, runtime)
     return f"Slower than float ({factor:.2f} times the time with {where}): {cause}."
 
 
-def _cause(kernels: Kernels, smallest: float, instructions: tuple[str, ...] | None) -> str:
+def _cause(
+    kernels: Kernels, smallest: float, instructions: tuple[str, ...] | None, runtime: str
+) -> str:
     """The likeliest cause, and what to do about it."""
     if kernels.scattered:
         return (
@@ -71,7 +74,8 @@ def _cause(kernels: Kernels, smallest: float, instructions: tuple[str, ...] | No
         ((reason, _),) = Counter(layer.reason for layer in kernels.floats).most_common(1)
         known = (text for start, text in _REMEDIES.items() if reason.startswith(start))
         count = f"{len(kernels.floats)} of {kernels.total} layers"
-        return f"{count} run in float, most often because: {reason}; {next(known, _EVERY_EDGE)}"
+        remedy = next(known, f"quantize with --target {runtime}")
+        return f"{count} run in float, most often because: {reason}; {remedy}"
     if kernels.shifted:
         return (
             f"the weights of {kernels.shifted} layers are unsigned or have zero points, which takes"
