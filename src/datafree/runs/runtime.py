@@ -98,9 +98,8 @@ def runtime_facts(
         files, shape, batches=settings.batches, threads=settings.threads,
         seconds=settings.seconds, progress=progress,
     )  # fmt: skip
-    notes = (
-        advice(found, latencies, instructions, runtime=runtime.name), _left_out(latencies, settings), _busy(latencies),
-    )  # fmt: skip
+    remedy = advice(found, latencies, instructions, runtime=runtime.name)
+    notes = (remedy, _left_out(latencies, settings), _busy(latencies))
     return facts | {
         "float_bytes": base.stat().st_size,
         "latency_ms": _rows(latencies),
