@@ -20,7 +20,7 @@ from datafree.runs import pipeline
 
 QUICK = (
     *("--method", "zeroq", "-o", "iterations=3", "--images", "4", "--calibrator", "minmax"),
-    *("--holdout", "2", "--device", "cpu"),
+    *("--holdout", "2", "--device", "cpu", "--no-latency"),
 )
 FACTORY = """
 import torch

@@ -45,6 +45,7 @@ def test_public_names() -> None:
         "RunConfig",
         "Scheme",
         "SyntheticSet",
+        "benchmark",
         "capture",
         "distill",
         "export_student",

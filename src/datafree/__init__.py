@@ -15,7 +15,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from datafree.api import distill, export_student, quantize, synthesize
+    from datafree.api import benchmark, distill, export_student, quantize, synthesize
     from datafree.config import InputSpec, RunConfig, Scheme
     from datafree.errors import DatafreeError
     from datafree.graph.capture import capture
@@ -31,6 +31,7 @@ _HOMES = {
     "RunConfig": "config",
     "Scheme": "config",
     "SyntheticSet": "images",
+    "benchmark": "api",
     "capture": "graph.capture",
     "distill": "api",
     "export_student": "api",
@@ -46,6 +47,7 @@ __all__ = [
     "RunConfig",
     "Scheme",
     "SyntheticSet",
+    "benchmark",
     "capture",
     "distill",
     "export_student",

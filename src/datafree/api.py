@@ -9,9 +9,18 @@ from __future__ import annotations
 import copy
 import inspect
 import textwrap
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Concatenate, ParamSpec, TypeVar, get_type_hints
+from typing import (
+    Annotated,
+    Any,
+    ClassVar,
+    Concatenate,
+    Literal,
+    ParamSpec,
+    TypeVar,
+    get_type_hints,
+)
 
 import numpy as np
 import torch
@@ -35,6 +44,7 @@ from datafree.config.base import in_one_line
 from datafree.config.fields import Described, Shown, describe, in_panels, plain_type
 from datafree.config.former import renamed
 from datafree.config.options import (
+    BenchmarkOptions,
     FolderOptions,
     ImageCount,
     ImageOptions,
@@ -50,8 +60,10 @@ from datafree.images import SyntheticSet
 from datafree.models import Teacher, from_module, load_teacher
 from datafree.progress import Progress, silent
 from datafree.recipes import laid_over, recipe_fields
+from datafree.runs.benchmark import benchmark_run
 from datafree.runs.pipeline import Result, run, synthesize_images
 from datafree.runs.plan import exporter_for, resolve_device
+from datafree.runtimes import Runtime
 
 P = ParamSpec("P")
 C = TypeVar("C", bound=Frozen)
@@ -287,6 +299,50 @@ def export_student(
     check = images.images if isinstance(images, SyntheticSet) else images
     student = to_device(student, torch.device("cpu"))
     return exporter.export(student, spec, Path(path), check=check, force=force)
+
+
+def benchmark(
+    run: Result | Path | str,
+    *,
+    float_file: Path | str | None = None,
+    runtime: str | type[Runtime] | Runtime = "onnxruntime",
+    threads: Sequence[int | Literal["all"]] = (1, "all"),
+    batch: Sequence[int] = (1, 8),
+    seconds: float = 6.0,
+    input_shape: Sequence[int] | None = None,
+    keep_float: bool = False,
+    progress: Progress = silent,
+) -> dict[str, Any]:
+    """Which layers of a student have integer kernels, why others have none, and how long it takes.
+
+    Args:
+        run: result or folder of a run, whose ``benchmark.json`` is then written; or an ONNX file.
+        float_file: ONNX file of the float network; None makes it from the run's model. Of a student
+            that is a file, None times nothing.
+        runtime: name, class or instance of the runtime.
+        threads: numbers of threads; ``"all"`` is all this process may use.
+        batch: numbers of images that pass through the network together.
+        seconds: for all runs, loading aside; small networks take less.
+        input_shape: of one image, (C, H, W), where the file leaves it open.
+        keep_float: keep the float network as ``float.onnx`` in the run's folder.
+        progress: shown meanwhile, see `datafree.progress`.
+
+    Returns:
+        ``integer`` of ``total`` layers, ``floats`` (name, op, reason, detail, share of the time),
+        ``bytes``, ``latency_ms`` (rows with threads, batch, medians of float and student in
+        milliseconds of a whole batch, quartiles), ``notes`` and more.
+
+    Raises:
+        ConfigError: no run, no student, or an option out of range.
+        InferenceError: the runtime is not installed, or refuses a file.
+    """
+    given = {
+        "runtime": reference(runtime), "threads": tuple(threads), "batch": tuple(batch),
+        "seconds": seconds, "float_file": float_file, "keep_float": keep_float,
+        "input_shape": None if input_shape is None else tuple(input_shape),
+    }  # fmt: skip
+    options = build(BenchmarkOptions, given, "benchmark")
+    return benchmark_run(run if isinstance(run, Result) else Path(run), options, progress)
 
 
 def _given(call: Frozen, options: type[Frozen]) -> dict[str, Any]:

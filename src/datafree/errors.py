@@ -45,5 +45,9 @@ class ParityError(ExportError):
     """A written file that does not compute what the student computes; says by how much."""
 
 
+class InferenceError(DatafreeError):
+    """A runtime that is not installed, or a file that it cannot load or run."""
+
+
 class OutputExistsError(DatafreeError):
     """An output path that exists already and was not to be replaced."""

@@ -23,6 +23,7 @@ KINDS = {
     "datafree.reconstruction": "reconstruction",
     "datafree.training": "training",
     "datafree.export": "export format",
+    "datafree.runtimes": "runtime",
 }
 """Packages of methods, groups of entry points too, and what a method of each is called."""
 

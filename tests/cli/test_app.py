@@ -44,7 +44,9 @@ def test_version(datafree_command: Command) -> None:
 def test_help_names_all_commands(datafree_command: Command) -> None:
     done = datafree_command("--help")
     assert done.code == 0
-    names = ("quantize", "synthesize", "evaluate", "export", "methods", "models", "demo")
+    names = (
+        "quantize", "synthesize", "evaluate", "export", "benchmark", "methods", "models", "demo",
+    )  # fmt: skip
     for name in names:
         assert name in done.out
         assert datafree_command(name, "--help").code == 0

@@ -34,6 +34,7 @@ def config(**changes: Any) -> RunConfig:
         candidate_bits=(2, 4, 8),
         holdout=0,
         export=False,
+        latency=False,
         device="cpu",
     )
     return RunConfig.model_validate(merge(base.model_dump(), changes))

@@ -41,6 +41,7 @@ CONFIG = RunConfig(
     images=4,
     holdout=8,
     export=False,
+    latency=False,
     device="cpu",
 )
 SMALL = """
@@ -140,6 +141,7 @@ def test_distillation_into_another_network(bits: str, small: Path, tmp_path: Pat
         float_student=bits == "float",
         bits="W8A8" if bits == "float" else bits,
         export=True,
+        latency=False,
     )
     result = run(config, folder=tmp_path / "run")
     assert "sqnr_db" not in result.metrics

@@ -34,6 +34,7 @@ CONFIG = RunConfig(
     calibrator="minmax",
     holdout=0,
     export=False,
+    latency=False,
     device="cpu",
 )
 

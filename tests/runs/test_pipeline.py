@@ -49,6 +49,7 @@ def config(**changes: Any) -> RunConfig:
         calibrator="minmax",
         holdout=2,
         export=False,
+        latency=False,
         device="cpu",
     )
     return RunConfig.model_validate(merge(base.model_dump(), changes))
@@ -83,8 +84,8 @@ def test_metrics_say_what_was_measured_on_what(full: Result) -> None:
     assert full.folder is not None
     written = record(full.folder)
     results = written["results"]
-    assert sorted(written) == ["environment", "hashes", "results", "seconds"]
-    assert results == json.loads(json.dumps(full.metrics))
+    assert sorted(written) == ["environment", "hashes", "results", "runtime", "seconds"]
+    assert results | {"runtime": written["runtime"]} == json.loads(json.dumps(full.metrics))
     assert results["images"] == full.images.digest()
     assert len(results["teacher"]) == 64
     assert results["held_out"]["images"] == 2
@@ -95,7 +96,7 @@ def test_metrics_say_what_was_measured_on_what(full: Result) -> None:
     assert written["hashes"] == {
         name: sha256(full.folder / name) for name in FILES if name != "metrics.json"
     }
-    stages = ["capture", "synthesis", "calibration", "evaluation", "export"]
+    stages = ["capture", "synthesis", "calibration", "evaluation", "export", "runtime"]
     assert list(written["seconds"]) == stages
     assert min(written["seconds"].values()) >= 0
 

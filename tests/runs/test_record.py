@@ -58,6 +58,16 @@ def test_metrics_hold_results_hashes_and_times(tmp_path: Path) -> None:
     assert path.read_text(encoding="utf-8").endswith("}\n")
 
 
+def test_what_a_runtime_measured_is_no_result_of_the_seed(tmp_path: Path) -> None:
+    path = tmp_path / "metrics.json"
+    results = {"top1": {"student": 97.5}, "runtime": {"integer": 3, "latency_ms": [1.5]}}
+    write_metrics(path, results, {})
+    record = json.loads(path.read_text(encoding="utf-8"))
+    assert record["results"] == {"top1": {"student": 97.5}}
+    assert record["runtime"] == {"integer": 3, "latency_ms": [1.5]}
+    assert "runtime" in results
+
+
 def test_infinite_values_become_null(tmp_path: Path) -> None:
     path = tmp_path / "metrics.json"
     write_metrics(path, {"sqnr_db": {"a": math.inf, "b": math.nan, "c": 3.0}}, {})

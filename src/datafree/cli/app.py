@@ -11,6 +11,7 @@ import click
 from rich.markup import escape
 
 from datafree.cli import console
+from datafree.cli.benchmark import benchmark
 from datafree.cli.distill import distill
 from datafree.cli.options import (
     Argument,
@@ -48,6 +49,7 @@ def app() -> None:
 
 app.add_command(quantize)
 app.add_command(distill)
+app.add_command(benchmark)
 
 
 @app.command(

@@ -24,6 +24,7 @@ from rich.progress import (
 )
 from rich.table import Table
 
+from datafree.cli.runtimes import runtime_rows
 from datafree.config import RunConfig
 from datafree.progress import Step
 
@@ -186,6 +187,8 @@ def measured_rows(metrics: Mapping[str, Any]) -> list[tuple[str, str]]:
         if target in metrics:
             rows.append((target, metrics[target]["line"]))
             rows.extend(("", note) for note in metrics[target]["notes"])
+    if "runtime" in metrics:
+        rows.extend(runtime_rows(metrics["runtime"]))
     return rows
 
 

@@ -215,6 +215,39 @@ class OutputOptions(Frozen):
     kernels are fast on, else unsigned."""
     export: bool = True
     """Write ONNX and .pt2 of the student."""
+    latency: bool = True
+    """Measure how long float network and student take in onnxruntime, with one thread and all, for
+    1 and 8 images: about ten seconds. Which layers have integer kernels is told in any case."""
+
+
+class BenchmarkOptions(Frozen):
+    """How a file is measured in a runtime."""
+
+    panel: ClassVar[str] = "Output"
+
+    runtime: Annotated[MethodName, Shown(value="NAME")] = "onnxruntime"
+    """Runtime to run both files in: `datafree methods` lists them."""
+    threads: Annotated[
+        tuple[Annotated[int, Field(ge=1)] | Literal["all"], ...],
+        Numbers,
+        Field(min_length=1),
+        Shown(value="N,all"),
+    ] = (1, "all")
+    """Numbers of threads, or `all` that this process may use."""
+    batch: Annotated[
+        tuple[Annotated[int, Field(ge=1)], ...], Numbers, Field(min_length=1), Shown(value="N,N")
+    ] = (1, 8)
+    """Numbers of images that pass through the network together."""
+    seconds: float = Field(default=6.0, gt=0)
+    """Time for all runs, loading aside; small networks take less."""
+    float_file: Annotated[Path | None, Shown("made from the run's model")] = None
+    """ONNX file of the float network to compare with; goes with a student that is a file too."""
+    input_shape: Annotated[tuple[int, ...] | None, Numbers, Shown("as the file says", "C,H,W")] = (
+        None
+    )
+    """Shape of one image, where the student's file leaves it open."""
+    keep_float: Annotated[bool, Shown(flag=True)] = False
+    """Keep the float network as float.onnx in the run's folder."""
 
 
 class MachineOptions(Frozen):

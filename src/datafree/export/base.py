@@ -170,7 +170,7 @@ class Exporter(Frozen):
                 f"{path} exists: choose another path, or replace it with --force"
             )
         check_ready(student)
-        student = _plain_copy(student)
+        student = plain_copy(student)
         if check is None:
             check = torch.randn(
                 CHECK_IMAGES, *spec.shape, generator=torch.Generator().manual_seed(0)
@@ -293,7 +293,7 @@ def check_ready(student: nn.Module) -> None:
             )
 
 
-def _plain_copy(student: fx.GraphModule) -> fx.GraphModule:
+def plain_copy(student: fx.GraphModule) -> fx.GraphModule:
     """A copy on the CPU, in the memory layout all formats store: channels first."""
     copied = to_device(student, torch.device("cpu")).eval()
     for parameter in copied.parameters():

@@ -33,6 +33,7 @@ from datafree.export.base import (
     Predictor,
     Written,
     compare_logits,
+    plain_copy,
     predict,
     trace,
 )
@@ -125,6 +126,23 @@ class Onnx(Exporter):
                 " saves size, not time; --target onnxruntime makes them integer."
             )
         return Findings(saturates, tuple(notes))
+
+
+def write_float(network: fx.GraphModule, spec: InputSpec, path: Path) -> None:
+    """Write a float network as ONNX, the way students are written but for their quantizers.
+
+    Args:
+        network: in eval mode, on any device; not changed.
+        spec: its input.
+        path: file to write.
+
+    Raises:
+        ExportError: ONNX cannot express the network.
+    """
+    model = _trace(plain_copy(network), spec)
+    _strip(model)
+    model.ir_version = IR_VERSION
+    path.write_bytes(model.SerializeToString(deterministic=True))
 
 
 def _trace(marked: fx.GraphModule, spec: InputSpec) -> onnx.ModelProto:

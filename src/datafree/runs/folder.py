@@ -24,6 +24,8 @@ UNFINISHED = "unfinished"  # what a synthesis or reconstruction under way has fi
 _EXPORTED = ("student.onnx", "student.pt2")
 _WRITTEN = (
     "metrics.json",
+    "benchmark.json",
+    "float.onnx",
     *_EXPORTED,
     STUDENT,
     IMAGES,

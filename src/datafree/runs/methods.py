@@ -12,6 +12,7 @@ from datafree.errors import ConfigError, UnknownNameError
 from datafree.export.base import Exporter
 from datafree.reconstruction.base import Reconstructor
 from datafree.registry import KINDS, available, load
+from datafree.runtimes import Runtime
 from datafree.synthesis.base import Synthesizer
 from datafree.training.base import Trainer
 
@@ -21,6 +22,7 @@ BASES: dict[str, type[Frozen]] = {
     "datafree.reconstruction": Reconstructor,
     "datafree.training": Trainer,
     "datafree.export": Exporter,
+    "datafree.runtimes": Runtime,
 }
 """What every method of a package derives from."""
 

@@ -36,6 +36,7 @@ from datafree.runs.forecast import foretold
 from datafree.runs.plan import Plan, make_method, make_plan, resolve_device
 from datafree.runs.post_training import allocated, quantize_weights
 from datafree.runs.record import Stopwatch, write_metrics
+from datafree.runs.runtime import facts_of_run
 from datafree.synthesis.base import Synthesizer
 from datafree.tensors import fast_layout, on_device
 from datafree.training import Team, gather_team
@@ -54,7 +55,8 @@ class Result:
         images: the images it was calibrated with; none where no stage needed any.
         config: everything that was chosen, defaults included; bits of layers that were allocated
             stand in ``config.layer_bits``.
-        metrics: accuracy or agreement, noise per layer, export parity; JSON values.
+        metrics: accuracy or agreement, noise per layer, export parity, what the runtime made of the
+            file; JSON values.
         seconds: by stage.
         folder: where the run was written, if it was.
     """
@@ -155,6 +157,11 @@ def run(  # noqa: PLR0913 - one door, what a caller may bring
     if folder is not None:
         with watch.stage("export"):
             metrics |= export_student(folder, made.student, spec, config, images)
+        if config.export:
+            with watch.stage("runtime"):
+                metrics["runtime"] = facts_of_run(
+                    folder / "student.onnx", graph, spec, latency=config.latency, progress=progress
+                )
         write_metrics(folder / "metrics.json", metrics, watch.seconds)
         shutil.rmtree(folder / UNFINISHED, ignore_errors=True)
     return Result(made.student, graph, spec, images, config, metrics, watch.seconds, folder)

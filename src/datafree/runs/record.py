@@ -16,8 +16,11 @@ from typing import Any
 import torch
 
 from datafree.files import sha256, write_text
+from datafree.runtimes import processor
 
-_PACKAGES = ("datafree", "torch", "numpy", "onnx", "onnxruntime", "pydantic", "safetensors")
+_PACKAGES = (
+    "datafree", "torch", "numpy", "onnx", "onnxruntime", "openvino", "pydantic", "safetensors",
+)  # fmt: skip
 
 
 class Stopwatch:
@@ -41,7 +44,7 @@ def environment() -> dict[str, Any]:
     """Machine and versions, for whoever repeats a run."""
     return {
         "machine": platform.machine(),
-        "processor": _processor(),
+        "processor": processor(),
         "cores": os.cpu_count(),
         "threads": torch.get_num_threads(),
         "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
@@ -55,14 +58,18 @@ def write_metrics(path: Path, results: dict[str, Any], seconds: dict[str, float]
     """Write `results`, timings, environment and hashes of the run's other files as JSON.
 
     Everything that two runs with the same seed on the same machine share stands under ``results``
-    and ``hashes``; what differs stands under ``seconds``.
+    and ``hashes``; what differs stands under ``seconds`` and ``runtime``, which is that of
+    `results`.
     """
+    results = dict(results)
+    runtime = results.pop("runtime", None)
     files = [
         p for p in sorted(path.parent.iterdir()) if p.is_file() and p != path and p.name[0] != "."
     ]
     record = {
         "results": _finite(results),
         "hashes": {p.name: sha256(p) for p in files},
+        **({} if runtime is None else {"runtime": runtime}),
         "seconds": {name: round(value, 3) for name, value in seconds.items()},
         "environment": environment(),
     }
@@ -74,15 +81,6 @@ def _finite(value: Any) -> Any:
     if isinstance(value, dict):
         return {key: _finite(item) for key, item in value.items()}
     return None if isinstance(value, float) and not math.isfinite(value) else value
-
-
-def _processor() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    except OSError:
-        return platform.processor()
-    names = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
-    return next(names, platform.processor())
 
 
 def _version(package: str) -> str | None:

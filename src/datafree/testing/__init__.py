@@ -14,6 +14,7 @@ package.
 from datafree.testing.calibrators import CalibratorContract, ImagelessContract
 from datafree.testing.export import ExportContract
 from datafree.testing.reconstruction import ReconstructionContract
+from datafree.testing.runtimes import RuntimeContract
 from datafree.testing.synthesis import SynthesisContract
 from datafree.testing.training import TrainingContract
 
@@ -22,6 +23,7 @@ __all__ = [
     "ExportContract",
     "ImagelessContract",
     "ReconstructionContract",
+    "RuntimeContract",
     "SynthesisContract",
     "TrainingContract",
 ]
