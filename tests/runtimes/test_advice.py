@@ -31,10 +31,10 @@ def test_a_student_that_is_not_slower_needs_none(student: float) -> None:
     [
         (some_float("no quantizer behind it"), 2.0, VNNI,
          ("2 of 2 layers run in float", "no quantizer behind it", "--target onnxruntime")),
-        (some_float("its weights are unsigned: …"), 2.0, VNNI, ("--symmetric-weights",)),
-        (Kernels(20, 20, (), shifted=20), 2.0, VNNI, ("20 layers", "--symmetric-weights")),
+        (some_float("its weights are unsigned: …"), 2.0, VNNI, ("--target onnxruntime",)),
+        (Kernels(20, 20, (), shifted=20), 2.0, VNNI, ("20 layers", "--target onnxruntime")),
         (Kernels(20, 20, (), shifted=20, scattered=5), 2.0, VNNI,
-         ("5 depthwise", "channel to channel", "--symmetric-weights")),
+         ("5 depthwise", "channel to channel", "--target onnxruntime")),
         (Kernels(1, 9, 8 * (FloatLayer("a", "Conv", "why", share=0.01),), shifted=1), 2.0, VNNI,
          ("unsigned or have zero points",)),
         (Kernels(20, 20, (), depthwise=10), 2.0, VNNI, ("depthwise", "10 of 20")),

@@ -148,9 +148,7 @@ def run(  # noqa: PLR0913 - one door, what a caller may bring
     if team.rank != 0:
         # The first process measures and writes.
         return Result(made.student, graph, spec, images, config, made.metrics, watch.seconds)
-    settle(made.student)
-    if made.last is not None:
-        settle(made.last)
+    made.settle()
     metrics |= {"images": images.digest(), **made.metrics}
     with watch.stage("evaluation"):
         metrics |= _evaluate(graph, made, config, images, progress)
@@ -187,6 +185,12 @@ class _Made:
     metrics: dict[str, Any]
     last: fx.GraphModule | None = None
     held_out: SyntheticSet | None = None
+
+    def settle(self) -> None:
+        """Give the students the numbers that their target has."""
+        for student in (self.student, self.last):
+            if student is not None:
+                settle(student)
 
 
 def _train(  # noqa: PLR0913 - what a run hands over

@@ -12,8 +12,8 @@ _MANY_FLOAT = 0.25  # share of the time
 _MANY_DEPTHWISE = 0.3  # share of the layers
 _SMALL = 0.3  # milliseconds of one image in float
 _REMEDIES = {
-    "its weights are unsigned": "quantize with --symmetric-weights",
-    "its weights have zero points": "quantize with --symmetric-weights",
+    "its weights are unsigned": "quantize with --target onnxruntime",
+    "its weights have zero points": "quantize with --target onnxruntime",
     "int4 weights": "quantize weights to 8 bits",
     "uint4 weights": "quantize weights to 8 bits",
     "a float Clip": "quantize activations to 8 bits",
@@ -68,7 +68,8 @@ def _cause(
     if kernels.scattered:
         return (
             f"in {kernels.scattered} depthwise convolutions the weights' zero points differ from"
-            " channel to channel, which takes a very slow kernel; quantize with --symmetric-weights"
+            " channel to channel, which takes a very slow kernel; quantize with"
+            " --target onnxruntime"
         )
     if _share(kernels) > _MANY_FLOAT:
         ((reason, _),) = Counter(layer.reason for layer in kernels.floats).most_common(1)
@@ -79,7 +80,7 @@ def _cause(
     if kernels.shifted:
         return (
             f"the weights of {kernels.shifted} layers are unsigned or have zero points, which takes"
-            " slower kernels; quantize with --symmetric-weights"
+            " slower kernels; quantize with --target onnxruntime"
         )
     if kernels.depthwise > _MANY_DEPTHWISE * kernels.total:
         count = f"{kernels.depthwise} of {kernels.total} layers"
