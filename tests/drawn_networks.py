@@ -1,6 +1,6 @@
 """Are files equal to students? Networks drawn at random through capture, quantize, export and run.
 
-    PYTHONPATH=tests python scripts/drawn_networks.py --networks 200 drawn.jsonl
+    python tests/drawn_networks.py --networks 200 drawn.jsonl
 
 One line per network and width goes to the file, with what was measured; a call goes on where an
 earlier one stopped. A network of which nothing but its input is rounded in float has to give the
