@@ -18,11 +18,8 @@ from torch.utils.data import Dataset
 
 from datafree.config import InputSpec
 from datafree.errors import DataError
-from datafree.files import atomic_path
+from datafree.files import IMAGE_FORMAT, atomic_path
 from datafree.tensors import on_device
-
-FORMAT = "datafree-images-1"
-
 
 _BATCH_VALUES = 40 * 3 * 224 * 224  # input values per forward pass: 40 ImageNet images
 
@@ -102,7 +99,7 @@ class SyntheticSet(Dataset[tuple[Tensor, ...]]):
             tensors["targets"] = self.targets.contiguous().cpu()
         described = {"spec": self.spec.model_dump(mode="json"), "metadata": dict(self.metadata)}
         # One entry: safetensors writes several in no fixed order, and equal sets would differ.
-        header = {FORMAT: json.dumps(described, sort_keys=True)}
+        header = {IMAGE_FORMAT: json.dumps(described, sort_keys=True)}
         with atomic_path(path) as temporary:
             save_file(tensors, temporary, header)
 
@@ -116,9 +113,9 @@ class SyntheticSet(Dataset[tuple[Tensor, ...]]):
         try:
             with safe_open(path, framework="pt") as file:
                 header = file.metadata() or {}
-                if FORMAT not in header:
+                if IMAGE_FORMAT not in header:
                     raise DataError(f"{path} is not an image set written by datafree")
-                described = json.loads(header[FORMAT])
+                described = json.loads(header[IMAGE_FORMAT])
                 names = set(file.keys())
                 targets = file.get_tensor("targets") if "targets" in names else None
                 return SyntheticSet(

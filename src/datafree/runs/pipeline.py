@@ -204,19 +204,24 @@ def _train(  # noqa: PLR0913 - what a run hands over
     return made, images
 
 
-def synthesize_images(
+def synthesize_images(  # noqa: PLR0913 - what images depend on
     graph: fx.GraphModule,
     spec: InputSpec,
     config: RunConfig,
     progress: Progress = silent,
     checkpoint: Path | None = None,
     scheme: Scheme | None = None,
+    *,
+    held_out: bool = False,
 ) -> SyntheticSet:
     """The calibration images `config` asks for.
 
-    Arguments as in `Synthesizer.generate`; `scheme` is that of the student they are for, if known.
+    Arguments as in `Synthesizer.generate`; `scheme` is that of the student they are for, if known,
+    and `held_out` images are for comparing it with its teacher.
     """
     synthesizer: Synthesizer = make_method(config.synthesis, "synthesis", Synthesizer)
+    if held_out:
+        synthesizer = synthesizer.for_held_out(graph)
     if scheme is not None:
         synthesizer = synthesizer.for_scheme(scheme)
     return synthesizer.generate(
@@ -272,7 +277,7 @@ def _evaluate(
     if held is None and config.holdout and len(images) and made.last is None:
         changes = {"images": config.holdout, "seed": config.seed + _HOLDOUT_SEED}
         other = config.model_copy(update=changes)
-        held = synthesize_images(graph, spec, other, progress, scheme=config.scheme)
+        held = synthesize_images(graph, spec, other, progress, scheme=config.scheme, held_out=True)
     if held is not None:
         batches = device_batches(held, device, size)
         measured["held_out"] = asdict(compare(teacher, made.student, batches))
