@@ -11,6 +11,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, Literal
 
+import onnx
 import onnxruntime
 import torch
 from torch import Tensor, nn
@@ -25,6 +26,7 @@ from datafree.graph.taps import last_linear
 from datafree.images import SyntheticSet, batch_size
 
 Predict = Callable[[Tensor], Tensor]
+_INPUT = "images"
 
 
 class ExportedImages(Kind):
@@ -95,36 +97,51 @@ def _reach(network: Network, images: SyntheticSet) -> tuple[float, float]:
 
 
 def _onnxruntime(network: Network, images: SyntheticSet, folder: Path) -> Predict:
-    """Static quantization to QDQ as by default, but for weights per channel; in exact mode."""
+    """Static quantization to QDQ as by default, but for weights per channel."""
     from onnxruntime.quantization import quantize_static
-    from onnxruntime.quantization.preprocess import quant_pre_process
 
-    spec, source, ready, written = images.spec, *(folder / f"{n}.onnx" for n in "abc")
-    torch.onnx.export(
-        network.teacher.model, (torch.zeros(2, *spec.shape),), source, dynamo=True,
-        dynamic_shapes=({0: torch.export.Dim("batch")},), external_data=False, verbose=False,
-    )  # fmt: skip
-    quant_pre_process(source, ready, skip_symbolic_shape=True)
-    reader = adapters.for_onnxruntime(images, ready)
-    quantize_static(str(ready), str(written), reader, per_channel=True)
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = 1
-    options.add_session_config_entry("session.x64quantprecision", "1")
-    session = onnxruntime.InferenceSession(written, options, ["CPUExecutionProvider"])
-    name = session.get_inputs()[0].name
-
-    def predict(batch: Tensor) -> Tensor:
-        return torch.from_numpy(session.run(None, {name: batch.contiguous().numpy()})[0])
-
-    return predict
+    source, written = _prepared(network, images, folder), folder / "quantized.onnx"
+    reader = adapters.for_onnxruntime(images, source)
+    quantize_static(str(source), str(written), reader, per_channel=True)
+    return _in_onnxruntime(written)
 
 
 def _nncf(network: Network, images: SyntheticSet, folder: Path) -> Predict:
-    """`nncf.quantize` of the PyTorch network."""
+    """`nncf.quantize` of the ONNX file, as by default, on all images."""
     nncf: Any = import_module("nncf")
-    del folder
-    dataset = adapters.for_nncf(images)
-    return _evaluated(nncf.quantize(network.teacher.model, dataset, subset_size=len(images)))
+    source, written = _prepared(network, images, folder), folder / "quantized.onnx"
+    dataset = adapters.for_nncf(images, input_name=_INPUT)
+    quantized = nncf.quantize(onnx.load(str(source)), dataset, subset_size=len(images))
+    onnx.save(quantized, str(written))
+    return _in_onnxruntime(written)
+
+
+def _prepared(network: Network, images: SyntheticSet, folder: Path) -> Path:
+    """The float network as an ONNX file, prepared as onnxruntime asks for."""
+    from onnxruntime.quantization.preprocess import quant_pre_process
+
+    source, ready = folder / "float.onnx", folder / "ready.onnx"
+    torch.onnx.export(
+        network.teacher.model, (torch.zeros(2, *images.spec.shape),), source, dynamo=True,
+        input_names=[_INPUT], dynamic_shapes=({0: torch.export.Dim("batch")},),
+        external_data=False, verbose=False,
+    )  # fmt: skip
+    quant_pre_process(source, ready, skip_symbolic_shape=True)
+    return ready
+
+
+def _in_onnxruntime(path: Path) -> Predict:
+    """In exact mode: int8 weights saturate on processors without VNNI otherwise."""
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = 1
+    options.add_session_config_entry("session.x64quantprecision", "1")
+    session = onnxruntime.InferenceSession(path, options, ["CPUExecutionProvider"])
+
+    def predict(batch: Tensor) -> Tensor:
+        found: Any = session.run(None, {_INPUT: batch.contiguous().numpy()})
+        return torch.from_numpy(found[0])
+
+    return predict
 
 
 def _mct(network: Network, images: SyntheticSet, folder: Path) -> Predict:

@@ -77,6 +77,32 @@ class SyntheticSet(Dataset[tuple[Tensor, ...]]):
         targets = None if self.targets is None else self.targets[:count]
         return replace(self, images=self.images[:count], targets=targets)
 
+    def fitted(self, spec: InputSpec, count: int | None = None) -> SyntheticSet:
+        """The first `count` images, all where None, in the normalised space of another network.
+
+        Raises:
+            DataError: they have another shape, or there are fewer.
+        """
+        if self.spec.shape != spec.shape:
+            raise DataError(
+                f"the images have shape {self.spec.shape}, and the network takes {spec.shape}:"
+                " synthesize some for it"
+            )
+        if count is not None and count > len(self):
+            raise DataError(
+                f"there are {len(self)} images, and {count} are wanted: ask for fewer, or"
+                " synthesize more"
+            )
+        part = self.subset(len(self) if count is None else count)
+        if (self.spec.mean, self.spec.std) == (spec.mean, spec.std):
+            return replace(part, spec=spec)
+        mean, std, new_mean, new_std = (
+            torch.tensor(v).view(1, -1, 1, 1)
+            for v in (self.spec.mean, self.spec.std, spec.mean, spec.std)
+        )
+        images = (part.images * std + mean - new_mean) / new_std
+        return replace(part, images=images, spec=spec)
+
     def digest(self) -> str:
         """SHA-256 over shapes and bytes of images and targets: equal sets have equal digests."""
         digest = hashlib.sha256(str(tuple(self.images.shape)).encode())

@@ -112,6 +112,15 @@ class ImageCount(Frozen):
     `synthesize` wrote, or the generator of a training that is to make them."""
 
 
+class ImageFile(Frozen):
+    """Where images come from that are not made."""
+
+    panel: ClassVar[str] = "Images"
+
+    image_file: Annotated[Path | None, Shown("they are made", hidden=True)] = None
+    """File that `synthesize` wrote, whose first images are taken; set by `images`."""
+
+
 class ExciteOptions(Frozen):
     """What makes images safe for quantizers that set ranges by extremes, logits too."""
 

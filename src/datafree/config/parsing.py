@@ -93,8 +93,8 @@ def reference(value: Any) -> str:
 def named_methods(values: dict[str, Any], names: Iterable[str]) -> dict[str, Any]:
     """Values of a run in which methods given as instances have become names with options.
 
-    A file in place of the number of images becomes the method that reads it, or, where it holds no
-    images, the one that asks the generator in it.
+    A file of images in place of their number becomes the `image_file` and the number it holds;
+    another file becomes the method that asks the generator in it.
 
     Args:
         values: fields of a run.
@@ -117,16 +117,11 @@ def named_methods(values: dict[str, Any], names: Iterable[str]) -> dict[str, Any
                 f"images {str(images)!r} is neither a number of images nor a generator's"
                 " .safetensors file, nor one of images that synthesize wrote"
             )
-        found |= _from_file(Path(images))
-        if found["method"] == "generator":
+        described = header(Path(images))
+        if described is not None and IMAGE_FORMAT in described.metadata:
+            found["image_file"] = Path(images)
+            found["images"] = described.shapes["images"][0]
+        else:
             del found["images"]
+            found["method"], found["method_options"] = "generator", {"path": str(images)}
     return found
-
-
-def _from_file(path: Path) -> dict[str, Any]:
-    """Fields of a run on the images, or the generator, in `path`."""
-    described = header(path)
-    if described is None or IMAGE_FORMAT not in described.metadata:
-        return {"method": "generator", "method_options": {"path": str(path)}}
-    count = described.shapes["images"][0]
-    return {"method": "file", "method_options": {"path": str(path)}, "images": count}

@@ -53,8 +53,7 @@ def expected_seconds(  # noqa: PLR0913 - what a run consists of
         return found
     each = seconds_per_image(graph, spec)
     if synthesizer is not None:
-        other = synthesizer.for_held_out(graph)
-        held = other.passes(held_out) if held_out else 0.0
+        held = synthesizer.passes(held_out) if held_out else 0.0
         found["synthesis"] = each * (synthesizer.passes(count) + held)
     if reconstructor is not None:
         found["reconstruction"] = each * reconstructor.passes(count)

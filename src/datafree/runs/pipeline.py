@@ -84,7 +84,8 @@ def run(  # noqa: PLR0913 - one door, what a caller may bring
         config: the run.
         teacher: a loaded teacher; None loads ``config.model``.
         student: a network in memory to distill into, instead of loading ``config.student``.
-        images: calibration images; None synthesises them where a stage needs any.
+        images: calibration images; None takes those of ``config.image_file``, or synthesises some
+            where a stage needs any.
         folder: where configuration, images, pictures, student, ONNX and metrics are written. A run
             that was interrupted goes on in its folder.
         force: replace a finished run in `folder`.
@@ -102,6 +103,8 @@ def run(  # noqa: PLR0913 - one door, what a caller may bring
         teacher = teacher or load_teacher(config.teacher)
         spec, device = teacher.spec, resolve_device(config.device)
         graph = to_device(capture(teacher.model, spec), device)
+        if images is None and config.image_file is not None:
+            images = SyntheticSet.load(config.image_file).fitted(spec, config.images)
         plan = make_plan(config, graph, spec, given=images is not None)
         if images is None and plan.synthesizer is None:
             images = SyntheticSet.none(spec)
@@ -204,24 +207,19 @@ def _train(  # noqa: PLR0913 - what a run hands over
     return made, images
 
 
-def synthesize_images(  # noqa: PLR0913 - what images depend on
+def synthesize_images(
     graph: fx.GraphModule,
     spec: InputSpec,
     config: RunConfig,
     progress: Progress = silent,
     checkpoint: Path | None = None,
     scheme: Scheme | None = None,
-    *,
-    held_out: bool = False,
 ) -> SyntheticSet:
     """The calibration images `config` asks for.
 
-    Arguments as in `Synthesizer.generate`; `scheme` is that of the student they are for, if known,
-    and `held_out` images are for comparing it with its teacher.
+    Arguments as in `Synthesizer.generate`; `scheme` is that of the student they are for, if known.
     """
     synthesizer: Synthesizer = make_method(config.synthesis, "synthesis", Synthesizer)
-    if held_out:
-        synthesizer = synthesizer.for_held_out(graph)
     if scheme is not None:
         synthesizer = synthesizer.for_scheme(scheme)
     return synthesizer.generate(
@@ -277,7 +275,7 @@ def _evaluate(
     if held is None and config.holdout and len(images) and made.last is None:
         changes = {"images": config.holdout, "seed": config.seed + _HOLDOUT_SEED}
         other = config.model_copy(update=changes)
-        held = synthesize_images(graph, spec, other, progress, scheme=config.scheme, held_out=True)
+        held = synthesize_images(graph, spec, other, progress, scheme=config.scheme)
     if held is not None:
         batches = device_batches(held, device, size)
         measured["held_out"] = asdict(compare(teacher, made.student, batches))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 from torch import fx
@@ -38,30 +39,47 @@ def synthesize_set(
     progress: Progress = silent,
     checkpoint: Path | None = None,
 ) -> SyntheticSet:
-    """The images `config` asks for, excited as `options` say.
+    """The images `config` asks for, made or from a file, excited as `options` say.
 
     Other arguments as in `Synthesizer.generate`; with a `checkpoint` images that wait for being
     excited are kept too.
     """
     step = excite_step(options)
+    plain = _plain(graph, spec, config, progress, checkpoint, keep=step is not None)
     if step is None:
-        return synthesize_images(graph, spec, config, progress, checkpoint)
-    synthesizer: Synthesizer = make_method(config.synthesis, "synthesis", Synthesizer)
-    synthesizer.check(graph)
-    kept = None if checkpoint is None else checkpoint / "plain"
-    request = synthesizer.request(graph, spec, config.images, config.seed, stored=kept is not None)
-    stored = Stored(kept, 0, request)
-    images = stored.load()
-    if images is None:
-        images = synthesize_images(graph, spec, config, progress, checkpoint)
-        stored.save(SyntheticSet(images.images, spec, images.targets, request))
-    told = {**synthesizer.describe(), "seed": config.seed, "count": config.images}
-    plain = SyntheticSet(images.images, spec, images.targets, told)
+        return plain
     part = None if checkpoint is None else checkpoint / "excited"
     made = step.apply(graph, plain, seed=config.seed, progress=progress, checkpoint=part)
     if checkpoint is not None:
         shutil.rmtree(checkpoint, ignore_errors=True)
     return made
+
+
+def _plain(
+    graph: fx.GraphModule,
+    spec: InputSpec,
+    config: RunConfig,
+    progress: Progress,
+    checkpoint: Path | None,
+    *,
+    keep: bool,
+) -> SyntheticSet:
+    """The images before they are excited, kept in `checkpoint` if they are to `keep`."""
+    if config.image_file is not None:
+        return SyntheticSet.load(config.image_file).fitted(spec, config.images)
+    if not keep or checkpoint is None:
+        return synthesize_images(graph, spec, config, progress, checkpoint)
+    synthesizer: Synthesizer = make_method(config.synthesis, "synthesis", Synthesizer)
+    synthesizer.check(graph)
+    request = synthesizer.request(graph, spec, config.images, config.seed, stored=True)
+    stored = Stored(checkpoint / "plain", 0, request)
+    found = stored.load()
+    told = {**synthesizer.describe(), "seed": config.seed, "count": config.images}
+    if found is not None:
+        return replace(found, metadata=told)
+    images = synthesize_images(graph, spec, config, progress, checkpoint)
+    stored.save(replace(images, metadata=request))
+    return images
 
 
 def excite_step(options: ExciteOptions) -> Excite | None:

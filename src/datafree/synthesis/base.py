@@ -145,11 +145,6 @@ class Synthesizer(Frozen):
         del scheme
         return self
 
-    def for_held_out(self, teacher: nn.Module) -> Synthesizer:
-        """The method that makes images of another seed, to compare `teacher` and student on."""
-        del teacher
-        return self
-
     def check(self, teacher: nn.Module) -> None:
         """Refuse a network the method cannot work on.
 
