@@ -146,11 +146,21 @@ def _in_onnxruntime(path: Path) -> Predict:
 
 def _mct(network: Network, images: SyntheticSet, folder: Path) -> Predict:
     """`pytorch_post_training_quantization` of the Model Compression Toolkit."""
+    library = _torchvision_operators()
     mct: Any = import_module("model_compression_toolkit")
     del folder
     data = adapters.for_mct(images)
     quantized, _ = mct.ptq.pytorch_post_training_quantization(network.teacher.model, data)
+    del library
     return _evaluated(quantized)
+
+
+def _torchvision_operators() -> torch.library.Library:
+    """What torchvision needs to be imported beside a torch it has no operators for."""
+    library = torch.library.Library("torchvision", "DEF")
+    for name in ("nms", "qnms"):
+        library.define(f"{name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
+    return library
 
 
 def _evaluated(module: nn.Module) -> Predict:
