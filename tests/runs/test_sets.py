@@ -66,12 +66,11 @@ def test_what_stands_there_is_spared(tmp_path: Path) -> None:
     for name in ("other.png", "other.csv"):
         with pytest.raises(ConfigError, match=r"safetensors.*npz"):
             synthesize_to_file(CONFIG, tmp_path / name)
-    for options in (
-        {"excite_options": {"step": 3}},
-        {"excite": False, "excite_options": {"steps": 3}},
-    ):
+    unknown = ExciteOptions(excite_options={"step": 3})
+    without = ExciteOptions(excite=False, excite_options={"steps": 3})
+    for options in (unknown, without):
         with pytest.raises(ConfigError, match="excite"):
-            synthesize_to_file(CONFIG, tmp_path / "x.npz", ExciteOptions(**options))
+            synthesize_to_file(CONFIG, tmp_path / "x.npz", options)
 
 
 @pytest.mark.parametrize("share", [0.3, 0.7])
