@@ -25,7 +25,7 @@ from datafree.config.fields import (
     panel_of,
 )
 from datafree.registry import KINDS, built_in
-from datafree.runs.methods import BASES, Explained, explain
+from datafree.runs.methods import BASES, STEPS, Explained, explain, explained
 
 FOLDER = Path(__file__).parents[1] / "docs" / "reference"
 CALLS: dict[str, type[Frozen]] = {
@@ -78,7 +78,7 @@ def option_row(field: Described, commands: Sequence[str]) -> tuple[str, str, str
 def options_page() -> str:
     """All options by panel."""
     rows: dict[str, list[tuple[str, str, str]]] = {panel: [] for panel in PANELS}
-    names = dict.fromkeys([*QuantizeCall.model_fields, *DistillCall.model_fields])
+    names = dict.fromkeys([name for cls in CALLS.values() for name in cls.model_fields])
     known = in_panels(RunConfig)
     for name in sorted(names, key=lambda n: known.index(n) if n in known else len(known)):
         owner = next(cls for cls in (RunConfig, *CALLS.values()) if name in cls.model_fields)
@@ -112,7 +112,8 @@ def methods_page() -> str:
         text += f"\n## {KINDS[package].capitalize()}s\n"
         for name in built_in(package):
             text += method_section(explain(package, name))
-    return text
+    text += "\n## Last step of `synthesize`\n"
+    return text + "".join(method_section(explained(name)) for name in STEPS)
 
 
 def pages() -> dict[Path, str]:

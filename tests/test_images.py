@@ -141,3 +141,17 @@ def test_grids_of_grey_and_of_many_images(tmp_path: Path) -> None:
     with Image.open(tmp_path / "grid.png") as file:
         assert file.mode == "L"
         assert file.size == (3 * 10 + 2, 72 + 2)
+
+
+def test_a_set_fits_other_networks_of_its_shape() -> None:
+    data = SyntheticSet(images(5), SPEC, torch.arange(5))
+    assert data.fitted(SPEC).digest() == data.digest()
+    assert data.fitted(SPEC, 2).digest() == data.subset(2).digest()
+    other = SPEC.model_copy(update={"mean": (0.0, 0.1, 0.2), "std": (1.0, 0.5, 0.1), "classes": 9})
+    moved = data.fitted(other)
+    assert moved.spec == other
+    assert torch.equal(moved.pixels(), data.pixels())
+    with pytest.raises(DataError, match="5 images, and 6 are wanted"):
+        data.fitted(SPEC, 6)
+    with pytest.raises(DataError, match="the network takes"):
+        data.fitted(SPEC.model_copy(update={"shape": (3, 4, 16)}))

@@ -45,6 +45,7 @@ from datafree.config.fields import Described, Shown, describe, in_panels, plain_
 from datafree.config.former import renamed
 from datafree.config.options import (
     BenchmarkOptions,
+    ExciteOptions,
     FolderOptions,
     ImageCount,
     ImageOptions,
@@ -61,8 +62,9 @@ from datafree.models import Teacher, from_module, load_teacher
 from datafree.progress import Progress, silent
 from datafree.recipes import laid_over, recipe_fields
 from datafree.runs.benchmark import benchmark_run
-from datafree.runs.pipeline import Result, run, synthesize_images
+from datafree.runs.pipeline import Result, run
 from datafree.runs.plan import exporter_for, resolve_device
+from datafree.runs.sets import synthesize_set
 from datafree.runtimes import Runtime
 
 P = ParamSpec("P")
@@ -95,7 +97,7 @@ def image_source(value: Any) -> int | str | Path | SyntheticSet | Tensor:
         return value
     raise ValueError(
         f"{type(value).__name__} is neither a number of images nor images: give a number, a"
-        " generator's file, a SyntheticSet, or a tensor or array (N, C, H, W)"
+        " file of images or a generator, a SyntheticSet, or a tensor or array (N, C, H, W)"
     )
 
 
@@ -108,9 +110,9 @@ class AnyImages(Frozen):
     images: Annotated[
         int | str | Path | SyntheticSet | Tensor, PlainValidator(image_source), Shown("32")
     ] = 32
-    """Number of synthetic images to calibrate with; the generator.safetensors of a training that is
-    to make them; or images of your own: a set, or a tensor, an array or a list of them
-    (N, C, H, W) in normalised space."""
+    """Number of synthetic images to calibrate with; a .safetensors file: images that `synthesize`
+    wrote, or the generator of a training that is to make them; or images of your own: a set, or a
+    tensor, an array or a list of them (N, C, H, W) in normalised space."""
 
 
 class AnyStudent(Frozen):
@@ -132,7 +134,9 @@ class DistillCall(Shows, FolderOptions, DistillOptions, RecipeOptions, AnyStuden
     """All that `distill` takes beside the teacher."""
 
 
-class SynthesizeCall(Shows, MachineOptions, ImageCount, ImageOptions, TeacherOptions):
+class SynthesizeCall(
+    Shows, MachineOptions, ExciteOptions, ImageCount, ImageOptions, TeacherOptions
+):
     """All that `synthesize` takes beside the network."""
 
 
@@ -257,11 +261,11 @@ def synthesize(model: nn.Module | str, call: SynthesizeCall) -> SyntheticSet:
         DatafreeError: one line that says what was wrong and what to do.
     """
     teacher, described_as = _teacher(model, call)
-    given = {**_given(call, SynthesizeCall), "model": described_as}
-    given.pop("progress", None)
-    config = build(RunConfig, given, "synthesize")
+    own = {"progress", *ExciteOptions.model_fields}
+    given = {n: v for n, v in _given(call, SynthesizeCall).items() if n not in own}
+    config = build(RunConfig, {**given, "model": described_as}, "synthesize")
     graph = to_device(capture(teacher.model, teacher.spec), resolve_device(config.device))
-    return synthesize_images(graph, teacher.spec, config, call.progress)
+    return synthesize_set(graph, teacher.spec, config, call, call.progress)
 
 
 def export_student(

@@ -7,7 +7,36 @@ import os
 import tempfile
 from collections.abc import Generator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
+
+from safetensors import SafetensorError, safe_open
+
+IMAGE_FORMAT = "datafree-images-1"
+"""Entry of the header of a file of images."""
+
+
+@dataclass(frozen=True)
+class Header:
+    """What a safetensors file says before its values.
+
+    Attributes:
+        metadata: texts by name.
+        shapes: of the tensors, by name.
+    """
+
+    metadata: dict[str, str]
+    shapes: dict[str, tuple[int, ...]]
+
+
+def header(path: Path) -> Header | None:
+    """The header of the safetensors file at `path`; None where there is none to be read."""
+    try:
+        with safe_open(path, framework="np") as file:
+            shapes = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
+            return Header(file.metadata() or {}, shapes)
+    except (OSError, SafetensorError):
+        return None
 
 
 @contextmanager

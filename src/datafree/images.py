@@ -18,11 +18,8 @@ from torch.utils.data import Dataset
 
 from datafree.config import InputSpec
 from datafree.errors import DataError
-from datafree.files import atomic_path
+from datafree.files import IMAGE_FORMAT, atomic_path
 from datafree.tensors import on_device
-
-FORMAT = "datafree-images-1"
-
 
 _BATCH_VALUES = 40 * 3 * 224 * 224  # input values per forward pass: 40 ImageNet images
 
@@ -80,6 +77,32 @@ class SyntheticSet(Dataset[tuple[Tensor, ...]]):
         targets = None if self.targets is None else self.targets[:count]
         return replace(self, images=self.images[:count], targets=targets)
 
+    def fitted(self, spec: InputSpec, count: int | None = None) -> SyntheticSet:
+        """The first `count` images, all where None, in the normalised space of another network.
+
+        Raises:
+            DataError: they have another shape, or there are fewer.
+        """
+        if self.spec.shape != spec.shape:
+            raise DataError(
+                f"the images have shape {self.spec.shape}, and the network takes {spec.shape}:"
+                " synthesize some for it"
+            )
+        if count is not None and count > len(self):
+            raise DataError(
+                f"there are {len(self)} images, and {count} are wanted: ask for fewer, or"
+                " synthesize more"
+            )
+        part = self.subset(len(self) if count is None else count)
+        if (self.spec.mean, self.spec.std) == (spec.mean, spec.std):
+            return replace(part, spec=spec)
+        mean, std, new_mean, new_std = (
+            torch.tensor(v).view(1, -1, 1, 1)
+            for v in (self.spec.mean, self.spec.std, spec.mean, spec.std)
+        )
+        images = (part.images * std + mean - new_mean) / new_std
+        return replace(part, images=images, spec=spec)
+
     def digest(self) -> str:
         """SHA-256 over shapes and bytes of images and targets: equal sets have equal digests."""
         digest = hashlib.sha256(str(tuple(self.images.shape)).encode())
@@ -102,7 +125,7 @@ class SyntheticSet(Dataset[tuple[Tensor, ...]]):
             tensors["targets"] = self.targets.contiguous().cpu()
         described = {"spec": self.spec.model_dump(mode="json"), "metadata": dict(self.metadata)}
         # One entry: safetensors writes several in no fixed order, and equal sets would differ.
-        header = {FORMAT: json.dumps(described, sort_keys=True)}
+        header = {IMAGE_FORMAT: json.dumps(described, sort_keys=True)}
         with atomic_path(path) as temporary:
             save_file(tensors, temporary, header)
 
@@ -116,9 +139,9 @@ class SyntheticSet(Dataset[tuple[Tensor, ...]]):
         try:
             with safe_open(path, framework="pt") as file:
                 header = file.metadata() or {}
-                if FORMAT not in header:
+                if IMAGE_FORMAT not in header:
                     raise DataError(f"{path} is not an image set written by datafree")
-                described = json.loads(header[FORMAT])
+                described = json.loads(header[IMAGE_FORMAT])
                 names = set(file.keys())
                 targets = file.get_tensor("targets") if "targets" in names else None
                 return SyntheticSet(

@@ -191,3 +191,14 @@ def test_equal_moments_leave_nothing_unseen() -> None:
     moments = torch.diag(torch.tensor([1.0, 2.0, 3.0], dtype=torch.float64))
     assert unseen(moments, moments) == pytest.approx(1.0)
     assert unseen(0.5 * moments, moments) > 1.0
+
+
+@pytest.mark.integration
+def test_images_in_the_quantizer_of_another_tool(bench: Bench) -> None:
+    fields: dict[str, Any] = {"kind": "exported_images", "images": 16}
+    noise = measured(bench, **fields)
+    excited = measured(bench, **fields, excite=True)
+    assert excited["top1"] > 95
+    assert excited["logits"] > 1.2 * noise["logits"]
+    assert excited["image_digest"] == measured(bench, **fields, excite=True)["image_digest"]
+    assert measured(bench, **fields, full_range=True)["logits"] < excited["logits"]

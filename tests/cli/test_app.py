@@ -11,6 +11,7 @@ import pytest
 
 import datafree
 from commands import QUICK, Command, Done, refused
+from datafree.config import load_config
 from datafree.runs import pipeline
 from datafree.zoo import load_digits_test
 
@@ -61,6 +62,16 @@ def test_synthesize_writes_images_and_picture(datafree_command: Command, tmp_pat
     assert made.digest()[:16] in done.out
     assert (tmp_path / "images.png").is_file()
     refused(datafree_command(*arguments), "exists", "--force")
+    assert "excite" in made.metadata
+    more = ("--no-excite", "--output", "plain.npz")
+    assert datafree_command(*arguments, *more).code == 0
+    assert (tmp_path / "plain.npz").is_file()
+    done = datafree_command(
+        "quantize", "digits_resnet8", "--images", "images.safetensors", "--holdout", "0", "--bits",
+        "W8A8", "--output", "run",
+    )  # fmt: skip
+    assert done.code == 0, done.err
+    assert load_config(tmp_path / "run" / "config.yaml").images == 3
 
 
 def test_an_interrupt_says_that_the_run_goes_on(

@@ -6,9 +6,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from datafree.config import BudgetOptions, RunConfig, Scheme, build, load_config, save_config
 from datafree.errors import ConfigError
+from datafree.images import SyntheticSet
+from datafree.testing.networks import SPEC
 
 
 @pytest.mark.parametrize(
@@ -133,6 +136,14 @@ def test_times(given: Any, seconds: float | None) -> None:
 def test_other_times_are_refused(given: Any) -> None:
     with pytest.raises(ConfigError, match=r"max_time: .*(90s, 30m or 1\.5h|more than 0)"):
         build(RunConfig, {"model": "net", "training": "dfqf", "max_time": given}, "run")
+
+
+def test_images_are_a_file_of_images(tmp_path: Path) -> None:
+    path = tmp_path / "i.safetensors"
+    SyntheticSet(torch.zeros(6, *SPEC.shape), SPEC).save(path)
+    for given in (path, str(path)):
+        made = build(RunConfig, {"model": "net", "images": given}, "run")
+        assert (made.image_file, made.images, made.method) == (path, 6, "dsg")
 
 
 def test_images_are_a_number_or_a_generator() -> None:

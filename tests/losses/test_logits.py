@@ -9,7 +9,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from datafree.losses import distillation, inception_score_loss, soft_cross_entropy
+from datafree.losses import (
+    distillation,
+    inception_score_loss,
+    margin_loss,
+    soft_cross_entropy,
+)
 from draws import normal
 
 
@@ -136,3 +141,15 @@ def test_distillation_is_a_divergence_that_ignores_shifts(
     assert shifted == pytest.approx(found, rel=1e-6, abs=1e-9)
     least = soft_cross_entropy(teacher, teacher).item()
     assert soft_cross_entropy(student + one, teacher + other).item() > least
+
+
+def test_margin_loss_by_hand() -> None:
+    """Leads of 3 and -1 where 4 is wanted; a gradient on the two logits that decide."""
+    logits = torch.tensor([[5.0, 2.0, -7.0], [0.0, 1.0, 0.5]], requires_grad=True)
+    loss = margin_loss(logits, torch.tensor([0, 0]), 4.0)
+    assert loss.item() == pytest.approx((1 + 5) / 2)
+    (gradient,) = torch.autograd.grad(loss, [logits])
+    assert gradient.tolist() == [[-0.5, 0.5, 0.0], [-0.5, 0.5, 0.0]]
+    assert margin_loss(logits, torch.tensor([0, 1]), 0.5).item() == 0
+    single = torch.tensor([[3.0], [3.0]])
+    assert margin_loss(single, torch.tensor([0, 1]), 1.0).item() == pytest.approx((0 + 4) / 2)

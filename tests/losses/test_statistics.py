@@ -20,6 +20,7 @@ from datafree.losses import (
     sample_statistics,
     slack_distance,
     slack_margin,
+    standardized_distance,
     variance_distance,
 )
 from draws import normal
@@ -338,3 +339,18 @@ def test_kl_distance_is_a_divergence_and_does_not_depend_on_units(
     assert found >= -1e-12
     other = kl_distance(features * scale + shift, mean * scale + shift, variance * scale**2, "kl")
     assert other.item() == pytest.approx(found, rel=1e-6, abs=1e-9)
+
+
+def test_standardized_distance_has_no_unit() -> None:
+    features = normal(4, 2, 5, 5)
+    mean, std = torch.tensor([0.1, -0.2]), torch.tensor([2.0, 0.5])
+    found = standardized_distance(features, mean, std)
+    assert found > 0
+    scaled = standardized_distance(7 * features, 7 * mean, 7 * std)
+    assert scaled.item() == pytest.approx(found.item(), rel=1e-4)
+    own = batch_statistics(features)
+    assert own[1] is not None
+    assert standardized_distance(features, own[0], own[1]).item() == pytest.approx(0, abs=1e-9)
+    assert standardized_distance(torch.ones(1, 2), mean, std).item() == pytest.approx(
+        (((1 - mean) / std) ** 2).mean().item()
+    )

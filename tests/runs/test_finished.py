@@ -11,15 +11,9 @@ from safetensors.torch import save_file
 
 from datafree.config import RunConfig
 from datafree.errors import ConfigError, DataError, ModelError, OutputExistsError, UnknownNameError
-from datafree.images import SyntheticSet
 from datafree.models import from_module
 from datafree.registry import available
-from datafree.runs.finished import (
-    evaluate_run,
-    export_run,
-    load_run,
-    synthesize_to_file,
-)
+from datafree.runs.finished import evaluate_run, export_run, load_run
 from datafree.runs.pipeline import Result, run
 from datafree.zoo import load_digits_test
 from networks import SPEC, build
@@ -168,22 +162,3 @@ def test_export_refuses_unknown_suffixes(folder: Path, tmp_path: Path, name: str
 def test_export_refuses_unknown_weight_types(folder: Path, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="weight_type"):
         export_run(folder, tmp_path / "student.onnx", options={"weight_type": "int9"})
-
-
-def test_synthesize_to_file_writes_images_and_picture(tmp_path: Path) -> None:
-    path = tmp_path / "images.safetensors"
-    made = synthesize_to_file(CONFIG, path)
-    assert SyntheticSet.load(path).digest() == made.digest()
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["images.png", "images.safetensors"]
-    with pytest.raises(OutputExistsError):
-        synthesize_to_file(CONFIG, path)
-    other = CONFIG.model_copy(update={"seed": 1})
-    assert synthesize_to_file(other, path, force=True).digest() != made.digest()
-
-
-def test_synthesize_to_file_spares_pictures(tmp_path: Path) -> None:
-    (tmp_path / "images.png").touch()
-    with pytest.raises(OutputExistsError, match=r"images\.png"):
-        synthesize_to_file(CONFIG, tmp_path / "images.safetensors")
-    with pytest.raises(ConfigError, match="safetensors"):
-        synthesize_to_file(CONFIG, tmp_path / "other.png")

@@ -25,6 +25,7 @@ from datafree.cli.options import (
 from datafree.cli.quantize import quantize
 from datafree.config import RunConfig, build
 from datafree.config.options import (
+    ExciteOptions,
     FolderOptions,
     ImageCount,
     ImageOptions,
@@ -59,21 +60,25 @@ app.add_command(benchmark)
         *field_options(TeacherOptions),
         *field_options(ImageOptions),
         *field_options(ImageCount),
+        *field_options(ExciteOptions),
         *field_options(MachineOptions),
         Option(
             ["--output"], "Output", metavar="FILE", default="images.safetensors",
-            help="File to write, with a .png beside it.  [default: images.safetensors]",
+            help="File to write, .safetensors, .npz or .npy, or a folder of pictures; with a .png"
+            " beside it.  [default: images.safetensors]",
         ),
         _FORCE,
     ],
 )  # fmt: skip
 def synthesize(model: str, output: str, force: bool, **options: Any) -> None:
-    """Synthesise images from what MODEL remembers; write them as a file and as a picture."""
-    from datafree.runs.finished import synthesize_to_file
+    """Synthesise images from what MODEL remembers, for other tools too; write file and picture."""
+    from datafree.runs.sets import synthesize_to_file
 
-    resolved = build(RunConfig, {"model": model, **given_fields(options)}, "options")
-    path = Path(output)
-    made = synthesize_to_file(resolved, path, force=force, progress=console.progress)
+    given = given_fields(options)
+    own = {name: given.pop(name) for name in ExciteOptions.model_fields if name in given}
+    resolved = build(RunConfig, {"model": model, **given}, "options")
+    path, step = Path(output), build(ExciteOptions, own, "options")
+    made = synthesize_to_file(resolved, path, step, force=force, progress=console.progress)
     console.out.print(
         f"{len(made)} images of {resolved.method}: {path}, {path.with_suffix('.png')};"
         f" sha256 {made.digest()[:16]}"

@@ -119,8 +119,29 @@ class ImageCount(Frozen):
     panel: ClassVar[str] = "Images"
 
     images: Annotated[int, Field(ge=1), Shown(value="N|FILE")] = 32
-    """Number of synthetic images to calibrate with; or the generator.safetensors of a training that
-    is to make them."""
+    """Number of synthetic images to calibrate with; or a .safetensors file: images that
+    `synthesize` wrote, or the generator of a training that is to make them."""
+
+
+class ImageFile(Frozen):
+    """Where images come from that are not made."""
+
+    panel: ClassVar[str] = "Images"
+
+    image_file: Annotated[Path | None, Shown("they are made", hidden=True)] = None
+    """File that `synthesize` wrote, whose first images are taken; set by `images`."""
+
+
+class ExciteOptions(Frozen):
+    """What makes images safe for quantizers that set ranges by extremes, logits too."""
+
+    panel: ClassVar[str] = "Images"
+
+    excite: bool = True
+    """Go on from the images of the method until the network is as sure of classes, and its ranges
+    as wide, as on data: for the quantizers of other tools, which also quantize logits."""
+    excite_options: Options = Field(default_factory=dict)
+    """Hyper-parameter of that step: steps=200."""
 
 
 class RangeOptions(Frozen):

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from datafree.config.base import Frozen
+from datafree.files import IMAGE_FORMAT, header
 from datafree.user_code import FROM_FILE
 
 _UNITS = {"s": 1, "m": 60, "h": 3600}
@@ -92,14 +93,15 @@ def reference(value: Any) -> str:
 def named_methods(values: dict[str, Any], names: Iterable[str]) -> dict[str, Any]:
     """Values of a run in which methods given as instances have become names with options.
 
-    A generator's file in place of the number of images becomes the method that asks it.
+    A file of images in place of their number becomes the `image_file` and the number it holds;
+    another file becomes the method that asks the generator in it.
 
     Args:
         values: fields of a run.
         names: fields that name a method.
 
     Raises:
-        ValueError: `images` is neither a number nor a generator's file.
+        ValueError: `images` is neither a number nor a file of images or a generator.
     """
     found = dict(values)
     for name in names:
@@ -113,8 +115,13 @@ def named_methods(values: dict[str, Any], names: Iterable[str]) -> dict[str, Any
         if Path(images).suffix != ".safetensors":
             raise ValueError(
                 f"images {str(images)!r} is neither a number of images nor a generator's"
-                " .safetensors file"
+                " .safetensors file, nor one of images that synthesize wrote"
             )
-        del found["images"]
-        found["method"], found["method_options"] = "generator", {"path": str(images)}
+        described = header(Path(images))
+        if described is not None and IMAGE_FORMAT in described.metadata:
+            found["image_file"] = Path(images)
+            found["images"] = described.shapes["images"][0]
+        else:
+            del found["images"]
+            found["method"], found["method_options"] = "generator", {"path": str(images)}
     return found

@@ -12,6 +12,7 @@ from datafree.config.options import (
     METHODS,
     BudgetOptions,
     ImageCount,
+    ImageFile,
     ModelConfig,
     Networks,
     QuantizeOptions,
@@ -21,7 +22,7 @@ from datafree.config.parsing import named_methods
 from datafree.config.scheme import Scheme
 
 
-class RunConfig(ImageCount, QuantizeOptions, Networks):
+class RunConfig(ImageFile, ImageCount, QuantizeOptions, Networks):
     """One run of the whole pipeline: what `config.yaml` holds.
 
     A distillation is the training `distill` with a `student`.

@@ -8,7 +8,12 @@ from __future__ import annotations
 from datafree.losses.correlation import correlation_inhibition
 from datafree.losses.gradients import gradient_diversity, gradient_matching, gradient_similarity
 from datafree.losses.images import image_norm, total_variation
-from datafree.losses.logits import distillation, inception_score_loss, soft_cross_entropy
+from datafree.losses.logits import (
+    distillation,
+    inception_score_loss,
+    margin_loss,
+    soft_cross_entropy,
+)
 from datafree.losses.normal import clipped_normal_mean
 from datafree.losses.statistics import (
     STATISTICS_EPS,
@@ -20,6 +25,7 @@ from datafree.losses.statistics import (
     sample_statistics,
     slack_distance,
     slack_margin,
+    standardized_distance,
     variance_distance,
 )
 
@@ -38,10 +44,12 @@ __all__ = [
     "inception_score_loss",
     "input_distance",
     "kl_distance",
+    "margin_loss",
     "sample_statistics",
     "slack_distance",
     "slack_margin",
     "soft_cross_entropy",
+    "standardized_distance",
     "total_variation",
     "variance_distance",
 ]

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import Literal
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -80,6 +81,28 @@ def distillation(
     teacher = F.log_softmax(teacher_logits / temperature, 1)
     divergence = (teacher.exp() * (teacher - student)).sum(1).mean() * temperature**2
     return divergence if reduction == "batch" else divergence / student_logits.shape[1]
+
+
+def margin_loss(logits: Tensor, targets: Tensor, margin: float) -> Tensor:
+    """How far every target's logit is from leading all others by `margin`.
+
+    ``1/B sum_i max(margin - (z_iy - max_{c != y} z_ic), 0)``; its gradient does not fade as that of
+    the cross-entropy does. A network with one output K = 1 is read as two classes, of which the
+    second has logit 0.
+
+    Args:
+        logits: (B, K) of the teacher.
+        targets: (B,) classes, below ``max(K, 2)``.
+        margin: in logits, not negative.
+
+    Returns:
+        Scalar, not negative.
+    """
+    if logits.shape[1] == 1:
+        logits = torch.cat((logits, torch.zeros_like(logits)), 1)
+    own = logits.gather(1, targets[:, None]).squeeze(1)
+    others = logits.scatter(1, targets[:, None], -torch.inf).amax(1)
+    return F.relu(margin - (own - others)).mean()
 
 
 def _entropy(probabilities: Tensor, logs: Tensor) -> Tensor:

@@ -110,6 +110,28 @@ def batch_distance(features: Tensor, mean: Tensor, std: Tensor) -> Tensor:
     return distance / len(mean)
 
 
+def standardized_distance(features: Tensor, mean: Tensor, std: Tensor) -> Tensor:
+    """Distance of a batch's statistics from one layer's, in deviations of its channels.
+
+    ``1/C sum_c ((mean_c(features) - mean_c) / std_c)^2 + (std_c(features) / std_c - 1)^2`` has no
+    unit, so that layers, and networks, compare. A batch without deviation (see `batch_statistics`)
+    is compared by its mean alone.
+
+    Args:
+        features: (B, C, …) input of the layer.
+        mean: (C,) running mean.
+        std: (C,) running standard deviation, positive.
+
+    Returns:
+        Scalar.
+    """
+    batch_mean, batch_std = batch_statistics(features)
+    distance = ((batch_mean - mean) / std).square()
+    if batch_std is not None:
+        distance = distance + (batch_std / std - 1).square()
+    return distance.mean()
+
+
 def variance_distance(features: Tensor, mean: Tensor, variance: Tensor) -> Tensor:
     """Distance of a batch's mean and *variance* from one layer's (GDFQ, IntraQ; A.4, A.8).
 

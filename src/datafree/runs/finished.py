@@ -1,4 +1,4 @@
-"""Working with what is on disk: finished runs and image files."""
+"""Working with what is on disk: finished runs."""
 
 from __future__ import annotations
 
@@ -22,11 +22,7 @@ from datafree.quant.modules import QUANTIZED
 from datafree.runs.exporting import summarize
 from datafree.runs.fine_tuning import blank_student
 from datafree.runs.folder import IMAGES, STUDENT
-from datafree.runs.pipeline import (
-    Result,
-    accuracy,
-    synthesize_images,
-)
+from datafree.runs.pipeline import Result, accuracy
 from datafree.runs.plan import exporter_for, make_method, resolve_device
 from datafree.training.base import Trainer
 
@@ -145,29 +141,6 @@ def export_run(
         force=force,
     )
     return summarize(report)
-
-
-def synthesize_to_file(
-    config: RunConfig, path: Path, *, force: bool = False, progress: Progress = silent
-) -> SyntheticSet:
-    """Synthesise the images `config` describes and write them to `path`, with a picture beside.
-
-    Raises:
-        OutputExistsError: `path`, or its picture, exists and `force` was not given.
-        ConfigError: `path` is named like a picture.
-    """
-    picture = path.with_suffix(".png")
-    if path == picture:
-        raise ConfigError(f"{path} is the picture's name: choose an output in .safetensors")
-    _refuse_existing(path, force)
-    _refuse_existing(picture, force)
-    teacher = load_teacher(config.teacher)
-    graph = to_device(capture(teacher.model, teacher.spec), resolve_device(config.device))
-    checkpoint = path.with_name(f".{path.stem}-unfinished")
-    images = synthesize_images(graph, teacher.spec, config, progress, checkpoint)
-    images.save(path)
-    images.save_grid(picture)
-    return images
 
 
 def _measured(folder: Path) -> tuple[str, dict[str, int]]:

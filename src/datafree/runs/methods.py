@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 from dataclasses import dataclass
 
+from datafree.adapters.excite import Excite
 from datafree.calibrators.base import RangeRule
 from datafree.config import Frozen
 from datafree.config.fields import Described, described
@@ -25,6 +26,8 @@ BASES: dict[str, type[Frozen]] = {
     "datafree.runtimes": Runtime,
 }
 """What every method of a package derives from."""
+STEPS: dict[str, type[Frozen]] = {"excite": Excite}
+"""Steps with hyper-parameters that there is one of, so that nothing is chosen."""
 
 
 @dataclass(frozen=True)
@@ -69,11 +72,14 @@ def explained(name: str) -> Explained:
         UnknownNameError: no such method; the nearest names are offered.
         ConfigError: a class from outside that is no method.
     """
+    if name in STEPS:
+        return _explained(name, "last step of synthesize", STEPS[name])
     if ":" not in name:
         for package in BASES:
             if name in available(package):
                 return explain(package, name)
-        raise UnknownNameError("method", name, [n for p in BASES for n in available(p)])
+        known = [*STEPS, *(n for p in BASES for n in available(p))]
+        raise UnknownNameError("method", name, known)
     refused: list[str] = []
     for package in BASES:
         try:
@@ -87,10 +93,13 @@ def explained(name: str) -> Explained:
 
 def explain(package: str, name: str) -> Explained:
     """Method `name` of `package`; raises as `datafree.registry.load` does."""
-    cls: type[Frozen] = load(package, name, BASES[package])
+    return _explained(name, KINDS[package], load(package, name, BASES[package]))
+
+
+def _explained(name: str, kind: str, cls: type[Frozen]) -> Explained:
     return Explained(
         name=name,
-        kind=KINDS[package],
+        kind=kind,
         text=inspect.getdoc(cls) or "",
         citation=str(getattr(cls, "citation", "")),
         fields=tuple(described(cls).values()),

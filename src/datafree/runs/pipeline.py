@@ -96,7 +96,8 @@ def run(  # noqa: PLR0913 - one door, what a caller may bring
         config: the run.
         teacher: a loaded teacher; None loads ``config.model``.
         student: a network in memory to distill into, instead of loading ``config.student``.
-        images: calibration images; None synthesises them where a stage needs any.
+        images: calibration images; None takes those of ``config.image_file``, or synthesises some
+            where a stage needs any.
         folder: where configuration, images, pictures, student, ONNX and metrics are written. A run
             that was interrupted goes on in its folder.
         force: replace a finished run in `folder`.
@@ -114,6 +115,8 @@ def run(  # noqa: PLR0913 - one door, what a caller may bring
         teacher = teacher or load_teacher(config.teacher)
         spec, device = teacher.spec, resolve_device(config.device)
         graph = to_device(capture(teacher.model, spec), device)
+        if images is None and config.image_file is not None:
+            images = SyntheticSet.load(config.image_file).fitted(spec, config.images)
         plan = make_plan(config, graph, spec, given=images is not None)
         if images is None and plan.synthesizer is None:
             images = SyntheticSet.none(spec)

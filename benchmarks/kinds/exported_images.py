@@ -1,0 +1,183 @@
+"""Sets of images in the quantizers of other tools, each as it quantizes by default."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable
+from importlib import import_module
+from importlib.metadata import version
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any, Literal
+
+import onnx
+import onnxruntime
+import torch
+from torch import Tensor, nn
+
+from benchmarks.kinds.base import Bench, Kind
+from benchmarks.networks import Network
+from datafree import adapters
+from datafree.adapters.excite import Excite, full_range
+from datafree.config import RunConfig
+from datafree.evaluate import top1
+from datafree.graph.taps import last_linear
+from datafree.images import SyntheticSet, batch_size
+
+Predict = Callable[[Tensor], Tensor]
+_INPUT = "images"
+
+
+class ExportedImages(Kind):
+    """Top-1 of the network as `tool` quantizes it on the images, and how far they reach.
+
+    `logits` and `pooled` are the ranges, largest minus smallest value, of logits and of what the
+    classifier reads, over those of as many real images of another seed.
+    """
+
+    tool: Literal["onnxruntime", "nncf", "mct"] = "onnxruntime"
+    """Whose quantizer."""
+    excite: bool = False
+    """Excite the images as `datafree synthesize` does."""
+    full_range: bool = False
+    """Only its last step: let black and white occur in every channel."""
+    reference_seed: int = 1_000
+    """By which the real images are drawn that ranges are compared with."""
+
+    def measure(self, config: RunConfig, bench: Bench) -> dict[str, Any]:
+        """See the base class."""
+        network = bench.network(config)
+        images = self._images(config, bench)
+        real = network.real_images(len(images), self.reference_seed)
+        reach = zip(_reach(network, images), _reach(network, real), strict=True)
+        with TemporaryDirectory() as folder:
+            predict = _TOOLS[self.tool](network, images, Path(folder))
+            batches = network.batches(config.limit)
+            found = top1({"quantized": predict}, batches)
+        logits, pooled = (ours / theirs for ours, theirs in reach)
+        return {
+            "top1": found.top1["quantized"], "logits": logits, "pooled": pooled,
+            "test_images": found.images, "image_digest": images.digest(),
+            "tool_version": version(_PACKAGES[self.tool]),
+        }  # fmt: skip
+
+    def _images(self, config: RunConfig, bench: Bench) -> SyntheticSet:
+        images = self.images(config, bench)
+        if self.full_range:
+            return full_range(images)
+        if not self.excite:
+            return images
+        step = Excite()
+        told = json.dumps([step.model_dump(mode="json"), images.digest(), config.seed])
+        digest = hashlib.sha256(told.encode()).hexdigest()[:12]
+        path = bench.place.made / f"{config.model}_excited_{len(images)}_{digest}.safetensors"
+        if not path.exists():
+            step.apply(
+                bench.network(config).graph, images, seed=config.seed, progress=bench.progress,
+                checkpoint=path.with_suffix(".unfinished"),
+            ).save(path)  # fmt: skip
+        return SyntheticSet.load(path)
+
+
+def _reach(network: Network, images: SyntheticSet) -> tuple[float, float]:
+    """Ranges of logits and of what the classifier reads."""
+    graph = network.graph
+    layer = last_linear(graph)
+    assert layer is not None  # noqa: S101 - all networks of the table are classifiers
+    seen: list[Tensor] = []
+    handle = graph.get_submodule(layer).register_forward_pre_hook(
+        lambda _module, inputs: seen.append(inputs[0])
+    )
+    with torch.no_grad():
+        logits = torch.cat([graph(part) for part in images.batches(batch_size(images.spec))])
+    handle.remove()
+    low, high = torch.aminmax(torch.cat(seen))
+    return float(logits.max() - logits.min()), float(high - low)
+
+
+def _onnxruntime(network: Network, images: SyntheticSet, folder: Path) -> Predict:
+    """Static quantization to QDQ as by default, but for weights per channel."""
+    from onnxruntime.quantization import quantize_static
+
+    source, written = _prepared(network, images, folder), folder / "quantized.onnx"
+    reader = adapters.for_onnxruntime(images, source)
+    quantize_static(str(source), str(written), reader, per_channel=True)
+    return _in_onnxruntime(written)
+
+
+def _nncf(network: Network, images: SyntheticSet, folder: Path) -> Predict:
+    """`nncf.quantize` of the ONNX file, as by default, on all images."""
+    nncf: Any = import_module("nncf")
+    source, written = _prepared(network, images, folder), folder / "quantized.onnx"
+    dataset = adapters.for_nncf(images, input_name=_INPUT)
+    quantized = nncf.quantize(onnx.load(str(source)), dataset, subset_size=len(images))
+    onnx.save(quantized, str(written))
+    return _in_onnxruntime(written)
+
+
+def _prepared(network: Network, images: SyntheticSet, folder: Path) -> Path:
+    """The float network as an ONNX file, prepared as onnxruntime asks for."""
+    from onnxruntime.quantization.preprocess import quant_pre_process
+
+    source, ready = folder / "float.onnx", folder / "ready.onnx"
+    torch.onnx.export(
+        network.teacher.model, (torch.zeros(2, *images.spec.shape),), source, dynamo=True,
+        input_names=[_INPUT], dynamic_shapes=({0: torch.export.Dim("batch")},),
+        external_data=False, verbose=False,
+    )  # fmt: skip
+    quant_pre_process(source, ready, skip_symbolic_shape=True)
+    return ready
+
+
+def _in_onnxruntime(path: Path) -> Predict:
+    """In exact mode: int8 weights saturate on processors without VNNI otherwise."""
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = 1
+    options.add_session_config_entry("session.x64quantprecision", "1")
+    session = onnxruntime.InferenceSession(path, options, ["CPUExecutionProvider"])
+
+    def predict(batch: Tensor) -> Tensor:
+        found: Any = session.run(None, {_INPUT: batch.contiguous().numpy()})
+        return torch.from_numpy(found[0])
+
+    return predict
+
+
+def _mct(network: Network, images: SyntheticSet, folder: Path) -> Predict:
+    """`pytorch_post_training_quantization` of the Model Compression Toolkit."""
+    library = _torchvision_operators()
+    mct: Any = import_module("model_compression_toolkit")
+    del folder
+    data = adapters.for_mct(images)
+    quantized, _ = mct.ptq.pytorch_post_training_quantization(network.teacher.model, data)
+    del library
+    return _evaluated(quantized)
+
+
+def _torchvision_operators() -> torch.library.Library:
+    """What torchvision needs to be imported beside a torch it has no operators for."""
+    library = torch.library.Library("torchvision", "DEF")
+    for name in ("nms", "qnms"):
+        library.define(f"{name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
+    return library
+
+
+def _evaluated(module: nn.Module) -> Predict:
+    module.eval()
+
+    def predict(batch: Tensor) -> Tensor:
+        with torch.no_grad():
+            return module(batch)
+
+    return predict
+
+
+_TOOLS: dict[str, Callable[[Network, SyntheticSet, Path], Predict]] = {
+    "onnxruntime": _onnxruntime,
+    "nncf": _nncf,
+    "mct": _mct,
+}
+_PACKAGES = {
+    "onnxruntime": "onnxruntime", "nncf": "nncf", "mct": "model-compression-toolkit"
+}  # fmt: skip

@@ -1,0 +1,48 @@
+"""Arrays in a file."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from datafree.errors import ConfigError
+from datafree.files import atomic_path
+from datafree.images import SyntheticSet
+
+
+def save_numpy(
+    images: SyntheticSet, path: str | Path, *, layout: Literal["NCHW", "NHWC"] = "NCHW"
+) -> None:
+    """Write the images as NumPy arrays, float32 in normalised space.
+
+    An `.npy` file holds the images alone. An `.npz` file holds `images`, `mean` and `std`, which
+    turn them into pixels ``255 (images * std + mean)``, and `targets` where there are some.
+
+    Args:
+        images: to write.
+        path: file in `.npy` or `.npz`; one that exists is replaced.
+        layout: order of the dimensions: channels first as in PyTorch, or last as in TensorFlow.
+
+    Raises:
+        ConfigError: another suffix.
+    """
+    path = Path(path)
+    values = images.images.cpu()
+    if layout == "NHWC":
+        values = values.permute(0, 2, 3, 1)
+    array = values.contiguous().numpy()
+    if path.suffix not in (".npy", ".npz"):
+        raise ConfigError(f"{path} is no NumPy file: choose a name in .npz or .npy")
+    with atomic_path(path) as temporary:
+        if path.suffix == ".npy":
+            np.save(temporary, array)
+            return
+        spec = images.spec
+        told: dict[str, Any] = {
+            "mean": np.array(spec.mean, np.float32), "std": np.array(spec.std, np.float32)
+        }  # fmt: skip
+        if images.targets is not None:
+            told["targets"] = images.targets.cpu().numpy()
+        np.savez(temporary, images=array, **told)
