@@ -78,10 +78,10 @@ def main() -> None:
             cells += found
             file.write("".join(json.dumps(cell) + "\n" for cell in found))
             file.flush()
-            print(f"network {found[0]['seed']} done", flush=True)
+            print(f"network {found[0]['seed']} done", flush=True)  # noqa: T201
     whole = [cell for cell in cells if "refused" not in cell and not cell["float"]]
     unequal = [cell for cell in whole if cell["difference"] > 0]
-    print(
+    print(  # noqa: T201
         f"{len({cell['seed'] for cell in cells})} networks, {len(cells)} files:"
         f" {sum('refused' in cell for cell in cells)} refused; of {len(whole)} whole integer ones"
         f" {len(unequal)} differ; {sum(cell.get('other predictions', 0) for cell in cells)} other"

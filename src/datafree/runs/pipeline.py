@@ -156,16 +156,31 @@ def run(  # noqa: PLR0913 - one door, what a caller may bring
     with watch.stage("evaluation"):
         metrics |= _evaluate(graph, made, config, images, progress)
     if folder is not None:
-        with watch.stage("export"):
-            metrics |= export_student(folder, made.student, spec, config, images)
-        if config.export:
-            with watch.stage("runtime"):
-                metrics["runtime"] = facts_of_run(
-                    folder / "student.onnx", graph, spec, latency=config.latency, progress=progress
-                )
+        metrics |= _files_written(folder, graph, made, config, images, watch, progress)
         write_metrics(folder / "metrics.json", metrics, watch.seconds)
         shutil.rmtree(folder / UNFINISHED, ignore_errors=True)
     return Result(made.student, graph, spec, images, config, metrics, watch.seconds, folder)
+
+
+def _files_written(  # noqa: PLR0913 - what a run hands over
+    folder: Path,
+    graph: fx.GraphModule,
+    made: _Made,
+    config: RunConfig,
+    images: SyntheticSet,
+    watch: Stopwatch,
+    progress: Progress,
+) -> dict[str, Any]:
+    """Write the student's files; what is told of them and of what a runtime makes of them."""
+    with watch.stage("export"):
+        told = export_student(folder, made.student, images.spec, config, images)
+    if config.export:
+        with watch.stage("runtime"):
+            file, latency = folder / "student.onnx", config.latency
+            told["runtime"] = facts_of_run(
+                file, graph, images.spec, latency=latency, progress=progress
+            )
+    return told
 
 
 def _files(config: RunConfig) -> str:
