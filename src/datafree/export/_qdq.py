@@ -97,6 +97,7 @@ class _Rewriter:
     weight_bytes: int = 0
     _layers: dict[str, tuple[str, QuantizedLayer]] = field(default_factory=dict)
     _grids: dict[str, _Grid] = field(default_factory=dict)
+    _paired: set[str] = field(default_factory=set[str])
 
     def __post_init__(self) -> None:
         """Look up what holds for the whole student."""
@@ -232,6 +233,8 @@ class _Rewriter:
         """The nodes that put `source` on `grid` and give `output`."""
         codes = f"{output}_quantized"
         parameters = [grid.scale, grid.zero_point]
+        path = output if path in self._paired else path  # a quantizer that several tensors share
+        self._paired.add(path)
         quantize = [source, *parameters], [codes], f"{path}/{_PAIR[0]}"
         self.nodes.append(helper.make_node(_PAIR[0], *quantize))
         if grid.limits is not None:
@@ -244,7 +247,10 @@ class _Rewriter:
 
     def _is_pool(self, node: onnx.NodeProto) -> bool:
         """Whether a mean goes over height and width."""
-        if not self._integer or len(node.input) < 2:
+        rules = self.rules
+        if "avg_pool" not in rules.operators or rules.placement != "every_edge":
+            return False
+        if len(node.input) < 2:
             return False
         axes = self._constant(node.input[1])
         return sorted(int(axis) % 4 for axis in axes) == [2, 3]

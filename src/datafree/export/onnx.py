@@ -24,6 +24,7 @@ from torch import Tensor, fx
 from datafree.config import InputSpec
 from datafree.errors import ExportError
 from datafree.export import _qdq
+from datafree.export._legal import problems
 from datafree.export._markers import with_markers
 from datafree.export._names import name_after_layers
 from datafree.export._storage import WeightType
@@ -45,6 +46,7 @@ OPSET = 21
 IR_VERSION = 10
 INPUT, OUTPUT = "images", "logits"
 _SATURATED = 1e-4
+_RUN_HERE = ("onnxruntime", "openvino", "paper")  # targets that onnxruntime's settings matter to
 _PRECISE = ("session.x64quantprecision", "1")
 _PLAIN = ("session.disable_quant_qdq", "1")
 
@@ -86,6 +88,7 @@ class Onnx(Exporter):
             raise ExportError(
                 f"the ONNX graph of this network is not valid: {_first_line(error)}"
             ) from error
+        _check_legal(model, str(student.meta.get("target", "paper")))
         path.write_bytes(model.SerializeToString(deterministic=True))
         return Written(weight_bytes, OPSET)
 
@@ -105,6 +108,9 @@ class Onnx(Exporter):
     ) -> Findings:
         """Compare onnxruntime's default with its exact mode, and say what to set."""
         notes: list[str] = []
+        target = str(student.meta.get("target", "paper"))
+        if target not in _RUN_HERE:
+            return Findings(False, (f"This file is for {target}; onnxruntime only checked it.",))
         try:
             default = predict(_session(path), images)
         except ExportError:
@@ -143,6 +149,17 @@ def write_float(network: fx.GraphModule, spec: InputSpec, path: Path) -> None:
     _strip(model)
     model.ir_version = IR_VERSION
     path.write_bytes(model.SerializeToString(deterministic=True))
+
+
+def _check_legal(model: onnx.ModelProto, target: str) -> None:
+    """Refuse a file that its target would refuse, or run otherwise than written."""
+    found = problems(model, target)
+    if found:
+        more = f" (and {len(found) - 1} more)" if len(found) > 1 else ""
+        raise ExportError(
+            f"{target} would not run this file as written: {found[0]}{more}; quantize for"
+            f" --target {target} again, or choose target onnxruntime"
+        )
 
 
 def _trace(marked: fx.GraphModule, spec: InputSpec) -> onnx.ModelProto:

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from datafree.graph.edges import module_of, origin
-from datafree.quant.modules import QUANTIZED, ActivationQuantizer, QuantizedLayer
+from datafree.quant.modules import QUANTIZED, ActivationQuantizer, QuantizedLayer, Quantizer
 from datafree.targets import Target, load_target
 
 _LARGEST_BIAS = 2.0**30  # codes; the sum of products has as much room left
@@ -21,7 +21,8 @@ def settle(student: fx.GraphModule) -> fx.GraphModule:
     """`student` itself, its ranges and biases moved to numbers that its target has; in place.
 
     Scales and zero points that were learned go back to those the grids allow; a scale in front of
-    which values end at 6 does not reach beyond. Where the target adds biases as int32, a bias lies
+    which values end at 6 does not reach beyond; none is smaller than the target takes, nor than
+    covers its smallest range. Where the target adds biases as int32, a bias lies
     on the grid of the sums, ``b = round(b / (s_x s_w)) s_x s_w`` with the scales of the layer's
     input and weight, and a weight's scale is at least ``|b| / (2^30 s_x)``, so that no bias is too
     large for its integer: runtimes lose it otherwise without a word.
@@ -29,11 +30,17 @@ def settle(student: fx.GraphModule) -> fx.GraphModule:
     Args:
         student: calibrated.
     """
+    rules = rules_of(student)
     for node in student.graph.nodes:
         quantizer = module_of(student, node)
         if isinstance(quantizer, ActivationQuantizer) and quantizer.has_range:
             _settle_range(quantizer, _end(student, node.all_input_nodes[0]))
-    if rules_of(student).integer_bias:
+    for quantizer in student.modules():
+        if isinstance(quantizer, Quantizer) and quantizer.has_range and rules.smallest_range:
+            grid = quantizer.grid
+            smallest = rules.smallest_range / (grid.qmax - grid.qmin)
+            quantizer.scale = quantizer.scale.clamp(min=smallest)
+    if rules.integer_bias:
         for path, quantizer in input_quantizers(student).items():
             layer = student.get_submodule(path)
             assert isinstance(layer, QUANTIZED)  # noqa: S101 - only these are listed
@@ -98,6 +105,6 @@ def _settle_bias(layer: QuantizedLayer, scale: Tensor) -> None:
     bias = layer.bias.detach().double()
     smallest = (bias.abs() / (scale.double() * _LARGEST_BIAS)).float()
     smallest = smallest.max() if quantizer.axis is None else smallest.view_as(quantizer.scale)
-    quantizer.scale = torch.maximum(quantizer.scale, smallest)
+    quantizer.scale = quantizer.grid.rounded_scale(torch.maximum(quantizer.scale, smallest))
     step = bias_scale(layer, scale).double()
     layer.bias = nn.Parameter((torch.round(bias / step) * step).float(), requires_grad=False)

@@ -41,6 +41,7 @@ class Target:
         even_zero_points: zero points of activations are even: rounding before and after they are
             added is the same then.
         power_of_two: scales are powers of two.
+        smallest_range: that a grid may cover.
         integer_bias: biases are int32 at the product of the scales of input and weight.
         exact: its arithmetic is known to the last bit, see `datafree.graph.integer`.
         operators: those with an integer kernel that is not slower than float.
@@ -64,6 +65,7 @@ class Target:
     signed_activations: bool = False
     even_zero_points: bool = False
     power_of_two: bool = False
+    smallest_range: float = 0.0
     integer_bias: bool = True
     exact: bool = False
     operators: frozenset[Operator] = field(default_factory=frozenset[Operator])
