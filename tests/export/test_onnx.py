@@ -188,12 +188,12 @@ def test_narrow_activations_keep_their_range(
     student = ready(net, bits=f"W8A{bits}", symmetric_activations=symmetric)
     path = tmp_path / "student.onnx"
     Onnx().export(student, SPEC, path)
-    stored, clips = initializers(path), {node.name: node for node in nodes(path, "Clip")}
+    stored, clips = initializers(path), {node.input[1]: node for node in nodes(path, "Clip")}
     checked = 0
     for name, quantizer in student.named_modules():
         if not isinstance(quantizer, ActivationQuantizer) or quantizer.grid.bits == 8:
             continue
-        low, high = (values(stored[limit]) for limit in clips[f"{name}/Clip"].input[1:])
+        low, high = (values(stored[limit]) for limit in clips[f"{name}.min"].input[1:])
         zero_point = values(stored[f"{name}.zero_point"])
         assert stored[f"{name}.zero_point"].data_type == TensorProto.UINT8
         # Signed codes are stored around 128: integer kernels know unsigned activations only.

@@ -123,7 +123,8 @@ class Scheme(Frozen):
                     f"target {name} takes {kind} for {field.partition('_')[2]}: leave {field} out,"
                     " or choose target paper"
                 )
-        self._legal_widths(rules)
+        if self.bits != "float":  # of a distillation
+            self._legal_widths(rules)
         return self
 
     def _legal_widths(self, rules: Target) -> None:
