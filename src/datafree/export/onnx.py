@@ -39,6 +39,7 @@ from datafree.export.base import (
 from datafree.graph.fold import fold_into_grids
 from datafree.graph.integer import as_computed, float_operators
 from datafree.graph.settle import rules_of
+from datafree.quant.modules import ActivationQuantizer
 
 OPSET = 21
 IR_VERSION = 10
@@ -123,7 +124,8 @@ class Onnx(Exporter):
                 f"{where} onnxruntime saturates products of 8-bit weights: quantize with --bits"
                 " W7A8, which is exact and as fast on every CPU."
             )
-        if rules_of(student).placement != "every_edge":
+        quantized = any(isinstance(m, ActivationQuantizer) for m in student.modules())
+        if quantized and rules_of(student).placement != "every_edge":
             notes.append(
                 "Quantizers stand where papers have them, so that most layers run in float: it"
                 " saves size, not time; --target onnxruntime makes them integer."

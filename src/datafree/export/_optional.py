@@ -1,0 +1,39 @@
+"""Runtimes that the project does not bring along."""
+
+from __future__ import annotations
+
+import importlib
+from importlib.util import find_spec
+from typing import Any
+
+from datafree.errors import ExportError
+
+
+def is_installed(package: str) -> bool:
+    """Whether `package` can be imported; an empty name always can."""
+    return not package or find_spec(package) is not None
+
+
+def needed(module: str, what: str, extra: str) -> Any:
+    """`module`, imported.
+
+    Args:
+        module: dotted name.
+        what: needs it, for the message.
+        extra: of this project, that brings it.
+
+    Raises:
+        ExportError: its package is not installed, or it cannot be imported.
+    """
+    package = module.partition(".")[0]
+    if not is_installed(package):
+        raise ExportError(
+            f"{what} need {package}, which is not installed: pip install 'datafree[{extra}]'"
+        )
+    try:
+        return importlib.import_module(module)
+    except ImportError as error:
+        raise ExportError(
+            f"{what} need {package}, which cannot be imported ({error}): install the version of"
+            f" 'datafree[{extra}]' again"
+        ) from error
