@@ -108,7 +108,10 @@ class Onnx(Exporter):
         notes: list[str] = []
         target = str(student.meta.get("target", "paper"))
         if target not in _RUN_HERE:
-            return Findings(False, (f"This file is for {target}; onnxruntime only checked it.",))
+            suffix = rules_of(student).suffix
+            other = f" It loads {suffix} files: datafree export writes one." * (suffix != ".onnx")
+            what = f"This file is for {target}; onnxruntime only checked it.{other}"
+            return Findings(False, (what,))
         try:
             default = predict(_session(path), images)
         except ExportError:

@@ -43,7 +43,8 @@ class Pt2e(Exporter):
 
     def run(self, path: Path) -> Predictor:
         """The file loaded by torch, which is safe only for files one has written oneself."""
-        module = torch.export.load(path).module()
+        # By its suffix torch would take a path for another kind of archive.
+        module = torch.export.load(io.BytesIO(path.read_bytes())).module()
 
         def run(images: Tensor) -> Tensor:
             return module(images)

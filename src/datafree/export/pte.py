@@ -22,6 +22,7 @@ from datafree.export.base import Exporter, Predictor, Written
 from datafree.graph.edges import module_of, operator_of
 from datafree.quant.modules import ActivationQuantizer
 
+_NO_WORK = ("quantize_", "dequantize_", "dim_order_ops")
 _LAYERS = ("convolution", "conv1d", "conv2d", "linear", "addmm", "mm")
 
 
@@ -117,7 +118,7 @@ def _outside(program: ExportedProgram) -> list[tuple[str, str]]:
 
 def _notes(outside: list[tuple[str, str]]) -> tuple[str, ...]:
     """A sentence on what runs on the processor without XNNPACK."""
-    kinds = sorted({kind for kind, _ in outside if not kind.startswith(("quantize_", "dequant"))})
+    kinds = sorted({kind for kind, _ in outside if not kind.startswith(_NO_WORK)})
     if not kinds:
         return ()
     return (f"ExecuTorch computes these in plain float outside XNNPACK: {', '.join(kinds)}.",)
