@@ -77,7 +77,11 @@ def rounded_bytes(made: nn.Module) -> int:
     """Size that the weights of ``decomposed(student, stored=False)`` have as int8, with scales."""
     layers = [m for m in made.modules() if isinstance(m, QUANTIZED)]
     found = [(m.weight, m.weight_quantizer) for m in layers]
-    return sum(w.numel() + 5 * (w.shape[0] if q.axis is not None else 1) for w, q in found if isinstance(q, _Rounded))
+    return sum(
+        w.numel() + 5 * (w.shape[0] if q.axis is not None else 1)
+        for w, q in found
+        if isinstance(q, _Rounded)
+    )
 
 
 def _keep_maps(student: fx.GraphModule) -> None:

@@ -224,8 +224,8 @@ class Exporter(Frozen):
                 f"{self.suffix} files hold students made for {' or '.join(self.targets)}, this one"
                 f" is made for {target}: quantize with --target {self.targets[0]}"
             )
-        modules = student.modules()
-        if self.targets and not any(isinstance(m, ActivationQuantizer) and m.enabled for m in modules):
+        quantizers = [m for m in student.modules() if isinstance(m, ActivationQuantizer)]
+        if self.targets and not any(quantizer.enabled for quantizer in quantizers):
             raise ExportError(
                 f"{self.suffix} files hold integer activations, and this student's are float:"
                 " quantize with --bits W8A8"

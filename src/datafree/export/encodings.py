@@ -1,4 +1,4 @@
-"""Encodings as AIMET writes them: a float ONNX network, and the numbers of its tensors beside it."""
+"""Encodings as AIMET writes them: numbers of tensors, beside the float ONNX network they are in."""
 
 from __future__ import annotations
 
@@ -184,16 +184,14 @@ def _without_markers(model: onnx.ModelProto, student: fx.GraphModule) -> tuple[E
         if node.domain != DOMAIN:
             nodes.append(node)
             continue
-        module = student.get_submodule(next(a.s.decode() for a in node.attribute if a.name == "path"))
+        path = next(a.s.decode() for a in node.attribute if a.name == "path")
+        module = student.get_submodule(path)
         (source,), (output,) = node.input, node.output
         if isinstance(module, QUANTIZED):
             parameters[source] = _entries(module.weight_quantizer)
         elif isinstance(module, Quantizer):
-            if output in results:  # the network returns it: the tensor takes the result's name
-                for other in nodes:
-                    for names in (other.input, other.output):
-                        for i, name in enumerate(names):
-                            names[i] = output if name == source else name
+            if output in results:
+                _rename(nodes, source, output)
                 same[source] = source = output
             activations[source] = _entries(module)
         same[output] = source
@@ -202,6 +200,14 @@ def _without_markers(model: onnx.ModelProto, student: fx.GraphModule) -> tuple[E
     for opset in [opset for opset in model.opset_import if opset.domain == DOMAIN]:
         model.opset_import.remove(opset)
     return activations, parameters
+
+
+def _rename(nodes: list[onnx.NodeProto], source: str, result: str) -> None:
+    """Give the tensor `source` the name of the result that it is."""
+    for node in nodes:
+        for names in (node.input, node.output):
+            for i, name in enumerate(names):
+                names[i] = result if name == source else name
 
 
 def _entries(quantizer: Quantizer) -> list[dict[str, Any]]:

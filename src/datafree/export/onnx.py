@@ -20,6 +20,7 @@ from datafree.export import _qdq
 from datafree.export._legal import problems
 from datafree.export._markers import with_markers
 from datafree.export._storage import WeightType
+from datafree.export._traced import INPUT, OPSET, OUTPUT, describe, first_line, strip, traced
 from datafree.export.base import (
     Exporter,
     Findings,
@@ -28,7 +29,6 @@ from datafree.export.base import (
     compare_logits,
     predict,
 )
-from datafree.export._traced import INPUT, OPSET, OUTPUT, describe, first_line, strip, traced
 from datafree.graph.fold import fold_into_grids
 from datafree.graph.integer import as_computed, float_operators
 from datafree.graph.settle import rules_of

@@ -91,7 +91,8 @@ class Pte(Exporter):
             rest = -len(images) % batch
             padded = torch.cat([images, images[:1].expand(rest, -1, -1, -1)]).float()
             try:
-                found = [method.execute([part.contiguous()])[0].clone() for part in padded.split(batch)]
+                parts = [part.contiguous() for part in padded.split(batch)]
+                found = [method.execute([part])[0].clone() for part in parts]
             except Exception as error:
                 raise ExportError(f"ExecuTorch cannot run {path}: {error}") from error
             return torch.cat(found)[: len(images)]

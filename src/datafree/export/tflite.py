@@ -114,7 +114,7 @@ def _float_layers(interpreter: Any) -> list[str]:
     tensors = {tensor["index"]: tensor for tensor in interpreter.get_tensor_details()}
     return [
         str(tensors[operator["outputs"][0]]["name"])
-        for operator in interpreter._get_ops_details()  # noqa: SLF001 - there is no public one
+        for operator in interpreter._get_ops_details()
         if operator["op_name"] in _LAYERS
         and any(tensors[i]["dtype"] != np.int8 for i in operator["inputs"][:2])
     ]

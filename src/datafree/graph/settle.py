@@ -37,15 +37,7 @@ def settle(student: fx.GraphModule) -> fx.GraphModule:
         quantizer = module_of(student, node)
         if isinstance(quantizer, ActivationQuantizer) and quantizer.has_range:
             _settle_range(quantizer, _end(student, node.all_input_nodes[0]))
-    for quantizer in student.modules():
-        if isinstance(quantizer, Quantizer) and quantizer.has_range and rules.smallest_range:
-            grid = quantizer.grid
-            smallest = rules.smallest_range / (grid.qmax - grid.qmin)
-            quantizer.scale = quantizer.scale.clamp(min=smallest)
-    if rules.ratios is not None:
-        for _ in range(_ROUNDS):  # a scale that grew may be another kernel's input
-            for node in student.graph.nodes:
-                _settle_ratio(student, node, rules.ratios)
+    _settle_scales(student, rules)
     if rules.integer_bias:
         for path, quantizer in input_quantizers(student).items():
             layer = student.get_submodule(path)
@@ -72,6 +64,19 @@ def input_quantizers(student: fx.GraphModule) -> dict[str, ActivationQuantizer |
             quantizer = None
         found[path] = quantizer if found.get(path, quantizer) is quantizer else None
     return found
+
+
+def _settle_scales(student: fx.GraphModule, rules: Target) -> None:
+    """Let scales reach the target's smallest range and its ratios, in place."""
+    for quantizer in student.modules():
+        if isinstance(quantizer, Quantizer) and quantizer.has_range and rules.smallest_range:
+            grid = quantizer.grid
+            smallest = rules.smallest_range / (grid.qmax - grid.qmin)
+            quantizer.scale = quantizer.scale.clamp(min=smallest)
+    if rules.ratios is not None:
+        for _ in range(_ROUNDS):  # a scale that grew may be another kernel's input
+            for node in student.graph.nodes:
+                _settle_ratio(student, node, rules.ratios)
 
 
 def _settle_ratio(student: fx.GraphModule, node: fx.Node, limits: tuple[float, float]) -> None:

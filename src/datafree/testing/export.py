@@ -15,9 +15,9 @@ from datafree.errors import ExportError, OutputExistsError, ParityError
 from datafree.export.base import Exporter
 from datafree.graph.fold import fold_batch_norms
 from datafree.graph.insert import insert_quantizers
+from datafree.targets import load_target
 from datafree.testing.contract import Contract
 from datafree.testing.networks import SPEC, Tiny, images, ready
-from datafree.targets import load_target
 from datafree.testing.watching import fingerprint
 
 

@@ -106,10 +106,9 @@ def biases(pairs: Pairs) -> Iterator[str]:
 def inputs(pairs: Pairs) -> Iterator[str]:
     """A layer with an integer weight reads an input that is quantized too."""
     for layer in pairs.each(*LAYERS):
-        if pairs.weight_of(layer) is not None and pairs.dequantized(layer.input[0]) is None:
-            # What is moved about between DequantizeLinear and the layer stays quantized.
-            if not _moved_codes(pairs, layer.input[0]):
-                yield f"{called(layer)}: its weight is quantized and its input is not"
+        # What is moved about between DequantizeLinear and the layer stays quantized.
+        if pairs.weight_of(layer) is not None and not _moved_codes(pairs, layer.input[0]):
+            yield f"{called(layer)}: its weight is quantized and its input is not"
 
 
 def outputs(pairs: Pairs, kinds: Iterable[str]) -> Iterator[str]:
