@@ -26,7 +26,7 @@ from datafree.graph.settle import settle
 from drawn import DRAWN_SPEC, Drawn, drawn_images
 from residual import RESIDUAL_SPEC, Branches, ResNet, residual_images
 
-Values = NDArray[Any]
+Values = NDArray[Any] | np.generic
 
 
 class Block:

@@ -107,9 +107,9 @@ def test_results_have_room_for_surer_answers() -> None:
 def test_litert_has_fixed_grids_behind_sigmoids() -> None:
     made = branches("litert")
     found = [
-        made.get_submodule(str(n.target)) for n in made.graph.nodes
+        quantizer for n in made.graph.nodes
         if n.op == "call_module" and n.args and "sigmoid" in n.args[0].name
-        and isinstance(made.get_submodule(str(n.target)), ActivationQuantizer)
+        and isinstance(quantizer := made.get_submodule(str(n.target)), ActivationQuantizer)
     ]  # fmt: skip
     assert [(float(q.scale), float(q.zero_point)) for q in found] == [(1 / 256, 0)]
 
@@ -126,7 +126,7 @@ def test_settled_scales_keep_the_ratios_of_xnnpack() -> None:
 def test_without_the_runtime_the_extra_is_named(
     exporter: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(_optional, "find_spec", lambda name: None)
+    monkeypatch.setattr(_optional, "find_spec", dict[str, None]().get)
     told = (
         f"need {exporter.package}, which is not installed: pip install 'datafree.{exporter.extra}.'"
     )

@@ -3,6 +3,11 @@
 from __future__ import annotations
 
 import importlib
+import io
+import logging
+import warnings
+from collections.abc import Generator
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from importlib.util import find_spec
 from typing import Any
 
@@ -31,9 +36,24 @@ def needed(module: str, what: str, extra: str) -> Any:
             f"{what} need {package}, which is not installed: pip install 'datafree[{extra}]'"
         )
     try:
-        return importlib.import_module(module)
+        with quiet():
+            return importlib.import_module(module)
     except ImportError as error:
         raise ExportError(
             f"{what} need {package}, which cannot be imported ({error}): install the version of"
             f" 'datafree[{extra}]' again"
         ) from error
+
+
+@contextmanager
+def quiet() -> Generator[None]:
+    """Hold back what such packages say about themselves and each other."""
+    level = logging.root.manager.disable
+    told = io.StringIO()
+    try:
+        logging.disable(logging.WARNING)
+        with warnings.catch_warnings(), redirect_stdout(told), redirect_stderr(told):
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(level)

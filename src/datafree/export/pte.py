@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import copy
-import logging
-from collections.abc import Generator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -17,7 +14,7 @@ from torch.export import ExportedProgram
 from datafree.config import InputSpec
 from datafree.errors import ExportError
 from datafree.export._decomposed import decomposed, one_reader_each, stored_bytes
-from datafree.export._optional import needed
+from datafree.export._optional import needed, quiet
 from datafree.export.base import Exporter, Predictor, Written
 from datafree.graph.edges import module_of, operator_of
 from datafree.quant.modules import ActivationQuantizer
@@ -52,7 +49,7 @@ class Pte(Exporter):
         xnnpack = self._module("executorch.backends.xnnpack.partition.xnnpack_partitioner")
         made = decomposed(student)
         try:
-            with torch.no_grad(), _quiet():
+            with torch.no_grad(), quiet():
                 images = torch.zeros(self.batch, *spec.shape)
                 program = torch.export.export(made, (images,), strict=False)
                 edge = exir.to_edge_transform_and_lower(
@@ -146,14 +143,3 @@ def _without_clamped_sums(student: fx.GraphModule) -> fx.GraphModule:
             made.graph.erase_node(node)
     made.recompile()
     return made
-
-
-@contextmanager
-def _quiet() -> Generator[None]:
-    """Hold back what its exporter says about itself."""
-    level = logging.root.manager.disable
-    try:
-        logging.disable(logging.WARNING)
-        yield
-    finally:
-        logging.disable(level)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import io
-from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -14,7 +12,7 @@ from torch import Tensor, fx
 from datafree.config import InputSpec
 from datafree.errors import ExportError
 from datafree.export._decomposed import decomposed, rounded_bytes
-from datafree.export._optional import needed
+from datafree.export._optional import needed, quiet
 from datafree.export.base import Exporter, Predictor, Written
 
 _LAYERS = frozenset(("CONV_2D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED"))
@@ -44,7 +42,7 @@ class Tflite(Exporter):
         )
         made = decomposed(student, stored=False)
         try:
-            with redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()):
+            with quiet():
                 model = litert.convert(
                     made.eval(),
                     (torch.zeros(1, *spec.shape),),
