@@ -106,7 +106,9 @@ def written(
 
 
 def test_targets_are_found_by_name() -> None:
-    assert available("datafree.export") == ["onnx", "pt2"]
+    assert available("datafree.export") == [
+        "encodings", "onnx", "pt2", "pt2e", "pte", "tflite",
+    ]  # fmt: skip
     assert load("datafree.export", "onnx", Exporter) is Onnx
     assert Onnx().name == "onnx"
 

@@ -15,6 +15,8 @@ RENAMED = {
     "options": "training_options",
 }
 
+_MEANT = {"weight_symmetric": " (a file for TensorRT takes target='tensorrt')"}
+
 
 def renamed(given: Mapping[str, Any], known: Collection[str]) -> dict[str, Any]:
     """Keywords under today's names; those that already have them are left as they are.
@@ -36,7 +38,7 @@ def renamed(given: Mapping[str, Any], known: Collection[str]) -> dict[str, Any]:
     for old, new in RENAMED.items():
         if old in now and old not in known and new in known and new not in now:
             now[new] = now.pop(old)
-            told.append(f"{old} is {new}")
+            told.append(f"{old} is {new}{_MEANT.get(old, '')}")
     if "method_options" in known and "bits" not in known:
         loose = {name: now[name] for name in now if not _alike(name, known)}
         if loose:

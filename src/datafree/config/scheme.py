@@ -78,7 +78,8 @@ class Scheme(Frozen):
     symmetric_weights: Annotated[bool, Shown("the target's")] = Field(
         default_factory=lambda known: _target(known).usual[0]
     )
-    """Signed codes around a zero point of 0 for weights, instead of affine ones."""
+    """Signed codes around a zero point of 0 for weights, instead of affine ones. It makes no file
+    for TensorRT, which wants that of activations too: `target` does."""
     symmetric_activations: Annotated[bool, Shown("the target's")] = Field(
         default_factory=lambda known: _target(known).usual[1]
     )

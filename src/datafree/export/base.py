@@ -18,10 +18,11 @@ from torch.export import Dim, ExportedProgram
 from datafree.config import Frozen, InputSpec
 from datafree.errors import ExportError, OutputExistsError, ParityError
 from datafree.export._notes import float_notes
+from datafree.export._optional import needed
 from datafree.files import atomic_path
 from datafree.graph.capture import to_device
 from datafree.graph.floats import computations
-from datafree.quant.modules import QUANTIZED, Quantizer
+from datafree.quant.modules import QUANTIZED, ActivationQuantizer, Quantizer
 from datafree.registry import method_name
 
 Predictor = Callable[[Tensor], Tensor]
@@ -103,10 +104,12 @@ class Written:
     Attributes:
         weight_bytes: size of the quantized layers' weights alone.
         opset: as there.
+        notes: as there.
     """
 
     weight_bytes: int
     opset: int | None = None
+    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -127,6 +130,12 @@ class Exporter(Frozen):
     """Of its files, with the dot."""
     citation: ClassVar[str] = ""
     """Where the format is described."""
+    package: ClassVar[str] = ""
+    """What writes and runs its files, if the project does not bring it along: its import name."""
+    extra: ClassVar[str] = ""
+    """The extra of this project that brings `package`."""
+    targets: ClassVar[tuple[str, ...]] = ()
+    """Targets whose students it can write, with quantized activations; empty for all students."""
 
     tolerance: float = Field(default=0.99, ge=0, le=1)
     """Smallest share of identical predictions. Two images more may always differ, so that near-ties
@@ -170,6 +179,7 @@ class Exporter(Frozen):
                 f"{path} exists: choose another path, or replace it with --force"
             )
         check_ready(student)
+        self.check_target(student)
         student = plain_copy(student)
         if check is None:
             check = torch.randn(
@@ -197,8 +207,29 @@ class Exporter(Frozen):
             opset=written.opset,
             parity=parity,
             saturates=findings.saturates,
-            notes=(*findings.notes, *float_notes(steps)),
+            notes=(*written.notes, *findings.notes, *float_notes(steps)),
         )
+
+    def check_target(self, student: fx.GraphModule) -> None:
+        """Refuse a student made for others, or a machine without the runtime.
+
+        Raises:
+            ExportError: one of `targets` has to be chosen, or `package` to be installed.
+        """
+        if self.package:
+            needed(self.package, f"{self.suffix} files", self.extra)
+        target = str(student.meta.get("target", "paper"))
+        if self.targets and target not in self.targets:
+            raise ExportError(
+                f"{self.suffix} files hold students made for {' or '.join(self.targets)}, this one"
+                f" is made for {target}: quantize with --target {self.targets[0]}"
+            )
+        quantizers = [m for m in student.modules() if isinstance(m, ActivationQuantizer)]
+        if self.targets and not any(quantizer.enabled for quantizer in quantizers):
+            raise ExportError(
+                f"{self.suffix} files hold integer activations, and this student's are float:"
+                " quantize with --bits W8A8"
+            )
 
     def prepared(self, student: fx.GraphModule) -> fx.GraphModule:
         """The form of `student` that is written; the file is compared with `student` itself.

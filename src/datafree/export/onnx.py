@@ -6,19 +6,12 @@ stored as int8 or uint8, narrower ones as int4 or uint4, two to a byte. Biases s
 
 from __future__ import annotations
 
-import json
-import logging
-import warnings
-from collections.abc import Generator
-from contextlib import contextmanager
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import ClassVar
 
 import onnx
 import onnxruntime
 import torch
-from onnx import helper
 from torch import Tensor, fx
 
 from datafree.config import InputSpec
@@ -28,6 +21,16 @@ from datafree.export._legal import problems
 from datafree.export._markers import with_markers
 from datafree.export._names import name_after_layers
 from datafree.export._storage import WeightType
+from datafree.export._traced import (
+    INPUT,
+    IR_VERSION,
+    OPSET,
+    OUTPUT,
+    describe,
+    first_line,
+    strip,
+    traced,
+)
 from datafree.export.base import (
     Exporter,
     Findings,
@@ -36,15 +39,12 @@ from datafree.export.base import (
     compare_logits,
     plain_copy,
     predict,
-    trace,
 )
 from datafree.graph.fold import fold_into_grids
 from datafree.graph.integer import as_computed, float_operators
 from datafree.graph.settle import rules_of
+from datafree.quant.modules import ActivationQuantizer
 
-OPSET = 21
-IR_VERSION = 10
-INPUT, OUTPUT = "images", "logits"
 _SATURATED = 1e-4
 _RUN_HERE = ("onnxruntime", "openvino", "paper")  # targets that onnxruntime's settings matter to
 _PRECISE = ("session.x64quantprecision", "1")
@@ -77,16 +77,16 @@ class Onnx(Exporter):
 
     def write(self, student: fx.GraphModule, spec: InputSpec, path: Path, label: str) -> Written:
         """See `Exporter.write`."""
-        model = _trace(with_markers(student), spec)
+        model = traced(with_markers(student), spec)
         weight_bytes = _qdq.rewrite(model, student, self.weight_type)
         name_after_layers(model)
-        _strip(model)
-        _describe(model, spec, label)
+        strip(model)
+        describe(model, spec, label)
         try:
             onnx.checker.check_model(model, full_check=True)
         except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
             raise ExportError(
-                f"the ONNX graph of this network is not valid: {_first_line(error)}"
+                f"the ONNX graph of this network is not valid: {first_line(error)}"
             ) from error
         _check_legal(model, str(student.meta.get("target", "paper")))
         path.write_bytes(model.SerializeToString(deterministic=True))
@@ -110,7 +110,10 @@ class Onnx(Exporter):
         notes: list[str] = []
         target = str(student.meta.get("target", "paper"))
         if target not in _RUN_HERE:
-            return Findings(False, (f"This file is for {target}; onnxruntime only checked it.",))
+            suffix = rules_of(student).suffix
+            other = f" It loads {suffix} files: datafree export writes one." * (suffix != ".onnx")
+            what = f"This file is for {target}; onnxruntime only checked it.{other}"
+            return Findings(False, (what,))
         try:
             default = predict(_session(path), images)
         except ExportError:
@@ -126,7 +129,8 @@ class Onnx(Exporter):
                 f"{where} onnxruntime saturates products of 8-bit weights: quantize with --bits"
                 " W7A8, which is exact and as fast on every CPU."
             )
-        if rules_of(student).placement != "every_edge":
+        quantized = any(isinstance(m, ActivationQuantizer) for m in student.modules())
+        if quantized and rules_of(student).placement != "every_edge":
             notes.append(
                 "Quantizers stand where papers have them, so that most layers run in float: it"
                 " saves size, not time; --target onnxruntime makes them integer."
@@ -145,8 +149,8 @@ def write_float(network: fx.GraphModule, spec: InputSpec, path: Path) -> None:
     Raises:
         ExportError: ONNX cannot express the network.
     """
-    model = _trace(plain_copy(network), spec)
-    _strip(model)
+    model = traced(plain_copy(network), spec)
+    strip(model)
     model.ir_version = IR_VERSION
     path.write_bytes(model.SerializeToString(deterministic=True))
 
@@ -162,84 +166,6 @@ def _check_legal(model: onnx.ModelProto, target: str) -> None:
         )
 
 
-def _trace(marked: fx.GraphModule, spec: InputSpec) -> onnx.ModelProto:
-    try:
-        with _quiet():
-            exported = torch.onnx.export(
-                trace(marked, spec),
-                dynamo=True,
-                opset_version=OPSET,
-                verbose=False,
-                input_names=[INPUT],
-                output_names=[OUTPUT],
-            )
-    except Exception as error:
-        raise ExportError(f"this network cannot be written as ONNX: {_reason(error)}") from error
-    assert exported is not None  # noqa: S101 - a program is returned whenever dynamo=True
-    model = exported.model_proto
-    found = {opset.domain: opset.version for opset in model.opset_import}[""]
-    if found != OPSET:
-        raise ExportError(
-            f"this network cannot be written as ONNX opset {OPSET}: torch falls back to {found}"
-        )
-    return model
-
-
-@contextmanager
-def _quiet() -> Generator[None]:
-    """Hold back what torch 2.13's exporter says about itself."""
-    logger = logging.getLogger("torch.onnx._internal.exporter._registration")
-    level = logger.level
-    try:
-        logger.setLevel(logging.ERROR)  # torchvision's operators are missing, and not needed
-        with warnings.catch_warnings():
-            warnings.filterwarnings(
-                "ignore", r"`isinstance\(treespec, LeafSpec\)` is deprecated", FutureWarning
-            )
-            yield
-    finally:
-        logger.setLevel(level)
-
-
-def _reason(error: BaseException) -> str:
-    """The innermost cause in one line: the exporter wraps it in a page of advice."""
-    while error.__cause__ is not None:
-        error = error.__cause__
-    return _first_line(error)
-
-
-def _first_line(error: BaseException) -> str:
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return lines[0] if lines else type(error).__name__
-
-
-def _strip(model: onnx.ModelProto) -> None:
-    """Remove what tracing leaves behind: source paths of this machine, intermediate shapes."""
-    graph = model.graph
-    del graph.value_info[:], graph.metadata_props[:], model.metadata_props[:]
-    for item in (*graph.node, *graph.initializer, *graph.input, *graph.output):
-        del item.metadata_props[:]
-        item.doc_string = ""
-    for value in (*graph.input, *graph.output):
-        value.type.tensor_type.shape.dim[0].dim_param = "batch"
-
-
-def _describe(model: onnx.ModelProto, spec: InputSpec, label: str) -> None:
-    try:
-        release = version("datafree")
-    except PackageNotFoundError:
-        release = ""
-    model.ir_version = IR_VERSION
-    model.producer_name, model.producer_version = "datafree", release
-    model.graph.name = "student"
-    properties = {
-        "input_shape": json.dumps(list(spec.shape)),
-        "input_mean": json.dumps(list(spec.mean)),
-        "input_std": json.dumps(list(spec.std)),
-    }
-    helper.set_model_props(model, properties | ({"scheme": label} if label else {}))
-
-
 def _session(path: Path, *entries: tuple[str, str]) -> Predictor:
     """`path` loaded with these session settings."""
     options = onnxruntime.SessionOptions()
@@ -252,13 +178,13 @@ def _session(path: Path, *entries: tuple[str, str]) -> Predictor:
             str(path), options, providers=["CPUExecutionProvider"]
         )
     except Exception as error:  # its errors have no common base
-        raise ExportError(f"onnxruntime cannot load {path}: {_first_line(error)}") from error
+        raise ExportError(f"onnxruntime cannot load {path}: {first_line(error)}") from error
 
     def run(images: Tensor) -> Tensor:
         try:
             (logits,) = session.run([OUTPUT], {INPUT: images.float().contiguous().numpy()})
         except Exception as error:
-            raise ExportError(f"onnxruntime cannot run {path}: {_first_line(error)}") from error
+            raise ExportError(f"onnxruntime cannot run {path}: {first_line(error)}") from error
         return torch.from_numpy(logits)
 
     return run

@@ -117,6 +117,15 @@ def origin(graph_module: fx.GraphModule, node: fx.Node) -> fx.Node:
     return node
 
 
+def is_result(graph_module: fx.GraphModule, node: fx.Node) -> bool:
+    """Whether the network returns the values of `node`, perhaps moved about."""
+    readers = [user for user in node.users if not is_size(user)]
+    return any(
+        user.op == "output" or (moves(graph_module, user) and is_result(graph_module, user))
+        for user in readers
+    )
+
+
 def fuses(graph_module: fx.GraphModule, node: fx.Node) -> bool:
     """Whether `node` is an activation function that a quantizer behind it makes redundant."""
     module = module_of(graph_module, node)
@@ -195,7 +204,7 @@ class _Edges:
         candidates = [
             node for node in self.nodes
             if self.kinds[node] in self.rules.operators and node not in self.integer
-            and not self._is_result(node)
+            and not is_result(self.graph_module, node)  # results stay float
         ]  # fmt: skip
         grown = True
         while grown:
@@ -211,11 +220,6 @@ class _Edges:
             return True
         read = any(reader in self.integer for reader in self._behind_moves(self.end(node)))
         return read and any(producer in self.integer for producer in producers)
-
-    def _is_result(self, node: fx.Node) -> bool:
-        """Whether the network returns `node`: results stay float."""
-        readers = self._behind_moves(node)
-        return any(reader.op == "output" for reader in readers)
 
     def _absorbed(self, source: fx.Node, reader: fx.Node | None) -> bool:
         """Whether `source` is a convolution that its only reader, an addition, is computed in.

@@ -5,10 +5,12 @@ from __future__ import annotations
 import torch
 from torch import Tensor, fx, nn
 
-from datafree.graph.edges import module_of, origin
+from datafree.graph.edges import fuses, module_of, operator_of, origin
+from datafree.graph.sizes import values_read
 from datafree.quant.modules import QUANTIZED, ActivationQuantizer, QuantizedLayer, Quantizer
 from datafree.targets import Target, load_target
 
+_ROUNDS = 3
 _LARGEST_BIAS = 2.0**30  # codes; the sum of products has as much room left
 
 
@@ -21,8 +23,8 @@ def settle(student: fx.GraphModule) -> fx.GraphModule:
     """`student` itself, its ranges and biases moved to numbers that its target has; in place.
 
     Scales and zero points that were learned go back to those the grids allow; a scale in front of
-    which values end at 6 does not reach beyond; none is smaller than the target takes, nor than
-    covers its smallest range. Where the target adds biases as int32, a bias lies
+    which values end at 6 does not reach beyond; scales are as large as the target's smallest range
+    and its ratios of scales ask for. Where the target adds biases as int32, a bias lies
     on the grid of the sums, ``b = round(b / (s_x s_w)) s_x s_w`` with the scales of the layer's
     input and weight, and a weight's scale is at least ``|b| / (2^30 s_x)``, so that no bias is too
     large for its integer: runtimes lose it otherwise without a word.
@@ -35,11 +37,7 @@ def settle(student: fx.GraphModule) -> fx.GraphModule:
         quantizer = module_of(student, node)
         if isinstance(quantizer, ActivationQuantizer) and quantizer.has_range:
             _settle_range(quantizer, _end(student, node.all_input_nodes[0]))
-    for quantizer in student.modules():
-        if isinstance(quantizer, Quantizer) and quantizer.has_range and rules.smallest_range:
-            grid = quantizer.grid
-            smallest = rules.smallest_range / (grid.qmax - grid.qmin)
-            quantizer.scale = quantizer.scale.clamp(min=smallest)
+    _settle_scales(student, rules)
     if rules.integer_bias:
         for path, quantizer in input_quantizers(student).items():
             layer = student.get_submodule(path)
@@ -66,6 +64,52 @@ def input_quantizers(student: fx.GraphModule) -> dict[str, ActivationQuantizer |
             quantizer = None
         found[path] = quantizer if found.get(path, quantizer) is quantizer else None
     return found
+
+
+def _settle_scales(student: fx.GraphModule, rules: Target) -> None:
+    """Let scales reach the target's smallest range and its ratios, in place."""
+    for quantizer in student.modules():
+        if isinstance(quantizer, Quantizer) and quantizer.has_range and rules.smallest_range:
+            grid = quantizer.grid
+            smallest = rules.smallest_range / (grid.qmax - grid.qmin)
+            quantizer.scale = quantizer.scale.clamp(min=smallest)
+    if rules.ratios is not None:
+        for _ in range(_ROUNDS):  # a scale that grew may be another kernel's input
+            for node in student.graph.nodes:
+                _settle_ratio(student, node, rules.ratios)
+
+
+def _settle_ratio(student: fx.GraphModule, node: fx.Node, limits: tuple[float, float]) -> None:
+    """Keep the step of what a kernel computes within `limits` of its output's step.
+
+    Beyond them are only tensors that are all but constant: their grids become coarser.
+    """
+    behind = _quantizer_behind(student, node)
+    before = [module_of(student, origin(student, source)) for source in values_read(node)]
+    scales = [q.scale for q in before if isinstance(q, ActivationQuantizer) and q.has_range]
+    layer = module_of(student, node)
+    kind = operator_of(student, node)
+    if behind is None or len(scales) < len(before) or kind is None:
+        return
+    low, high = limits
+    if isinstance(layer, QUANTIZED):
+        steps = [scales[0] * layer.weight_quantizer.scale.max()]
+    else:
+        steps = [scales[0] * scales[1]] if kind == "mul" else scales
+    behind.scale = torch.stack([behind.scale, *(step / high for step in steps)]).max()
+    if kind == "add":
+        for quantizer in before:
+            if isinstance(quantizer, ActivationQuantizer):
+                quantizer.scale = torch.maximum(quantizer.scale, behind.scale * low)
+
+
+def _quantizer_behind(student: fx.GraphModule, node: fx.Node) -> ActivationQuantizer | None:
+    """The quantizer of what `node` computes, perhaps behind an activation function."""
+    readers = list(node.users)
+    while len(readers) == 1 and fuses(student, readers[0]):
+        readers = list(readers[0].users)
+    found = module_of(student, readers[0]) if readers else None
+    return found if isinstance(found, ActivationQuantizer) and found.has_range else None
 
 
 def bias_scale(layer: QuantizedLayer, scale: Tensor) -> Tensor:

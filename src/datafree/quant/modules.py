@@ -84,17 +84,30 @@ class ActivationQuantizer(Quantizer):
     Attributes:
         covers: lowest and highest value the tensor is known to take, which every range is widened
             to: of the network's own input. None where only data tell. Such a range is not learned.
+        widened: by what every range is multiplied: more than 1 for what the network returns, since
+            answers to real images are surer than those to dreamt ones.
+        fixed: scale and zero point of an operator that knows no others; no range moves them.
     """
 
     def __init__(
-        self, grid: Grid, *, ste: Ste = "clipped", covers: tuple[float, float] | None = None
+        self,
+        grid: Grid,
+        *,
+        ste: Ste = "clipped",
+        covers: tuple[float, float] | None = None,
+        widened: float = 1.0,
+        fixed: tuple[float, int] | None = None,
     ) -> None:
         """Create a quantizer without a range; see the class for the arguments."""
         super().__init__(grid, ste=ste)
-        self.covers = covers
+        self.covers, self.widened, self.fixed = covers, widened, fixed
 
     def set_range(self, low: Tensor, high: Tensor) -> None:
         """Cover ``[low, high]``, two scalars, and what is known."""
+        if self.fixed is not None:
+            self.scale, self.zero_point = (self.scale.new_tensor(float(n)) for n in self.fixed)
+            return
+        low, high = low * self.widened, high * self.widened
         if self.covers is not None:
             low, high = low.clamp(max=self.covers[0]), high.clamp(min=self.covers[1])
         super().set_range(low, high)

@@ -6,7 +6,7 @@ import difflib
 import functools
 import importlib
 import pkgutil
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -42,6 +42,12 @@ class Target:
             added is the same then.
         power_of_two: scales are powers of two.
         smallest_range: that a grid may cover.
+        ratios: smallest and largest ratio of the step of what a kernel computes (of a layer, the
+            product of its scales; of an addition, those of its inputs) to the step of its output;
+            None for any.
+        fixed: scale and zero point, for codes from 0, of the result of an operator that knows no
+            others: `sigmoid`, `softmax`, `tanh`, `log_softmax`.
+        suffix: of the file that it loads.
         integer_bias: biases are int32 at the product of the scales of input and weight.
         exact: its arithmetic is known to the last bit, see `datafree.graph.integer`.
         operators: those with an integer kernel that is not slower than float.
@@ -66,6 +72,9 @@ class Target:
     even_zero_points: bool = False
     power_of_two: bool = False
     smallest_range: float = 0.0
+    ratios: tuple[float, float] | None = None
+    fixed: Mapping[str, tuple[float, int]] = field(default_factory=dict[str, tuple[float, int]])
+    suffix: str = ".onnx"
     integer_bias: bool = True
     exact: bool = False
     operators: frozenset[Operator] = field(default_factory=frozenset[Operator])

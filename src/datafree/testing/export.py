@@ -15,6 +15,7 @@ from datafree.errors import ExportError, OutputExistsError, ParityError
 from datafree.export.base import Exporter
 from datafree.graph.fold import fold_batch_norms
 from datafree.graph.insert import insert_quantizers
+from datafree.targets import load_target
 from datafree.testing.contract import Contract
 from datafree.testing.networks import SPEC, Tiny, images, ready
 from datafree.testing.watching import fingerprint
@@ -32,10 +33,17 @@ class ExportContract(Contract):
         """The format under test."""
         return self.method
 
+    def target(self) -> str:
+        """Whose students the format writes."""
+        return (*self.method.targets, "paper")[0]
+
     def student(self, bits: str = "W8A8", *, calibrated: bool = True) -> fx.GraphModule:
-        """A small student."""
+        """A small student; skips the test where the format's runtime is not installed."""
+        if self.method.package:
+            pytest.importorskip(self.method.package)
         torch.manual_seed(0)
-        student = insert_quantizers(fold_batch_norms(ready(Tiny())), Scheme(bits=bits))
+        scheme = Scheme(bits=bits, target=self.target())
+        student = insert_quantizers(fold_batch_norms(ready(Tiny())), scheme)
         if calibrated:
             calibrate(student, [images(16)], MSE())
         return student
@@ -46,7 +54,16 @@ class ExportContract(Contract):
 
     @pytest.mark.parametrize("bits", ["W8A8", "W4A8", "W4A4", "W8A32"])
     def test_the_file_computes_what_the_student_computes(self, bits: str, tmp_path: Path) -> None:
-        """Any batch size, and the student is left alone."""
+        """Any batch size, and the student is left alone; float activations may be refused."""
+        weights, activations = (int(part) for part in bits[1:].split("A"))
+        rules = load_target(self.target())
+        if weights not in rules.weight_widths or activations not in {*rules.activation_widths, 32}:
+            pytest.skip(f"{self.target()} has no {bits}")
+        if activations == 32 and self.method.targets:
+            with pytest.raises(ExportError, match="float"):
+                self.method.export(self.student(bits), SPEC, self.path(tmp_path))
+            assert not list(tmp_path.iterdir())
+            return
         student, path = self.student(bits), self.path(tmp_path)
         before = fingerprint(student)
         report = self.method.export(student, SPEC, path, check=images(16, 1), label=bits)
@@ -76,6 +93,17 @@ class ExportContract(Contract):
         with pytest.raises(ExportError, match="quantizer x_quantizer has no range"):
             self.method.export(self.student(calibrated=False), SPEC, self.path(tmp_path))
         assert not list(tmp_path.iterdir())
+
+    def test_a_student_made_for_others_leaves_no_file(self, tmp_path: Path) -> None:
+        """It is refused with the target to choose; formats for all students have none."""
+        student = self.student()
+        student.meta["target"] = "another"
+        if self.method.targets:
+            with pytest.raises(ExportError, match=f"--target {self.method.targets[0]}"):
+                self.method.export(student, SPEC, self.path(tmp_path))
+            assert not list(tmp_path.iterdir())
+        else:
+            self.method.check_target(student)
 
     def test_a_file_that_differs_is_not_kept(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

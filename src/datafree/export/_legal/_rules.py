@@ -107,8 +107,7 @@ def inputs(pairs: Pairs) -> Iterator[str]:
     """A layer with an integer weight reads an input that is quantized too."""
     for layer in pairs.each(*LAYERS):
         # What is moved about between DequantizeLinear and the layer stays quantized.
-        ready = pairs.dequantized(layer.input[0]) or _moved_codes(pairs, layer.input[0])
-        if pairs.weight_of(layer) is not None and not ready:
+        if pairs.weight_of(layer) is not None and not _moved_codes(pairs, layer.input[0]):
             yield f"{called(layer)}: its weight is quantized and its input is not"
 
 

@@ -11,7 +11,7 @@ from datafree.export._legal import _rules
 from datafree.export._legal._pairs import LAYERS, QUANTIZE, Pairs, called
 
 _SMALLEST_RANGE = 1e-4
-_CODES = {TensorProto.UINT8: 255, TensorProto.UINT16: 65535}
+_CODES: dict[int, int] = {TensorProto.UINT8: 255, TensorProto.UINT16: 65535}
 
 
 def qnn_problems(model: onnx.ModelProto) -> list[str]:

@@ -1,0 +1,108 @@
+"""A student as an ONNX graph: tracing, and what every written graph says of itself."""
+
+from __future__ import annotations
+
+import json
+import logging
+import warnings
+from collections.abc import Generator
+from contextlib import contextmanager
+from importlib.metadata import PackageNotFoundError, version
+
+import onnx
+import torch
+from onnx import helper
+from torch import fx
+
+from datafree.config import InputSpec
+from datafree.errors import ExportError
+from datafree.export.base import trace
+
+OPSET = 21
+IR_VERSION = 10
+INPUT, OUTPUT = "images", "logits"
+
+
+def traced(marked: fx.GraphModule, spec: InputSpec) -> onnx.ModelProto:
+    """`marked`, a student with markers for quantizers, as ONNX.
+
+    Raises:
+        ExportError: torch's exporter refuses it.
+    """
+    try:
+        with _quiet():
+            exported = torch.onnx.export(
+                trace(marked, spec),
+                dynamo=True,
+                opset_version=OPSET,
+                verbose=False,
+                input_names=[INPUT],
+                output_names=[OUTPUT],
+            )
+    except Exception as error:
+        raise ExportError(f"this network cannot be written as ONNX: {_reason(error)}") from error
+    assert exported is not None  # noqa: S101 - a program is returned whenever dynamo=True
+    model = exported.model_proto
+    found = {opset.domain: opset.version for opset in model.opset_import}[""]
+    if found != OPSET:
+        raise ExportError(
+            f"this network cannot be written as ONNX opset {OPSET}: torch falls back to {found}"
+        )
+    return model
+
+
+@contextmanager
+def _quiet() -> Generator[None]:
+    """Hold back what torch 2.13's exporter says about itself."""
+    logger = logging.getLogger("torch.onnx._internal.exporter._registration")
+    level = logger.level
+    try:
+        logger.setLevel(logging.ERROR)  # torchvision's operators are missing, and not needed
+        with warnings.catch_warnings():
+            warnings.filterwarnings(
+                "ignore", r"`isinstance\(treespec, LeafSpec\)` is deprecated", FutureWarning
+            )
+            yield
+    finally:
+        logger.setLevel(level)
+
+
+def _reason(error: BaseException) -> str:
+    """The innermost cause in one line: the exporter wraps it in a page of advice."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    return first_line(error)
+
+
+def first_line(error: BaseException) -> str:
+    """What an error says first."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[0] if lines else type(error).__name__
+
+
+def strip(model: onnx.ModelProto) -> None:
+    """Remove what tracing leaves behind: source paths of this machine, intermediate shapes."""
+    graph = model.graph
+    del graph.value_info[:], graph.metadata_props[:], model.metadata_props[:]
+    for item in (*graph.node, *graph.initializer, *graph.input, *graph.output):
+        del item.metadata_props[:]
+        item.doc_string = ""
+    for value in (*graph.input, *graph.output):
+        value.type.tensor_type.shape.dim[0].dim_param = "batch"
+
+
+def describe(model: onnx.ModelProto, spec: InputSpec, label: str) -> None:
+    """Write down who made the file, its input, and its scheme."""
+    try:
+        release = version("datafree")
+    except PackageNotFoundError:
+        release = ""
+    model.ir_version = IR_VERSION
+    model.producer_name, model.producer_version = "datafree", release
+    model.graph.name = "student"
+    properties = {
+        "input_shape": json.dumps(list(spec.shape)),
+        "input_mean": json.dumps(list(spec.mean)),
+        "input_std": json.dumps(list(spec.std)),
+    }
+    helper.set_model_props(model, properties | ({"scheme": label} if label else {}))

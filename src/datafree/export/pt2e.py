@@ -1,0 +1,52 @@
+"""The student for PyTorch's PT2E backends: int8 codes between quantize and dequantize operators."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+from typing import ClassVar
+
+import torch
+from torch import Tensor, fx
+
+from datafree.config import InputSpec
+from datafree.errors import ExportError
+from datafree.export._decomposed import decomposed, stored_bytes
+from datafree.export.base import Exporter, Predictor, Written, trace
+
+
+class Pt2e(Exporter):
+    """`torch.export` archive with ``quantized_decomposed`` operators, for PT2E backends.
+
+    ``torch.export.load(FILE)`` gives the program that `prepare_pt2e` and `convert_pt2e` would have
+    made, ready to be lowered; import ``torch.ao.quantization.fx._decomposed`` before, which has
+    the operators. Weights are int8.
+    """
+
+    suffix: ClassVar[str] = ".pt2e"
+    citation: ClassVar[str] = "PyTorch 2 Export quantization; quantized_decomposed operators."
+
+    def write(self, student: fx.GraphModule, spec: InputSpec, path: Path, label: str) -> Written:
+        """See `Exporter.write`."""
+        made = decomposed(student)
+        try:
+            program = trace(made, spec)
+            for node in program.graph.nodes:
+                node.meta.pop("stack_trace", None)  # paths of this machine
+            archive = io.BytesIO()
+            torch.export.save(program, archive, extra_files={"scheme": label} if label else {})
+        except Exception as error:
+            line = next(iter(str(error).splitlines()), type(error).__name__)
+            raise ExportError(f"torch.export refuses the student: {line}") from error
+        path.write_bytes(archive.getvalue())
+        return Written(stored_bytes(made))
+
+    def run(self, path: Path) -> Predictor:
+        """The file loaded by torch, which is safe only for files one has written oneself."""
+        # By its suffix torch would take a path for another kind of archive.
+        module = torch.export.load(io.BytesIO(path.read_bytes())).module()
+
+        def run(images: Tensor) -> Tensor:
+            return module(images)
+
+        return run
