@@ -86,7 +86,7 @@ def distillation(
 def margin_loss(logits: Tensor, targets: Tensor, margin: float) -> Tensor:
     """How far every target's logit is from leading all others by `margin`.
 
-    ``1/B sum_i max(margin - (z_iy - max_{c != y} z_ic), 0)``; its gradient does not fade as that of
+    ``1/B sum_i max(margin - (z_y - max_{c != y} z_c), 0)``; its gradient does not fade as that of
     the cross-entropy does. A network with one output K = 1 is read as two classes, of which the
     second has logit 0.
 
