@@ -191,7 +191,7 @@ def test_export(tmp_path: Path, suffix: str) -> None:
 def test_export_refuses_unknown_suffixes(tmp_path: Path) -> None:
     result = datafree.quantize(build("Tiny"), **QUICK)
     with pytest.raises(ConfigError, match="onnx"):
-        export_student(result.student, tmp_path / "student.tflite", spec=result.spec)
+        export_student(result.student, tmp_path / "student.gguf", spec=result.spec)
 
 
 def test_a_recipe_and_what_is_changed_of_it() -> None:
