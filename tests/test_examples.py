@@ -14,12 +14,17 @@ pytestmark = pytest.mark.e2e
 
 
 def example(name: str) -> Any:
-    return module_at(str(ROOT / "examples" / f"{name}.py"))
+    return module_at(str(ROOT / "examples" / f"for_{name}.py"))
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "examples").glob("*.py")), ids=lambda p: p.name)
 def test_an_example_is_short(path: Path) -> None:
     assert len(path.read_text(encoding="utf-8").splitlines()) <= 60
+
+
+def test_no_example_hides_the_package_it_is_for() -> None:
+    """Run as a script, a file stands in front of a package of the same name."""
+    assert all(path.name.startswith("for_") for path in (ROOT / "examples").glob("*.py"))
 
 
 def test_tensorrt(tmp_path: Path) -> None:

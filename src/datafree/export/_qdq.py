@@ -108,6 +108,7 @@ class _Rewriter:
         for node in self.traced.node:
             for name in node.input:
                 self.readers.setdefault(name, []).append(node)
+        self.ranks = {v.name: len(v.type.tensor_type.shape.dim) for v in self.traced.value_info}
         self.constants = {tensor.name: tensor for tensor in self.traced.initializer}
         self.narrow = frozenset(
             path for path, widths in activation_widths(self.student).items()
@@ -250,7 +251,7 @@ class _Rewriter:
         rules = self.rules
         if "avg_pool" not in rules.operators or rules.placement != "every_edge":
             return False
-        if len(node.input) < 2:
+        if len(node.input) < 2 or self.ranks.get(node.output[0]) != (4 if _kept(node) else 2):
             return False
         axes = self._constant(node.input[1])
         return sorted(int(axis) % 4 for axis in axes) == [2, 3]
@@ -265,7 +266,7 @@ class _Rewriter:
 
     def _pooled(self, mean: onnx.NodeProto, grid: _Grid) -> str:
         """A mean over height and width as the pooling that runtimes have an integer kernel for."""
-        kept = next((a.i for a in mean.attribute if a.name == "keepdims"), 1)
+        kept = _kept(mean)
         self.nodes.remove(mean)
         (output,) = mean.output
         pooled = output if kept else f"{output}/pooled"
@@ -368,3 +369,8 @@ class _Rewriter:
     def _add(self, tensor: TensorProto) -> str:
         self.initializers[tensor.name] = tensor
         return tensor.name
+
+
+def _kept(mean: onnx.NodeProto) -> bool:
+    """Whether a mean keeps the dimensions that it goes over."""
+    return bool(next((a.i for a in mean.attribute if a.name == "keepdims"), 1))

@@ -8,6 +8,7 @@ their original module paths and share the original tensors; everything else stay
 from __future__ import annotations
 
 import copy
+import warnings
 from typing import Any
 
 import torch
@@ -68,7 +69,9 @@ def _export(model: nn.Module, spec: InputSpec) -> ExportedProgram:
     example = torch.zeros(_TRACED_BATCH, *spec.shape, device=tensor.device)
     try:
         model.eval()
-        with torch.no_grad():
+        with torch.no_grad(), warnings.catch_warnings():
+            # Recurrent layers list their weights anew in each call; nothing of it is lost.
+            warnings.filterwarnings("ignore", "The tensor attributes? .* assigned during export")
             return torch.export.export(
                 model, (example,), dynamic_shapes=({0: Dim("batch", min=1)},), strict=False
             )

@@ -13,7 +13,7 @@ from typing import Any
 from torch import fx, nn
 from torch._ops import OpOverload  # pyright: ignore[reportPrivateUsage]
 
-from datafree.graph.sizes import is_size, values_read
+from datafree.graph.sizes import is_size, rank_of, values_read
 from datafree.quant.modules import QUANTIZABLE, ChannelCopies
 from datafree.targets import Target
 from datafree.targets.base import Operator
@@ -21,7 +21,7 @@ from datafree.targets.base import Operator
 _MOVES = frozenset(
     ("max_pool1d", "max_pool2d", "max_pool3d", "flatten", "view", "reshape", "permute", "transpose",
      "unsqueeze", "squeeze", "slice", "select", "contiguous", "clone", "split", "split_with_sizes",
-     "chunk", "unbind", "getitem", "pixel_shuffle", "pixel_unshuffle", "upsample_nearest2d",
+     "chunk", "unbind", "pixel_shuffle", "pixel_unshuffle", "upsample_nearest2d",
      "expand", "numpy_T", "t", "channel_shuffle", "to", "movedim", "narrow", "unflatten")
 )  # fmt: skip
 _PADS = {"pad": 3, "constant_pad_nd": 2}
@@ -80,7 +80,7 @@ def operator_of(graph_module: fx.GraphModule, node: fx.Node) -> Operator | None:
         return None  # with a constant
     if name == "mean" and not _over_maps(node):
         return None
-    return found
+    return None if node.kwargs.get("alpha", 1) != 1 else found
 
 
 def module_of(graph_module: fx.GraphModule, node: fx.Node) -> nn.Module | None:
@@ -102,6 +102,8 @@ def moves(graph_module: fx.GraphModule, node: fx.Node) -> bool:
     if isinstance(module_of(graph_module, node), nn.Identity | ChannelCopies):
         return True
     name = operation(node)
+    if name == "getitem":  # one of the tensors of a split, but not the result of a recurrent layer
+        return moves(graph_module, node.all_input_nodes[0])
     return not _padding(node, _PADS[name]) if name in _PADS else name in _MOVES
 
 
@@ -135,9 +137,13 @@ def fuses(graph_module: fx.GraphModule, node: fx.Node) -> bool:
 
 
 def _over_maps(node: fx.Node) -> bool:
-    """Whether a mean goes over height and width."""
-    dims = node.args[1] if len(node.args) > 1 else node.kwargs.get("dim")
-    return isinstance(dims, list | tuple) and sorted(int(d) % 4 for d in dims) == [2, 3]  # pyright: ignore
+    """Whether a mean goes over height and width of images."""
+    dims: Any = node.args[1] if len(node.args) > 1 else node.kwargs.get("dim")
+    if not isinstance(dims, list | tuple):
+        return False
+    kept = node.kwargs.get("keepdim", node.args[2] if len(node.args) > 2 else False)
+    rank = rank_of(node, 4 if kept else 4 - len(dims)) + (0 if kept else len(dims))
+    return rank == 4 and sorted(int(d) % 4 for d in dims) == [2, 3]
 
 
 class _Edges:

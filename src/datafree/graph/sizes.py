@@ -18,7 +18,7 @@ from torch._ops import OpOverload  # pyright: ignore[reportPrivateUsage]
 from datafree.graph._exported import writes
 
 _SIZE = torch.ops.aten.sym_size.int
-_IMAGES_FIRST = "images_first"
+_IMAGES_FIRST, _RANK = "images_first", "rank"
 
 
 def localise_sizes(exported: fx.GraphModule) -> fx.GraphModule:
@@ -73,7 +73,7 @@ def values_read(node: fx.Node) -> list[fx.Node]:
 
 
 def mark_images(node: fx.Node, exported: fx.Node, images: fx.Node | None) -> None:
-    """Note in the `meta` of `node` whether its first dimension counts images.
+    """Note in the `meta` of `node` its rank, and whether its first dimension counts images.
 
     Args:
         node: of the canonical graph.
@@ -81,9 +81,16 @@ def mark_images(node: fx.Node, exported: fx.Node, images: fx.Node | None) -> Non
         images: the input of the exported graph.
     """
     value = exported.meta.get("val")
+    if isinstance(value, Tensor):
+        node.meta[_RANK] = value.ndim
     counted = None if images is None else _length(images.meta.get("val"))
     if counted is not None:
         node.meta[_IMAGES_FIRST] = _length(value) == counted
+
+
+def rank_of(node: fx.Node, default: int) -> int:
+    """How many dimensions the value of `node` has, as far as its graph remembers."""
+    return node.meta.get(_RANK, default)
 
 
 def _length(value: Any) -> Any:

@@ -1,6 +1,6 @@
 """From a trained network to encodings for Qualcomm's converters, without any of its data.
 
-python examples/qnn.py, then, where QNN is installed:
+python examples/for_qnn.py, then, where QNN is installed:
 qnn-onnx-converter --input_network student.onnx --quantization_overrides student.encodings
 """
 

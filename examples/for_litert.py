@@ -1,6 +1,6 @@
-"""From a trained network to an ExecuTorch program, without any of its data.
+"""From a trained network to a LiteRT model, without any of its data.
 
-pip install 'datafree[executorch]', then: python examples/executorch.py
+pip install 'datafree[litert]', then: python examples/for_litert.py
 """
 
 from __future__ import annotations
@@ -11,17 +11,17 @@ import torch
 
 import datafree
 from datafree.export.base import predict
-from datafree.export.pte import Pte
+from datafree.export.tflite import Tflite
 from datafree.zoo import load_digits_test
 
 
-def main(folder: Path = Path("runs/executorch")) -> float:
-    """Quantize the built-in network, write it for ExecuTorch and ask the file about real digits."""
+def main(folder: Path = Path("runs/litert")) -> float:
+    """Quantize the built-in network, write it for LiteRT and ask the file about real digits."""
     folder.mkdir(parents=True, exist_ok=True)
     result = datafree.quantize(
-        "digits_resnet8", target="executorch", method="noise", images=64, holdout=0, export=False
+        "digits_resnet8", target="litert", method="noise", images=64, holdout=0, export=False
     )
-    path = folder / "student.pte"
+    path = folder / "student.tflite"
     report = datafree.export_student(result.student, path, spec=result.spec, force=True)
     print(f"{path}: {report.bytes / 1000:.0f} kB; {report.parity}")
     for note in report.notes:
@@ -29,7 +29,7 @@ def main(folder: Path = Path("runs/executorch")) -> float:
     pixels, labels = (torch.from_numpy(array) for array in load_digits_test())
     mean, std = (torch.tensor(v).view(-1, 1, 1) for v in (result.spec.mean, result.spec.std))
     images = (pixels.reshape(-1, *result.spec.shape).float() / 255 - mean) / std
-    top1 = 100 * float((predict(Pte().run(path), images).argmax(1) == labels).float().mean())
+    top1 = 100 * float((predict(Tflite().run(path), images).argmax(1) == labels).float().mean())
     print(f"top-1 of the file on {len(labels)} digits: {top1:.1f} %")
     return top1
 

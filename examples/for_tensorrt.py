@@ -1,6 +1,6 @@
 """From a trained network to an ONNX file that TensorRT's parser takes, without any of its data.
 
-python examples/tensorrt.py, then: trtexec --onnx=runs/tensorrt/student.onnx --stronglyTyped
+python examples/for_tensorrt.py, then: trtexec --onnx=runs/tensorrt/student.onnx --stronglyTyped
 """
 
 from __future__ import annotations
