@@ -37,7 +37,8 @@ def images_of(
         "teacher": network.teacher.digest, "count": config.images, "seed": config.seed,
     }  # fmt: skip
     digest = hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()[:12]
-    stem = f"{config.model}_{config.method}_{config.images}_seed{config.seed}_{digest}"
+    model = config.model.replace("/", "_")
+    stem = f"{model}_{config.method}_{config.images}_seed{config.seed}_{digest}"
     path = place.made / f"{stem}.safetensors"
     if path.exists():
         return SyntheticSet.load(path)

@@ -18,6 +18,7 @@ from PIL import Image
 from torch import Tensor, fx
 
 from benchmarks.place import Place
+from benchmarks.public import is_public, load_public
 from benchmarks.students import MNIST_MEAN, MNIST_STD
 from datafree.config import ModelConfig
 from datafree.data import calibration_set, open_labelled
@@ -67,12 +68,12 @@ class Network:
 
     Attributes:
         teacher: never changed.
-        test: labelled test images.
+        test: labelled test images, or None.
         train: training images, or None.
     """
 
     teacher: Teacher
-    test: Path
+    test: Path | None
     train: Path | None
 
     @cached_property
@@ -83,6 +84,8 @@ class Network:
     def batches(self, limit: int | None = None) -> Iterator[tuple[Tensor, Tensor]]:
         """The first `limit` test images, normalised, and their labels, some at a time."""
         spec = self.teacher.spec
+        if self.test is None:
+            raise DataError(f"there are no labelled images of {self.teacher.name}")
         for images, labels in open_labelled(self.test, spec, limit).batches(batch_size(spec)):
             yield on_device(images, torch.device("cpu")), labels
 
@@ -134,12 +137,14 @@ def _teacher(name: str, place: Place) -> Teacher:
 
 @lru_cache(maxsize=2)
 def load(name: str, place: Place) -> Network:
-    """The network called `name`.
+    """The network called `name`, a public one among them.
 
     Raises:
         UnknownNameError: no such network.
         DataError: its files are not there.
     """
+    if is_public(name):
+        return Network(load_public(name), None, None)
     if name not in NETWORKS:
         raise UnknownNameError("network", name, NETWORKS)
     known = NETWORKS[name]

@@ -192,10 +192,10 @@ def _network(
 ) -> str:
     from benchmarks.networks import NETWORKS
 
-    if "model" in table.axes:
-        return "All test images"
-    known = NETWORKS[_one(table, fields, "model")]
     records = [r for r in cells.values() if any(name.startswith("top1") for name in r.measured)]
+    if "model" in table.axes:
+        return "All test images" + " where there are some" * (len(records) < len(cells))
+    known = NETWORKS[_one(table, fields, "model")]
     found = {record.measured.get("test_images") or known.tests for record in records}
     if not found:
         return f"{known.title} (float {known.top1:.2f})"

@@ -18,6 +18,8 @@ from torch import Tensor, nn
 
 from benchmarks.kinds.base import Bench, Kind
 from benchmarks.networks import Network
+from benchmarks.public import operators_of_torchvision
+from benchmarks.tools import by_onnxruntime, prepared
 from datafree import adapters
 from datafree.adapters.excite import Excite, full_range
 from datafree.config import RunConfig
@@ -98,36 +100,17 @@ def _reach(network: Network, images: SyntheticSet) -> tuple[float, float]:
 
 def _onnxruntime(network: Network, images: SyntheticSet, folder: Path) -> Predict:
     """Static quantization to QDQ as by default, but for weights per channel."""
-    from onnxruntime.quantization import quantize_static
-
-    source, written = _prepared(network, images, folder), folder / "quantized.onnx"
-    reader = adapters.for_onnxruntime(images, source)
-    quantize_static(str(source), str(written), reader, per_channel=True)
-    return _in_onnxruntime(written)
+    return _in_onnxruntime(by_onnxruntime(network, images, folder))
 
 
 def _nncf(network: Network, images: SyntheticSet, folder: Path) -> Predict:
     """`nncf.quantize` of the ONNX file, as by default, on all images."""
     nncf: Any = import_module("nncf")
-    source, written = _prepared(network, images, folder), folder / "quantized.onnx"
+    source, written = prepared(network, folder), folder / "quantized.onnx"
     dataset = adapters.for_nncf(images, input_name=_INPUT)
     quantized = nncf.quantize(onnx.load(str(source)), dataset, subset_size=len(images))
     onnx.save(quantized, str(written))
     return _in_onnxruntime(written)
-
-
-def _prepared(network: Network, images: SyntheticSet, folder: Path) -> Path:
-    """The float network as an ONNX file, prepared as onnxruntime asks for."""
-    from onnxruntime.quantization.preprocess import quant_pre_process
-
-    source, ready = folder / "float.onnx", folder / "ready.onnx"
-    torch.onnx.export(
-        network.teacher.model, (torch.zeros(2, *images.spec.shape),), source, dynamo=True,
-        input_names=[_INPUT], dynamic_shapes=({0: torch.export.Dim("batch")},),
-        external_data=False, verbose=False,
-    )  # fmt: skip
-    quant_pre_process(source, ready, skip_symbolic_shape=True)
-    return ready
 
 
 def _in_onnxruntime(path: Path) -> Predict:
@@ -146,21 +129,12 @@ def _in_onnxruntime(path: Path) -> Predict:
 
 def _mct(network: Network, images: SyntheticSet, folder: Path) -> Predict:
     """`pytorch_post_training_quantization` of the Model Compression Toolkit."""
-    library = _torchvision_operators()
+    operators_of_torchvision()
     mct: Any = import_module("model_compression_toolkit")
     del folder
     data = adapters.for_mct(images)
     quantized, _ = mct.ptq.pytorch_post_training_quantization(network.teacher.model, data)
-    del library
     return _evaluated(quantized)
-
-
-def _torchvision_operators() -> torch.library.Library:
-    """What torchvision needs to be imported beside a torch it has no operators for."""
-    library = torch.library.Library("torchvision", "DEF")
-    for name in ("nms", "qnms"):
-        library.define(f"{name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
-    return library
 
 
 def _evaluated(module: nn.Module) -> Predict:

@@ -12,6 +12,7 @@ from benchmarks.kinds import Bench, kind_and_config
 from benchmarks.kinds.bounds import best_of
 from benchmarks.kinds.dsg_margins import inside, loss
 from benchmarks.kinds.image_facts import unseen
+from benchmarks.kinds.in_runtime import compared
 from benchmarks.measures import harder_images
 from benchmarks.place import Place
 
@@ -202,3 +203,28 @@ def test_images_in_the_quantizer_of_another_tool(bench: Bench) -> None:
     assert excited["logits"] > 1.2 * noise["logits"]
     assert excited["image_digest"] == measured(bench, **fields, excite=True)["image_digest"]
     assert measured(bench, **fields, full_range=True)["logits"] < excited["logits"]
+
+
+def test_files_are_compared_with_what_is_expected_of_them() -> None:
+    logits = torch.tensor([[4.0, 0.0], [1.0, 3.0], [2.0, 1.0]])
+    other = torch.tensor([[4.0, 0.0], [1.0, 3.0], [1.5, 2.0]])
+    batches = [(torch.arange(2), torch.tensor([0, 1])), (torch.tensor([2]), torch.tensor([1]))]
+    found = compared({"expected": lambda i: logits[i], "file": lambda i: other[i]}, batches)
+    assert found["images"] == 3
+    assert found["top1_expected"] == pytest.approx(200 / 3)
+    assert found["top1_file"] == 100
+    assert found["identical_file"] == pytest.approx(200 / 3)
+    assert found["difference_file"] == pytest.approx(25)  # 1 of a spread of 4
+
+
+@pytest.mark.integration
+def test_a_file_in_its_runtime(bench: Bench) -> None:
+    found = measured(
+        bench, kind="in_runtime", target="onnxruntime", beside="onnxruntime", time_limit=0.5
+    )
+    assert found["integer"] == "10 of 10"
+    assert found["identical"] == 100
+    assert found["difference"] < 1e-4
+    assert found["test_images"] == 360
+    assert found["speed_1"] > 0 and found["beside_8"] > 0
+    assert found["top1"] == found["student"] > 95

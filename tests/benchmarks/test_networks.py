@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -36,6 +37,7 @@ def test_the_built_in_network_brings_test_and_training_images() -> None:
     real = network.real_images(8, 3)
     assert real.metadata["method"] == "real"
     assert torch.equal(real.images, network.real_images(8, 3).images)
+    assert network.test is not None
     test = open_labelled(network.test, network.teacher.spec)
     assert len(test) == NETWORKS["digits_resnet8"].tests
 
@@ -52,6 +54,35 @@ def test_what_is_missing_is_named(tmp_path: Path) -> None:
         load("resnet20_cifar10jpeg", Place(PLACE.root, tmp_path))
     with pytest.raises(DataError, match="there are no training images"):
         load("lenet5_mnist", fake_mnist(tmp_path)).real_images(1, 0)
+
+
+def test_public_networks_have_no_images() -> None:
+    pytest.importorskip("pytorchcv")
+    network = load("pytorchcv/resnet20_cifar10", PLACE)
+    assert network.teacher.spec.shape == (3, 32, 32)
+    with pytest.raises(DataError, match="there are no labelled images"):
+        next(network.batches())
+    images = torch.randn(8, 3, 32, 32)
+    values: list[torch.Tensor] = []
+
+    def note(_module: torch.nn.Module, _given: object, found: torch.Tensor) -> None:
+        values.append(found)
+
+    model = network.teacher.model
+    assert isinstance(model, torch.nn.Module)
+    for module in model.modules():
+        if isinstance(module, torch.nn.BatchNorm2d):
+            module.register_forward_hook(note)
+    with torch.no_grad():
+        model(images)
+    assert values and all(0.5 < float(value.std()) < 2 for value in values)
+
+
+def test_public_names_are_offered() -> None:
+    if find_spec("timm") is None:
+        pytest.skip("timm is not installed")
+    with pytest.raises(UnknownNameError, match="resnet18"):
+        load("timm/resnet_18", PLACE)
 
 
 def fake_mnist(folder: Path) -> Place:

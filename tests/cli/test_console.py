@@ -9,6 +9,7 @@ from datafree.config import RunConfig
 
 CONFIG = RunConfig(
     model="nets/[/old]/net.pt2",
+    target="paper",
     bits="W4A32",
     policy="first_last_8",
     method="dsg",

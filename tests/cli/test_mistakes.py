@@ -100,7 +100,7 @@ def test_a_mistake_gives_one_line_and_code_2(
     [
         (("evaluate", "nowhere"), "nowhere"),
         (("export", "nowhere", "--output", "a.onnx"), "nowhere"),
-        (("export", "nowhere", "--output", "a.tflite"), "onnx"),
+        (("export", "nowhere", "--output", "a.onx"), "onnx"),
         (("synthesize", "digits_resnet9"), "digits_resnet8"),
         (("synthesize", "digits_resnet8", "--method", "zeroqq"), "zeroq"),
     ],

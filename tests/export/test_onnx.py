@@ -19,7 +19,7 @@ from torch import Tensor, fx, nn
 from datafree.calibrators.base import Calibrator, calibrate
 from datafree.config import InputSpec, Scheme
 from datafree.errors import ExportError, OutputExistsError, ParityError
-from datafree.export.base import Exporter, ExportReport, Written, compare_logits, predict
+from datafree.export.base import About, Exporter, ExportReport, Written, compare_logits, predict
 from datafree.export.onnx import Onnx
 from datafree.graph.capture import capture
 from datafree.graph.fold import fold_batch_norms
@@ -102,7 +102,7 @@ def written(
     w4a4: fx.GraphModule, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[ExportReport]:
     path = tmp_path_factory.mktemp("w4a4") / "student.onnx"
-    yield Onnx().export(w4a4, SPEC, path, label="W4A4")
+    yield Onnx().export(w4a4, SPEC, path, about={"scheme": "W4A4"})
 
 
 def test_targets_are_found_by_name() -> None:
@@ -358,8 +358,8 @@ def test_other_layers(tmp_path: Path, bits: tuple[int, int]) -> None:
 class Corrupted(Onnx):
     """Halves one scale after writing."""
 
-    def write(self, student: fx.GraphModule, spec: InputSpec, path: Path, label: str) -> Written:
-        done = super().write(student, spec, path, label)
+    def write(self, student: fx.GraphModule, spec: InputSpec, path: Path, about: About) -> Written:
+        done = super().write(student, spec, path, about)
         model = onnx.load(path)
         scale = next(t for t in model.graph.initializer if t.name == "last.weight_scale")
         scale.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(scale) / 2, scale.name))

@@ -73,7 +73,7 @@ def test_captured_again(tmp_path: Path) -> None:
 
 def test_scheme_is_kept(tmp_path: Path) -> None:
     path = tmp_path / "student.pt2"
-    Pt2().export(ready(4), SPEC, path, label="W4A4")
+    Pt2().export(ready(4), SPEC, path, about={"scheme": "W4A4"})
     extra = {"scheme": ""}
     torch.export.load(path, extra_files=extra)
     assert extra["scheme"] == "W4A4"

@@ -152,7 +152,7 @@ def test_export_writes_and_checks(folder: Path, tmp_path: Path, suffix: str) -> 
         export_run(folder, path)
 
 
-@pytest.mark.parametrize("name", ["student.tflite", "student"])
+@pytest.mark.parametrize("name", ["student.onx", "student"])
 def test_export_refuses_unknown_suffixes(folder: Path, tmp_path: Path, name: str) -> None:
     with pytest.raises(UnknownNameError, match="onnx"):
         export_run(folder, tmp_path / name)

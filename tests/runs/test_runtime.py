@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -179,5 +180,24 @@ def test_a_file_the_runtime_refuses_does_not_end_a_run(made: Result, tmp_path: P
 
     draft = Draft()
     path = saved(draft.model(draft.node("NoSuchOperator", ["x"], "y")), tmp_path)
-    facts = facts_of_run(path, made.teacher, made.spec, latency=False, progress=silent)
+    facts = facts_of_run(
+        path, made.teacher, made.spec, "onnxruntime", latency=False, progress=silent
+    )
     assert "NoSuchOperator" in facts["error"]
+
+
+def test_a_run_is_measured_in_the_runtime_of_its_target(made: Result) -> None:
+    """Where that is not installed, in onnxruntime, and the run says so."""
+    from datafree.progress import silent
+    from datafree.runs.runtime import facts_of_run
+
+    assert made.folder is not None
+    facts = facts_of_run(
+        made.folder / "student.onnx", made.teacher, made.spec, "openvino",
+        latency=False, progress=silent,
+    )  # fmt: skip
+    if find_spec("openvino") is None:
+        assert facts["runtime"].startswith("onnxruntime ")
+        assert "pip install 'datafree[openvino]'" in facts["notes"][0]
+    else:
+        assert facts["runtime"].startswith("openvino ")

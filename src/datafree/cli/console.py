@@ -85,6 +85,9 @@ def run_and_show(config: RunConfig, output: Path, *, force: bool) -> None:
     show_result(result.config, result.metrics, result.seconds, images=len(result.images))
     names = sorted(path.name for path in output.iterdir())
     out.print(f"written to [bold]{escape(str(output))}[/bold]: {', '.join(names)}")
+    if (code := result.snippet()) is not None:
+        out.print("\n[bold]To classify a picture with it:[/bold]\n")
+        out.print(code, markup=False, highlight=False, soft_wrap=True)
 
 
 def show_result(

@@ -234,11 +234,19 @@ class OutputOptions(Frozen):
     weight_type: Literal["auto", "int8", "uint8"] = "auto"
     """Integer type of 8-bit weights in ONNX: `auto` is signed where zero points are 0, which
     kernels are fast on, else unsigned."""
+    input_uint8: Annotated[bool, Shown(flag=True)] = False
+    """The ONNX file takes images as cameras and decoders give them, uint8 (batch, height, width,
+    channels) from 0 to 255, and normalises them itself."""
+    any_size: Annotated[bool, Shown(flag=True)] = False
+    """The ONNX file takes images of any height and width; networks that compute with the size of
+    their images cannot."""
+    class_names: Annotated[Path | None, Shown("not told", "FILE")] = None
+    """Text file with a class's name in every line, to be told by the ONNX file."""
     export: bool = True
     """Write ONNX and .pt2 of the student."""
     latency: bool = True
-    """Measure how long float network and student take in onnxruntime, with one thread and all, for
-    1 and 8 images: about ten seconds. Which layers have integer kernels is told in any case."""
+    """Measure how long float network and student take in the target's runtime, with one thread and
+    all, for 1 and 8 images: about ten seconds. Which layers have integer kernels is told anyway."""
 
 
 class BenchmarkOptions(Frozen):
@@ -246,8 +254,9 @@ class BenchmarkOptions(Frozen):
 
     panel: ClassVar[str] = "Output"
 
-    runtime: Annotated[MethodName, Shown(value="NAME")] = "onnxruntime"
-    """Runtime to run both files in: `datafree methods` lists them."""
+    runtime: Annotated[MethodName | None, Shown("that of the run's target", "NAME")] = None
+    """Runtime to run both files in: `datafree methods` lists them. Files that are not of a run, and
+    those for targets that cannot be run here, are run in onnxruntime."""
     threads: Annotated[
         tuple[Annotated[int, Field(ge=1)] | Literal["all"], ...],
         Numbers,

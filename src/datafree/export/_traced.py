@@ -16,29 +16,37 @@ from torch import fx
 
 from datafree.config import InputSpec
 from datafree.errors import ExportError
-from datafree.export.base import trace
+from datafree.export.base import About, trace
 
 OPSET = 21
 IR_VERSION = 10
 INPUT, OUTPUT = "images", "logits"
+_SIDES = ("height", "width")
 
 
-def traced(marked: fx.GraphModule, spec: InputSpec) -> onnx.ModelProto:
+def traced(marked: fx.GraphModule, spec: InputSpec, *, any_size: bool = False) -> onnx.ModelProto:
     """`marked`, a student with markers for quantizers, as ONNX.
 
+    Args:
+        marked: on the CPU.
+        spec: its input.
+        any_size: leave height and width of the images open.
+
     Raises:
-        ExportError: torch's exporter refuses it.
+        ExportError: torch's exporter refuses it, or it is bound to one size of images.
     """
     try:
         with _quiet():
             exported = torch.onnx.export(
-                trace(marked, spec),
+                trace(marked, spec, any_size=any_size),
                 dynamo=True,
                 opset_version=OPSET,
                 verbose=False,
                 input_names=[INPUT],
                 output_names=[OUTPUT],
             )
+    except ExportError:
+        raise
     except Exception as error:
         raise ExportError(f"this network cannot be written as ONNX: {_reason(error)}") from error
     assert exported is not None  # noqa: S101 - a program is returned whenever dynamo=True
@@ -89,10 +97,13 @@ def strip(model: onnx.ModelProto) -> None:
         item.doc_string = ""
     for value in (*graph.input, *graph.output):
         value.type.tensor_type.shape.dim[0].dim_param = "batch"
+    for dim, name in zip(graph.input[0].type.tensor_type.shape.dim[2:], _SIDES, strict=False):
+        if dim.dim_param:
+            dim.dim_param = name
 
 
-def describe(model: onnx.ModelProto, spec: InputSpec, label: str) -> None:
-    """Write down who made the file, its input, and its scheme."""
+def describe(model: onnx.ModelProto, spec: InputSpec, about: About) -> None:
+    """Write down who made the file, its input, and what is said of the student."""
     try:
         release = version("datafree")
     except PackageNotFoundError:
@@ -104,5 +115,6 @@ def describe(model: onnx.ModelProto, spec: InputSpec, label: str) -> None:
         "input_shape": json.dumps(list(spec.shape)),
         "input_mean": json.dumps(list(spec.mean)),
         "input_std": json.dumps(list(spec.std)),
+        "input_channels": "RGB" if spec.shape[0] == 3 else str(spec.shape[0]),
     }
-    helper.set_model_props(model, properties | ({"scheme": label} if label else {}))
+    helper.set_model_props(model, {**properties, **about})

@@ -5,12 +5,14 @@ from __future__ import annotations
 import copy
 import math
 from abc import abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar
+from types import MappingProxyType
+from typing import Any, ClassVar
 
 import torch
+import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, fx, nn
 from torch.export import Dim, ExportedProgram
@@ -27,6 +29,10 @@ from datafree.registry import method_name
 
 Predictor = Callable[[Tensor], Tensor]
 """Maps normalised images (B, C, H, W) to logits (B, K)."""
+
+About = Mapping[str, str]
+"""What a file says of itself: texts by name."""
+NOTHING_MORE: About = MappingProxyType({})
 
 CHECK_IMAGES = 32
 _CHECK_BATCH = 32
@@ -103,6 +109,7 @@ class Written:
 
     Attributes:
         weight_bytes: size of the quantized layers' weights alone.
+        bytes: of all files, where there are several.
         opset: as there.
         notes: as there.
     """
@@ -110,6 +117,7 @@ class Written:
     weight_bytes: int
     opset: int | None = None
     notes: tuple[str, ...] = ()
+    bytes: int | None = None
 
 
 @dataclass(frozen=True)
@@ -156,7 +164,7 @@ class Exporter(Frozen):
         path: Path,
         *,
         check: Tensor | None = None,
-        label: str = "",
+        about: About = NOTHING_MORE,
         force: bool = False,
     ) -> ExportReport:
         """Write `student` to `path` and check that the file computes the same.
@@ -166,7 +174,8 @@ class Exporter(Frozen):
             spec: its input.
             path: file to write; its suffix is kept as given.
             check: normalised images (B, C, H, W) to compare on; None takes 32 Gaussian ones.
-            label: name of the scheme, kept in the file where the format allows.
+            about: what is said of the student, by name, and kept in the file where the format
+                allows: `datafree.runs.exporting.about`.
             force: replace a file that exists.
 
         Raises:
@@ -186,8 +195,9 @@ class Exporter(Frozen):
                 CHECK_IMAGES, *spec.shape, generator=torch.Generator().manual_seed(0)
             )
         stored = self.prepared(student)
+        check = self.accepted(check, spec)
         with atomic_path(path) as temporary:
-            written = self.write(stored, spec, temporary, label)
+            written = self.write(stored, spec, temporary, about)
             expected = predict(self.expected(student), check)
             actual = predict(self.run(temporary), check)
             parity = compare_logits(expected, actual)
@@ -195,7 +205,7 @@ class Exporter(Frozen):
             own = compare_logits(expected, again)
             self.judge(parity, own, path)
             findings = self.inspect(stored, temporary, check, actual)
-            size = temporary.stat().st_size
+            size = written.bytes or temporary.stat().st_size
         steps = computations(stored, spec.shape)
         rest = sum(step.bytes for step in steps if not step.quantized)
         return ExportReport(
@@ -239,6 +249,11 @@ class Exporter(Frozen):
         """
         return student
 
+    def accepted(self, images: Tensor, spec: InputSpec) -> Tensor:
+        """Those normalised images next to `images` (B, C, H, W) that the file can be given."""
+        del spec
+        return images
+
     def expected(self, student: fx.GraphModule) -> Predictor:
         """What the file is compared with: the student as it is, unless its arithmetic is known."""
         return student
@@ -249,14 +264,14 @@ class Exporter(Frozen):
         return False
 
     @abstractmethod
-    def write(self, student: fx.GraphModule, spec: InputSpec, path: Path, label: str) -> Written:
+    def write(self, student: fx.GraphModule, spec: InputSpec, path: Path, about: About) -> Written:
         """Write the file.
 
         Args:
             student: as `prepared` returned it.
             spec: as in `export`.
             path: a temporary file that may be overwritten.
-            label: as in `export`.
+            about: as in `export`.
         """
 
     @abstractmethod
@@ -302,13 +317,58 @@ class Exporter(Frozen):
         return Findings()
 
 
-def trace(module: fx.GraphModule, spec: InputSpec) -> ExportedProgram:
-    """`module`, on the CPU, as a program that takes batches of any size."""
+def trace(module: fx.GraphModule, spec: InputSpec, *, any_size: bool = False) -> ExportedProgram:
+    """`module`, on the CPU, as a program that takes batches of any size.
+
+    Args:
+        module: the network.
+        spec: its input.
+        any_size: leave height and width of the images open as well.
+
+    Raises:
+        ExportError: they cannot be left open, since the network computes with them.
+    """
     images = torch.zeros(2, *spec.shape)
-    with torch.no_grad():
-        return torch.export.export(
-            module, (images,), dynamic_shapes=({0: Dim("batch", min=1)},), strict=False
-        )
+    sides: dict[int, Any] = {0: Dim("batch", min=1)}
+    if any_size:
+        sides |= {2: Dim.DYNAMIC, 3: Dim.DYNAMIC}
+    try:
+        with torch.no_grad():
+            return torch.export.export(module, (images,), dynamic_shapes=(sides,), strict=False)
+    except Exception as error:
+        if not any_size:
+            raise
+        raise bound_to_size(images) from error
+
+
+def larger(images: Tensor) -> Tensor:
+    """`images` (B, C, H, W), 32 pixels higher and 64 wider."""
+    return F.pad(images, (0, 64, 0, 32), mode="replicate")
+
+
+def check_any_size(network: Predictor, images: Tensor) -> Tensor:
+    """Logits of `images` made larger.
+
+    Args:
+        network: on the CPU.
+        images: (B, C, H, W) of the size that it is made for.
+
+    Raises:
+        ExportError: it cannot take them.
+    """
+    try:
+        return predict(network, larger(images))
+    except RuntimeError as error:
+        raise bound_to_size(images) from error
+
+
+def bound_to_size(images: Tensor) -> ExportError:
+    """The error for a network that takes images of one size alone."""
+    height, width = images.shape[2:]
+    return ExportError(
+        f"this network computes with the size of its images, {height} x {width}, so that files of"
+        " it cannot take others: leave any_size out"
+    )
 
 
 def check_ready(student: nn.Module) -> None:

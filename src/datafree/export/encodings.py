@@ -19,7 +19,7 @@ from datafree.config import InputSpec
 from datafree.errors import ExportError, OutputExistsError
 from datafree.export._markers import DOMAIN, with_markers
 from datafree.export._traced import INPUT, OPSET, OUTPUT, describe, first_line, strip, traced
-from datafree.export.base import Exporter, ExportReport, Predictor, Written
+from datafree.export.base import About, Exporter, ExportReport, Predictor, Written
 from datafree.graph.fold import fold_into_grids
 from datafree.quant.modules import QUANTIZED, Quantizer
 
@@ -65,12 +65,12 @@ class Encodings(Exporter):
         """Without batch norms, as for ONNX."""
         return fold_into_grids(student)
 
-    def write(self, student: fx.GraphModule, spec: InputSpec, path: Path, label: str) -> Written:
+    def write(self, student: fx.GraphModule, spec: InputSpec, path: Path, about: About) -> Written:
         """See `Exporter.write`."""
         model = traced(with_markers(student), spec)
         activations, parameters = _without_markers(model, student)
         strip(model)
-        describe(model, spec, label)
+        describe(model, spec, about)
         _network(path).write_bytes(model.SerializeToString(deterministic=True))
         told = {
             "version": _VERSION,

@@ -7,19 +7,22 @@ stored as int8 or uint8, narrower ones as int4 or uint4, two to a byte. Biases s
 from __future__ import annotations
 
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import onnx
 import onnxruntime
 import torch
+from pydantic import Field
 from torch import Tensor, fx
 
 from datafree.config import InputSpec
-from datafree.errors import ExportError
+from datafree.errors import ExportError, ParityError
 from datafree.export import _qdq
+from datafree.export._input import as_bytes, described_input, from_bytes, take_bytes
 from datafree.export._legal import problems
 from datafree.export._markers import with_markers
 from datafree.export._names import name_after_layers
+from datafree.export._saving import ONE_FILE, beside, save
 from datafree.export._storage import WeightType
 from datafree.export._traced import (
     INPUT,
@@ -32,11 +35,15 @@ from datafree.export._traced import (
     traced,
 )
 from datafree.export.base import (
+    About,
     Exporter,
+    ExportReport,
     Findings,
     Predictor,
     Written,
+    check_any_size,
     compare_logits,
+    larger,
     plain_copy,
     predict,
 )
@@ -46,6 +53,7 @@ from datafree.graph.settle import rules_of
 from datafree.quant.modules import ActivationQuantizer
 
 _SATURATED = 1e-4
+_OTHER_SIZE = 0.05  # noise that two runs of a float network with other sums stay far below
 _RUN_HERE = ("onnxruntime", "openvino", "paper")  # targets that onnxruntime's settings matter to
 _PRECISE = ("session.x64quantprecision", "1")
 _PLAIN = ("session.disable_quant_qdq", "1")
@@ -63,6 +71,35 @@ class Onnx(Exporter):
     choice shifts codes and zero point alike and changes no value. Unsigned weights are exact on
     every CPU; signed ones saturate in onnxruntime's default on x86 CPUs without VNNI."""
 
+    input_uint8: bool = False
+    """Take images as decoders give them, uint8 (batch, height, width, channels) from 0 to 255: the
+    file normalises them itself. Files take normalised float images (batch, channels, height, width)
+    otherwise."""
+    any_size: bool = False
+    """Leave height and width of the images open. Networks that compute with the size of their
+    images cannot."""
+    external_above: int = Field(default=ONE_FILE, ge=1024, le=ONE_FILE)
+    """Bytes of tensors above which they are written to a file of their own beside it."""
+
+    def export(
+        self, student: fx.GraphModule, spec: InputSpec, path: Path, **options: Any
+    ) -> ExportReport:
+        """See `Exporter.export`; a file of tensors that nothing refers to any more is removed."""
+        replaced, known = beside(path), set(path.parent.glob("*.data"))
+        try:
+            report = super().export(student, spec, path, **options)
+        except BaseException:
+            for made in set(path.parent.glob("*.data")) - known:
+                made.unlink()
+            raise
+        for old in replaced - beside(path):
+            old.unlink(missing_ok=True)
+        return report
+
+    def accepted(self, images: Tensor, spec: InputSpec) -> Tensor:
+        """Of images that come as bytes those that bytes can be."""
+        return from_bytes(as_bytes(images, spec), spec) if self.input_uint8 else images
+
     def prepared(self, student: fx.GraphModule) -> fx.GraphModule:
         """Without the batch norms that would keep runtimes from fusing what is around them."""
         return fold_into_grids(student)
@@ -75,22 +112,26 @@ class Onnx(Exporter):
         """Where all that is computed between quantizers are whole numbers."""
         return rules_of(student).exact and not float_operators(student)
 
-    def write(self, student: fx.GraphModule, spec: InputSpec, path: Path, label: str) -> Written:
+    def write(self, student: fx.GraphModule, spec: InputSpec, path: Path, about: About) -> Written:
         """See `Exporter.write`."""
-        model = traced(with_markers(student), spec)
+        model = traced(with_markers(student), spec, any_size=self.any_size)
         weight_bytes = _qdq.rewrite(model, student, self.weight_type)
         name_after_layers(model)
         strip(model)
-        describe(model, spec, label)
+        describe(model, spec, about)
+        if self.input_uint8:
+            take_bytes(model, spec)
+        _check_legal(model, str(student.meta.get("target", "paper")))
+        size = save(model, path, limit=self.external_above)
+        whole = size == path.stat().st_size
         try:
-            onnx.checker.check_model(model, full_check=True)
+            # Shapes cannot be inferred where reshapes read tensors in another file.
+            onnx.checker.check_model(str(path), full_check=whole)
         except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
             raise ExportError(
                 f"the ONNX graph of this network is not valid: {first_line(error)}"
             ) from error
-        _check_legal(model, str(student.meta.get("target", "paper")))
-        path.write_bytes(model.SerializeToString(deterministic=True))
-        return Written(weight_bytes, OPSET)
+        return Written(weight_bytes, OPSET, bytes=size)
 
     def run(self, path: Path) -> Predictor:
         """The file in onnxruntime on the CPU, with exact integer products.
@@ -107,6 +148,8 @@ class Onnx(Exporter):
         self, student: fx.GraphModule, path: Path, images: Tensor, logits: Tensor
     ) -> Findings:
         """Compare onnxruntime's default with its exact mode, and say what to set."""
+        if self.any_size:
+            _check_other_size(student, self.run(path), images)
         notes: list[str] = []
         target = str(student.meta.get("target", "paper"))
         if target not in _RUN_HERE:
@@ -152,7 +195,7 @@ def write_float(network: fx.GraphModule, spec: InputSpec, path: Path) -> None:
     model = traced(plain_copy(network), spec)
     strip(model)
     model.ir_version = IR_VERSION
-    path.write_bytes(model.SerializeToString(deterministic=True))
+    save(model, path)
 
 
 def _check_legal(model: onnx.ModelProto, target: str) -> None:
@@ -164,6 +207,19 @@ def _check_legal(model: onnx.ModelProto, target: str) -> None:
             f"{target} would not run this file as written: {found[0]}{more}; quantize for"
             f" --target {target} again, or choose target onnxruntime"
         )
+
+
+def _check_other_size(student: fx.GraphModule, file: Predictor, images: Tensor) -> None:
+    """Refuse a file that computes something else where images have another size.
+
+    Raises:
+        ParityError: it does.
+        ExportError: the student itself cannot take them.
+    """
+    expected = check_any_size(as_computed(student), images[:4])
+    found = compare_logits(expected, predict(file, larger(images[:4])))
+    if found.noise > _OTHER_SIZE:
+        raise ParityError(f"with larger images the file computes something else: {found}")
 
 
 def _session(path: Path, *entries: tuple[str, str]) -> Predictor:
@@ -180,9 +236,13 @@ def _session(path: Path, *entries: tuple[str, str]) -> Predictor:
     except Exception as error:  # its errors have no common base
         raise ExportError(f"onnxruntime cannot load {path}: {first_line(error)}") from error
 
+    takes_bytes = session.get_inputs()[0].type == "tensor(uint8)"
+    spec = described_input(session.get_modelmeta().custom_metadata_map) if takes_bytes else None
+
     def run(images: Tensor) -> Tensor:
+        given = images.float().contiguous() if spec is None else as_bytes(images, spec)
         try:
-            (logits,) = session.run([OUTPUT], {INPUT: images.float().contiguous().numpy()})
+            (logits,) = session.run([OUTPUT], {INPUT: given.numpy()})
         except Exception as error:
             raise ExportError(f"onnxruntime cannot run {path}: {first_line(error)}") from error
         return torch.from_numpy(logits)

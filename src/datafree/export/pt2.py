@@ -11,7 +11,15 @@ from torch import Tensor, fx
 
 from datafree.config import InputSpec
 from datafree.errors import ExportError, ParityError
-from datafree.export.base import Exporter, Parity, Predictor, Written, float_weight_bytes, trace
+from datafree.export.base import (
+    About,
+    Exporter,
+    Parity,
+    Predictor,
+    Written,
+    float_weight_bytes,
+    trace,
+)
 
 
 class Pt2(Exporter):
@@ -20,16 +28,15 @@ class Pt2(Exporter):
     suffix: ClassVar[str] = ".pt2"
     citation: ClassVar[str] = "PyTorch's torch.export archive."
 
-    def write(self, student: fx.GraphModule, spec: InputSpec, path: Path, label: str) -> Written:
+    def write(self, student: fx.GraphModule, spec: InputSpec, path: Path, about: About) -> Written:
         """See `Exporter.write`."""
-        extra = {"scheme": label} if label else {}
         try:
             program = trace(student, spec)
             for node in program.graph.nodes:
                 node.meta.pop("stack_trace", None)  # paths of this machine
             # A path would put its own, temporary, name into the archive.
             archive = io.BytesIO()
-            torch.export.save(program, archive, extra_files=extra)
+            torch.export.save(program, archive, extra_files=dict(about))
         except Exception as error:
             line = next(iter(str(error).splitlines()), type(error).__name__)
             raise ExportError(f"torch.export refuses the student: {line}") from error

@@ -12,7 +12,7 @@ from torch import Tensor, fx
 from datafree.config import InputSpec
 from datafree.errors import ExportError
 from datafree.export._decomposed import decomposed, stored_bytes
-from datafree.export.base import Exporter, Predictor, Written, trace
+from datafree.export.base import About, Exporter, Predictor, Written, trace
 
 
 class Pt2e(Exporter):
@@ -26,7 +26,7 @@ class Pt2e(Exporter):
     suffix: ClassVar[str] = ".pt2e"
     citation: ClassVar[str] = "PyTorch 2 Export quantization; quantized_decomposed operators."
 
-    def write(self, student: fx.GraphModule, spec: InputSpec, path: Path, label: str) -> Written:
+    def write(self, student: fx.GraphModule, spec: InputSpec, path: Path, about: About) -> Written:
         """See `Exporter.write`."""
         made = decomposed(student)
         try:
@@ -34,7 +34,7 @@ class Pt2e(Exporter):
             for node in program.graph.nodes:
                 node.meta.pop("stack_trace", None)  # paths of this machine
             archive = io.BytesIO()
-            torch.export.save(program, archive, extra_files={"scheme": label} if label else {})
+            torch.export.save(program, archive, extra_files=dict(about))
         except Exception as error:
             line = next(iter(str(error).splitlines()), type(error).__name__)
             raise ExportError(f"torch.export refuses the student: {line}") from error

@@ -15,7 +15,7 @@ from datafree.config import InputSpec
 from datafree.errors import ExportError
 from datafree.export._decomposed import decomposed, one_reader_each, stored_bytes
 from datafree.export._optional import needed, quiet
-from datafree.export.base import Exporter, Predictor, Written
+from datafree.export.base import About, Exporter, Predictor, Written
 from datafree.graph.edges import module_of, operator_of
 from datafree.quant.modules import ActivationQuantizer
 
@@ -43,7 +43,7 @@ class Pte(Exporter):
         """Without activation functions that the quantizer behind an addition makes redundant."""
         return _without_clamped_sums(student)
 
-    def write(self, student: fx.GraphModule, spec: InputSpec, path: Path, label: str) -> Written:
+    def write(self, student: fx.GraphModule, spec: InputSpec, path: Path, about: About) -> Written:
         """See `Exporter.write`."""
         exir = self._module("executorch.exir")
         xnnpack = self._module("executorch.backends.xnnpack.partition.xnnpack_partitioner")

@@ -13,7 +13,7 @@ from datafree.config import InputSpec
 from datafree.errors import ExportError
 from datafree.export._decomposed import decomposed, rounded_bytes
 from datafree.export._optional import needed, quiet
-from datafree.export.base import Exporter, Predictor, Written
+from datafree.export.base import About, Exporter, Predictor, Written
 
 _LAYERS = frozenset(("CONV_2D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED"))
 
@@ -31,7 +31,7 @@ class Tflite(Exporter):
     extra: ClassVar[str] = "litert"
     targets: ClassVar[tuple[str, ...]] = ("litert",)
 
-    def write(self, student: fx.GraphModule, spec: InputSpec, path: Path, label: str) -> Written:
+    def write(self, student: fx.GraphModule, spec: InputSpec, path: Path, about: About) -> Written:
         """See `Exporter.write`."""
         litert = self._module("litert_torch")
         quantizer = self._module("litert_torch.quantize.pt2e_quantizer")

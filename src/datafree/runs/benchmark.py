@@ -9,16 +9,25 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from datafree.config import load_config
 from datafree.config.options import BenchmarkOptions
 from datafree.errors import ConfigError, DatafreeError
 from datafree.files import atomic_path, write_text
 from datafree.progress import Progress, silent
 from datafree.runs.finished import load_run
+from datafree.runs.folder import ONNX
 from datafree.runs.pipeline import Result
 from datafree.runs.record import environment
-from datafree.runs.runtime import FLOAT, Settings, float_file, runtime_facts, runtime_named
+from datafree.runs.runtime import (
+    DEFAULT,
+    FLOAT,
+    Settings,
+    float_file,
+    runtime_facts,
+    runtime_named,
+    runtime_of,
+)
 
-STUDENT = "student.onnx"
 RECORD = "benchmark.json"
 
 
@@ -44,21 +53,21 @@ def benchmark_run(
             and no float file is at hand.
         InferenceError: the runtime is not installed, or refuses a file.
     """
+    folder = subject.folder if isinstance(subject, Result) else subject
+    if folder is None:
+        raise ConfigError("this result was not written: quantize with output, and a folder")
     settings = Settings(
-        runtime=str(options.runtime),
+        runtime=str(options.runtime or runtime_of(_target(folder))),
         threads=tuple(None if n == "all" else n for n in options.threads),
         batches=options.batch,
         seconds=options.seconds,
     )
     runtime = runtime_named(settings.runtime)
     _ = runtime.version  # what is not installed is told before anything is made
-    folder = subject.folder if isinstance(subject, Result) else subject
-    if folder is None:
-        raise ConfigError("this result was not written: quantize with output, and a folder")
     if folder.is_dir():
         with _float_of(subject, folder, options) as base:
             shape = options.input_shape or runtime.image_shape(base)
-            facts = runtime_facts(folder / STUDENT, base, shape, settings, progress)
+            facts = runtime_facts(folder / ONNX, base, shape, settings, progress)
         _record(folder / RECORD, runtime.name, facts)
         return facts
     if not folder.exists():
@@ -68,15 +77,23 @@ def benchmark_run(
     return runtime_facts(folder, base, shape, settings, progress)
 
 
+def _target(subject: Path) -> str:
+    """Target of the run in a folder; what is no run is measured in onnxruntime."""
+    try:
+        return load_config(subject).target
+    except DatafreeError:
+        return DEFAULT
+
+
 @contextmanager
 def _float_of(subject: Path | Result, folder: Path, options: BenchmarkOptions) -> Generator[Path]:
     """The float network's file of a run: given, kept earlier, or made from the teacher."""
     if not (folder / "config.yaml").exists():
         raise ConfigError(f"{folder} is not a run: give the folder that quantize wrote")
-    if not (folder / STUDENT).exists():
+    if not (folder / ONNX).exists():
         raise ConfigError(
-            f"{folder} holds no {STUDENT}: write it with datafree export {folder} --output"
-            f" {folder / STUDENT}"
+            f"{folder} holds no {ONNX}: write it with datafree export {folder} --output"
+            f" {folder / ONNX}"
         )
     kept = folder / FLOAT
     if options.float_file is not None or kept.exists():

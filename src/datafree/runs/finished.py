@@ -19,11 +19,12 @@ from datafree.images import SyntheticSet
 from datafree.models import load_teacher
 from datafree.progress import Progress, silent
 from datafree.quant.modules import QUANTIZED
-from datafree.runs.exporting import summarize
+from datafree.runs.exporting import about, summarize
 from datafree.runs.fine_tuning import blank_student
-from datafree.runs.folder import IMAGES, STUDENT
+from datafree.runs.folder import IMAGES, ONNX, STUDENT
 from datafree.runs.pipeline import Result, accuracy
 from datafree.runs.plan import exporter_for, make_method, resolve_device
+from datafree.tensors import fast_layout
 from datafree.training.base import Trainer
 
 
@@ -70,6 +71,8 @@ def load_run(folder: Path) -> Result:
         if leaf in ("scale", "zero_point"):
             setattr(student.get_submodule(owner), leaf, value)
     student.load_state_dict(state)
+    # Sums are rounded by their order, which the layout of the weights decides.
+    student = fast_layout(student)
     made = (folder / IMAGES).exists()
     images = SyntheticSet.load(folder / IMAGES) if made else SyntheticSet.none(teacher.spec)
     return Result(student, graph, teacher.spec, images, config, metrics={}, folder=folder)
@@ -103,7 +106,7 @@ def evaluate_run(
     }
     if onnx:
         exporter: Exporter = make_method(Method(name="onnx"), "export", Exporter)
-        predictors["student.onnx"] = exporter.run(folder / "student.onnx")
+        predictors[ONNX] = exporter.run(folder / ONNX)
     return config, accuracy(predictors, result.spec, config, progress)
 
 
@@ -137,7 +140,7 @@ def export_run(
         result.spec,
         path,
         check=result.images.images if len(result.images) else None,
-        label=result.config.scheme.label,
+        about=about(result.config, _measured(folder)[0], result.spec),
         force=force,
     )
     return summarize(report)

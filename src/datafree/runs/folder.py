@@ -15,13 +15,14 @@ from datafree.images import SyntheticSet
 
 IMAGES = "images.safetensors"
 STUDENT = "student.safetensors"
+ONNX = "student.onnx"
 ALLOCATION = "allocation.json"
 FRONTIER = "frontier.png"
 TRAINING = "training"  # within UNFINISHED: the state of a training under way
 GENERATOR = "generator.safetensors"
 WARM_GENERATOR = "warm_generator.safetensors"
 UNFINISHED = "unfinished"  # what a synthesis or reconstruction under way has finished
-_EXPORTED = ("student.onnx", "student.pt2")
+_EXPORTED = (ONNX, "student.pt2")
 _WRITTEN = (
     "metrics.json",
     "benchmark.json",

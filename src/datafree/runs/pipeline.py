@@ -22,10 +22,11 @@ from datafree.graph.settle import settle
 from datafree.images import SyntheticSet, batch_size, device_batches
 from datafree.models import Teacher, load_teacher
 from datafree.progress import Progress, silent
-from datafree.runs.exporting import export_student
+from datafree.runs.exporting import check_export, export_student
 from datafree.runs.fine_tuning import dreamt, find_companion, held_out, save_generators, tune
 from datafree.runs.folder import (
     IMAGES,
+    ONNX,
     TRAINING,
     UNFINISHED,
     claim,
@@ -37,6 +38,7 @@ from datafree.runs.plan import Plan, make_method, make_plan, resolve_device
 from datafree.runs.post_training import allocated, quantize_weights
 from datafree.runs.record import Stopwatch, write_metrics
 from datafree.runs.runtime import facts_of_run
+from datafree.runs.snippet import snippet
 from datafree.synthesis.base import Synthesizer
 from datafree.tensors import fast_layout, on_device
 from datafree.training import Team, gather_team
@@ -78,6 +80,16 @@ class Result:
         """
         return as_computed(self.student)
 
+    def snippet(self) -> str | None:
+        """Python that classifies a picture with the run's ONNX file; None where there is no file.
+
+        See `datafree.runs.snippet.snippet`.
+        """
+        path = None if self.folder is None else self.folder / ONNX
+        if path is None or not path.exists():
+            return None
+        return snippet(path, self.spec, self.config)
+
 
 def run(  # noqa: PLR0913 - one door, what a caller may bring
     config: RunConfig,
@@ -115,6 +127,7 @@ def run(  # noqa: PLR0913 - one door, what a caller may bring
         teacher = teacher or load_teacher(config.teacher)
         spec, device = teacher.spec, resolve_device(config.device)
         graph = to_device(capture(teacher.model, spec), device)
+        check_export(graph, spec, config)  # a mistake is told before anything takes long
         if images is None and config.image_file is not None:
             images = SyntheticSet.load(config.image_file).fitted(spec, config.images)
         plan = make_plan(config, graph, spec, given=images is not None)
@@ -156,7 +169,9 @@ def run(  # noqa: PLR0913 - one door, what a caller may bring
     with watch.stage("evaluation"):
         metrics |= _evaluate(graph, made, config, images, progress)
     if folder is not None:
-        metrics |= _files_written(folder, graph, made, config, images, watch, progress)
+        metrics |= _files_written(
+            folder, graph, made, config, images, teacher.digest, watch, progress
+        )
         write_metrics(folder / "metrics.json", metrics, watch.seconds)
         shutil.rmtree(folder / UNFINISHED, ignore_errors=True)
     return Result(made.student, graph, spec, images, config, metrics, watch.seconds, folder)
@@ -168,18 +183,19 @@ def _files_written(  # noqa: PLR0913 - what a run hands over
     made: _Made,
     config: RunConfig,
     images: SyntheticSet,
+    digest: str,
     watch: Stopwatch,
     progress: Progress,
 ) -> dict[str, Any]:
     """Write the student's files; what is told of them and of what a runtime makes of them."""
     with watch.stage("export"):
-        told = export_student(folder, made.student, images.spec, config, images)
+        told = export_student(folder, made.student, images.spec, config, images, digest)
     if config.export:
         with watch.stage("runtime"):
-            file, latency = folder / "student.onnx", config.latency
             told["runtime"] = facts_of_run(
-                file, graph, images.spec, latency=latency, progress=progress
-            )
+                folder / ONNX, graph, images.spec, config.target,
+                latency=config.latency, progress=progress,
+            )  # fmt: skip
     return told
 
 

@@ -15,6 +15,7 @@ from datafree.config import InputSpec, Method
 from datafree.errors import InferenceError
 from datafree.graph.fold import fold_batch_norms
 from datafree.progress import Progress, silent
+from datafree.registry import available
 from datafree.runs.plan import make_method
 from datafree.runtimes import (
     Latency,
@@ -54,6 +55,11 @@ def runtime_named(name: str) -> Runtime:
         UnknownNameError: there is none; the nearest names are offered.
     """
     return make_method(Method(name=name), "runtimes", Runtime)
+
+
+def runtime_of(target: str) -> str:
+    """The runtime that files for `target` are measured in: its own, or onnxruntime."""
+    return target if target in available("datafree.runtimes") else DEFAULT
 
 
 def runtime_facts(
@@ -108,7 +114,13 @@ def runtime_facts(
 
 
 def facts_of_run(
-    student: Path, teacher: fx.GraphModule, spec: InputSpec, *, latency: bool, progress: Progress
+    student: Path,
+    teacher: fx.GraphModule,
+    spec: InputSpec,
+    target: str,
+    *,
+    latency: bool,
+    progress: Progress,
 ) -> dict[str, Any]:
     """`runtime_facts` of a run's file, beside its teacher; a refusal is told, not raised.
 
@@ -116,16 +128,25 @@ def facts_of_run(
         student: the written file.
         teacher: the float network as it was captured.
         spec: its input.
+        target: of the run. Its runtime is taken if it is installed, else onnxruntime.
         latency: time both.
         progress: shown meanwhile.
     """
+    name, missing = runtime_of(target), None
     try:
-        if not latency:
-            return runtime_facts(student, None, None)
-        with float_file(teacher, spec) as base:
-            return runtime_facts(student, base, spec.shape, progress=progress)
+        _ = runtime_named(name).version
     except InferenceError as error:
-        return {"runtime": DEFAULT, "error": str(error)}
+        name, missing = DEFAULT, f"{error}, and the file is measured there"
+    settings = Settings(runtime=name)
+    try:
+        if latency:
+            with float_file(teacher, spec) as base:
+                facts = runtime_facts(student, base, spec.shape, settings, progress)
+        else:
+            facts = runtime_facts(student, None, None, settings)
+    except InferenceError as error:
+        return {"runtime": name, "error": str(error)}
+    return facts if missing is None else facts | {"notes": [missing, *facts.get("notes", ())]}
 
 
 @contextmanager

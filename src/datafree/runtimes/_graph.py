@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import onnx
 from numpy.typing import NDArray
-from onnx import NodeProto, TensorProto, helper, numpy_helper
+from onnx import NodeProto, TensorProto, TypeProto, helper, numpy_helper
 
 from datafree.errors import InferenceError
 
@@ -189,11 +189,29 @@ class Graph:
         return None
 
     def input_shape(self) -> list[int | None]:
-        """Of the network's only input, batch first; None for what the file leaves open.
+        """Of the network's only input as (B, C, H, W); None for what the file leaves open.
 
         Raises:
             InferenceError: the network has several inputs, or none.
         """
+        dims = self._input().shape.dim
+        sizes = [int(d.dim_value) if d.dim_value > 0 else None for d in dims]
+        return [sizes[0], sizes[-1], *sizes[1:-1]] if self.takes_bytes else sizes
+
+    @property
+    def takes_bytes(self) -> bool:
+        """Whether the input is uint8, channels last, instead of normalised images."""
+        return self._input().elem_type == TensorProto.UINT8
+
+    def given(self, images: NDArray[np.float32]) -> NDArray[Any]:
+        """Images (B, C, H, W) in the form of the input; values do not matter, times do."""
+        if not self.takes_bytes:
+            return images
+        pixels = np.clip(64 * images + 128, 0, 255).astype(np.uint8)
+        return np.ascontiguousarray(np.moveaxis(pixels, 1, -1))
+
+    def _input(self) -> TypeProto.Tensor:
+        """Type of the only input."""
         inputs = [v for v in self.model.graph.input if v.name not in self.initializers]
         if len(inputs) != 1:
             names = ", ".join(value.name for value in inputs) or "none"
@@ -201,8 +219,7 @@ class Graph:
                 f"the network must have one input, and this file has {len(inputs)} ({names}):"
                 " export it with one tensor of images"
             )
-        dims = inputs[0].type.tensor_type.shape.dim
-        return [int(d.dim_value) if d.dim_value > 0 else None for d in dims]
+        return inputs[0].type.tensor_type
 
     def input_codes(self, node: NodeProto) -> Codes | None:
         """Codes that the input of a layer comes from; None where it is not quantized."""

@@ -6,6 +6,7 @@ import os
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -17,7 +18,9 @@ MOST_ROUNDS = 100
 _FEWEST_ROUNDS = 3
 _ENOUGH = 0.25  # seconds of a cell after which `_GOOD_ROUNDS` rounds will do
 _GOOD_ROUNDS = 25
-Opened = Mapping[str, Callable[[NDArray[np.float32]], Any]]
+Opened = Mapping[str, Callable[[NDArray[Any]], Any]]
+Given = Mapping[str, Callable[[NDArray[np.float32]], NDArray[Any]]]
+_AS_THEY_ARE: Given = MappingProxyType({})
 
 
 @dataclass(frozen=True)
@@ -44,7 +47,7 @@ def available_threads() -> int:
     return os.cpu_count() or 1
 
 
-def timed(
+def timed(  # noqa: PLR0913 - what a table of times is made of
     opened: Callable[[int], Opened],
     cells: Sequence[Cell],
     shape: tuple[int, ...],
@@ -52,6 +55,7 @@ def timed(
     step: Step,
     *,
     processor: bool = False,
+    given: Given = _AS_THEY_ARE,
 ) -> list[tuple[Cell, Done]]:
     """Seconds of single runs, by cell and file.
 
@@ -64,10 +68,11 @@ def timed(
         step: told after every cell.
         processor: in cells of one thread take the time this process had a processor. On an idle
             machine that is all the time; on a busy one it is what an idle one would take.
+        given: by file, images (B, C, H, W) in the form that it takes, where it takes another one.
     """
     deadline = time.perf_counter() + seconds
     found: list[tuple[Cell, Done]] = []
-    threads, calls = 0, dict[str, Callable[[NDArray[np.float32]], Any]]()
+    threads, calls = 0, dict[str, Callable[[NDArray[Any]], Any]]()
     for k, cell in enumerate(cells):
         if cell.threads != threads:
             calls.clear()
@@ -78,17 +83,19 @@ def timed(
         if not found or _expected(found, cell) <= left:
             share = max(left, 0.0) / (len(cells) - k)
             clock = time.process_time if processor and cell.threads == 1 else time.perf_counter
-            found.append((cell, _rounds(calls, _images(cell.batch, shape), share, clock)))
+            drawn = _images(cell.batch, shape)
+            images = {name: given[name](drawn) if name in given else drawn for name in calls}
+            found.append((cell, _rounds(calls, images, share, clock)))
         step(1)
     return found
 
 
 def _rounds(
-    calls: Opened, images: NDArray[np.float32], seconds: float, clock: Callable[[], float]
+    calls: Opened, images: Mapping[str, NDArray[Any]], seconds: float, clock: Callable[[], float]
 ) -> Done:
     """Run all files in turn until the time is over or enough is known."""
-    for call in calls.values():  # memory is set up in the first run
-        call(images)
+    for name, call in calls.items():  # memory is set up in the first run
+        call(images[name])
     times: dict[str, list[float]] = {name: [] for name in calls}
     began, computed = time.perf_counter(), time.process_time()
     names = list(calls)
@@ -101,7 +108,7 @@ def _rounds(
         # Who goes first meets a cache that the other left: both do so equally often.
         for name in names if done % 2 else reversed(names):
             started = clock()
-            calls[name](images)
+            calls[name](images[name])
             times[name].append(clock() - started)
     spent = max(time.perf_counter() - began, 1e-9)
     rounds = min(len(values) for values in times.values())

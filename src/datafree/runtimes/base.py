@@ -6,25 +6,25 @@ import importlib
 import statistics
 import textwrap
 from abc import abstractmethod
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
-import numpy as np
 from numpy.typing import NDArray
 
 from datafree.config import Frozen
 from datafree.errors import InferenceError
 from datafree.progress import Progress, silent
 from datafree.registry import method_name
+from datafree.runtimes._graph import load_graph
 from datafree.runtimes._timing import Cell, available_threads, timed
 
 _PLACES = ("Exception from ", "Check '")  # where in its source a runtime was
 _SAID = 300
-Call = Callable[[NDArray[np.float32]], object]
-"""Runs a loaded file once, on images (B, C, H, W)."""
+Call = Callable[[NDArray[Any]], object]
+"""Runs a loaded file once, on images in the form it takes."""
 
 
 @dataclass(frozen=True)
@@ -189,7 +189,9 @@ class Runtime(Frozen):
         Raises:
             InferenceError: as `opened` does.
         """
-        fixed = self._fixed_batch(files.values())
+        graphs = {name: load_graph(path) for name, path in files.items()}
+        known = (graph.input_shape()[0] for graph in graphs.values())
+        fixed = next((batch for batch in known if batch is not None), None)
         batches = batches if fixed is None else (fixed,)
         counts = dict.fromkeys(available_threads() if n is None else n for n in threads)
         cells = [Cell(count, batch) for count in counts for batch in batches]
@@ -197,6 +199,7 @@ class Runtime(Frozen):
             found = timed(
                 lambda count: {name: self.opened(path, count) for name, path in files.items()},
                 cells, tuple(shape), seconds, step, processor=self.processor_time,
+                given={name: graph.given for name, graph in graphs.items()},
             )  # fmt: skip
         return tuple(
             _latency(name, cell, times, done.processor)
@@ -210,8 +213,6 @@ class Runtime(Frozen):
         Raises:
             InferenceError: the file leaves it open, has several inputs, or is not ONNX.
         """
-        from datafree.runtimes._graph import load_graph
-
         _, *shape = load_graph(path).input_shape()
         known = tuple(size for size in shape if size is not None)
         if len(known) < len(shape):
@@ -219,13 +220,6 @@ class Runtime(Frozen):
                 f"{path} does not say what size its images have: give it with --input-shape C,H,W"
             )
         return known
-
-    def _fixed_batch(self, paths: Iterable[Path]) -> int | None:
-        """The batch that one of the files is bound to."""
-        from datafree.runtimes._graph import load_graph
-
-        fixed = (load_graph(path).input_shape()[0] for path in paths)
-        return next((batch for batch in fixed if batch is not None), None)
 
 
 def _latency(name: str, cell: Cell, times: Sequence[float], processor: float) -> Latency:

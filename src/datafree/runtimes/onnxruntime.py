@@ -64,7 +64,7 @@ class OnnxRuntime(Runtime):
         session = self._session(path, _options(threads), path)
         name = session.get_inputs()[0].name
 
-        def call(images: NDArray[np.float32]) -> object:
+        def call(images: NDArray[Any]) -> object:
             try:
                 return session.run(None, {name: images})
             except Exception as error:  # its errors have no common base
@@ -82,7 +82,7 @@ class OnnxRuntime(Runtime):
             raise refusal(self, shown, "load", error) from error
 
     def _call(
-        self, session: onnxruntime.InferenceSession, path: Path, images: NDArray[np.float32]
+        self, session: onnxruntime.InferenceSession, path: Path, images: NDArray[Any]
     ) -> None:
         try:
             for _ in range(_PROFILED_RUNS):
@@ -98,10 +98,10 @@ def _options(threads: int) -> Any:
     return options
 
 
-def _zeros(graph: Graph, shape: Sequence[int]) -> NDArray[np.float32]:
+def _zeros(graph: Graph, shape: Sequence[int]) -> NDArray[Any]:
     """The smallest batch a file takes: one image, unless its batch is fixed."""
     batch = graph.input_shape()[0] or 1
-    return np.zeros((batch, *shape), np.float32)
+    return graph.given(np.zeros((batch, *shape), np.float32))
 
 
 def _executed(node: onnx.NodeProto, times: dict[str, float]) -> Executed:

@@ -45,7 +45,8 @@ class OpenVINO(Runtime):
             times: dict[str, float] = {}
             if shape is not None:
                 batch = graph.input_shape()[0] or 1
-                times = self._times(compiled, np.zeros((batch, *shape), np.float32), path)
+                images = graph.given(np.zeros((batch, *shape), np.float32))
+                times = self._times(compiled, images, path)
             steps = [_facts(node) for node in compiled.get_runtime_model().get_ordered_ops()]
         executed = [
             Executed(
@@ -68,7 +69,7 @@ class OpenVINO(Runtime):
         request, wanted = compiled.create_infer_request(), compiled.input(0).partial_shape
         fitting: set[tuple[int, ...]] = set()
 
-        def call(images: NDArray[np.float32]) -> object:
+        def call(images: NDArray[Any]) -> object:
             # A request computes something of images that do not fit, instead of refusing them.
             if images.shape not in fitting:
                 if not wanted.compatible(openvino.PartialShape(list(images.shape))):
@@ -94,7 +95,7 @@ class OpenVINO(Runtime):
         except RuntimeError as error:
             raise refusal(self, shown, "load", error) from error
 
-    def _times(self, compiled: Any, images: NDArray[np.float32], path: Path) -> dict[str, float]:
+    def _times(self, compiled: Any, images: NDArray[Any], path: Path) -> dict[str, float]:
         """Microseconds by node of the execution graph, the fastest of all runs."""
         call, request = self._call(compiled, path)
         found: dict[str, float] = {}

@@ -66,7 +66,9 @@ class ExportContract(Contract):
             return
         student, path = self.student(bits), self.path(tmp_path)
         before = fingerprint(student)
-        report = self.method.export(student, SPEC, path, check=images(16, 1), label=bits)
+        report = self.method.export(
+            student, SPEC, path, check=images(16, 1), about={"scheme": bits}
+        )
         assert fingerprint(student) == before
         assert report.path == path
         assert report.bytes == path.stat().st_size > 0

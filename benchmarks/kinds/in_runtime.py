@@ -1,0 +1,178 @@
+"""A run's file in the runtime it is made for: integer layers, speed over float, parity."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from benchmarks.kinds.base import Bench, Kind
+from benchmarks.networks import Network
+from benchmarks.tools import by_onnxruntime
+from datafree.config import RunConfig
+from datafree.export.onnx import Onnx
+from datafree.runs.pipeline import Result
+from datafree.runs.runtime import float_file, runtime_named
+from datafree.runtimes import Kernels, Latency, Runtime, integer_instructions
+from datafree.tensors import random_numbers
+
+Predict = Callable[[Tensor], Tensor]
+_BATCHES = (1, 8)
+
+
+class InRuntime(Kind):
+    """Layers with integer kernels, speed over float with one thread, parity with the student.
+
+    `speed_1` and `speed_8` are the time of the float network over that of the student with one
+    image and eight at once. `identical` is the percentage of images for which the file and the
+    integer model answer the same, `difference` the largest of two logits over the spread of all, in
+    percent: in onnxruntime in its exact mode, `default` beside them with the settings it has.
+
+    The images are the labelled test images where there are some, and Gaussian noise elsewhere.
+    """
+
+    beside: Literal["onnxruntime"] | None = None
+    """Time the file that this quantizer makes from the same images as well: `beside_1`, `beside_8`
+    are its time over the student's."""
+    time_limit: float = 24.0
+    """Seconds of timed runs."""
+    compared: int = 64
+    """Images of noise."""
+
+    def measure(self, config: RunConfig, bench: Bench) -> dict[str, Any]:
+        """See the base class."""
+        network, runtime = bench.network(config), runtime_named(config.target)
+        quiet = config.model_copy(update={"latency": False})
+        with TemporaryDirectory() as name:
+            folder = Path(name)
+            result = self.run(quiet, bench, folder / "run")
+            student = folder / "run" / "student.onnx"
+            with float_file(network.graph, result.spec) as base:
+                files = {"float": base, "student": student}
+                if self.beside is not None:
+                    files["beside"] = by_onnxruntime(network, result.images, folder)
+                shape = result.spec.shape
+                kernels = runtime.kernels(student, shape)
+                times = runtime.measure(
+                    files, shape, batches=_BATCHES, threads=(1,), seconds=self.time_limit,
+                    progress=bench.progress,
+                )  # fmt: skip
+                sizes = {file: path.stat().st_size for file, path in files.items()}
+            found = {
+                **_layers(kernels), **_speeds(times),
+                "size": 100 * sizes["student"] / sizes["float"],
+                **self._parity(runtime, student, result, network),
+            }  # fmt: skip
+            if "beside" in files:
+                other = runtime.kernels(files["beside"])
+                found["beside_integer"] = f"{other.integer} of {other.total}"
+        return found | {
+            "runtime_version": runtime.version,
+            "integer_instructions": integer_instructions(),
+            "exported": result.metrics["onnx"]["line"],
+        }
+
+    def _parity(
+        self, runtime: Runtime, student: Path, result: Result, network: Network
+    ) -> dict[str, Any]:
+        default = _predictor(runtime, student)
+        exact = Onnx().run(student) if runtime.name == "onnxruntime" else default
+        expected = result.integer_model
+        if network.test is not None:
+            batches = network.batches(result.config.limit)
+        else:
+            batches = _noise(result.spec.shape, self.compared)
+        found = compared({"expected": expected, "file": exact, "default": default}, batches)
+        labelled = network.test is not None
+        scores = {"top1": found["top1_file"], "student": found["top1_expected"]}
+        return {
+            "identical": found["identical_file"],
+            "difference": found["difference_file"],
+            "identical_default": found["identical_default"],
+            **({**scores, "teacher": result.metrics["top1"]["teacher"]} if labelled else {}),
+            "test_images": found["images"],
+        }
+
+
+def compared(
+    predictors: dict[str, Predict], batches: Iterable[tuple[Tensor, Tensor]]
+) -> dict[str, Any]:
+    """How files answer beside what is expected of them.
+
+    Args:
+        predictors: ``expected`` and others, by name.
+        batches: images and labels.
+
+    Returns:
+        ``top1_NAME`` of each in percent; of the others ``identical_NAME``, percent of images, and
+        ``difference_NAME``, largest of two logits over the spread of those expected, in percent.
+    """
+    logits: dict[str, list[Tensor]] = {name: [] for name in predictors}
+    labels: list[Tensor] = []
+    with torch.inference_mode():
+        for images, truth in batches:
+            labels.append(truth)
+            for name, predict in predictors.items():
+                logits[name].append(predict(images))
+    truth, whole = torch.cat(labels), {name: torch.cat(parts) for name, parts in logits.items()}
+    expected = whole["expected"]
+    spread = float(expected.max() - expected.min())
+    found: dict[str, Any] = {"images": len(truth)}
+    for name, own in whole.items():
+        found[f"top1_{name}"] = _percent(own.argmax(1) == truth)
+        if name != "expected":
+            found[f"identical_{name}"] = _percent(own.argmax(1) == expected.argmax(1))
+            found[f"difference_{name}"] = 100 * float((own - expected).abs().max()) / spread
+    return found
+
+
+def _layers(kernels: Kernels) -> dict[str, Any]:
+    """Integer layers, the time of the others, and why those are in float."""
+    shares = [layer.share or 0.0 for layer in kernels.floats]
+    reasons = Counter(layer.reason for layer in kernels.floats)
+    return {
+        "integer": f"{kernels.integer} of {kernels.total}",
+        "float_time": 100 * sum(shares),
+        "products": f"{kernels.integer_products} of {kernels.products}",
+        "reasons": dict(reasons.most_common()),
+        "floats": {layer.name: layer.share for layer in kernels.floats},
+    }
+
+
+def _speeds(times: Iterable[Latency]) -> dict[str, Any]:
+    """Ratios of the medians, and the medians."""
+    by_batch: dict[int, dict[str, float]] = {}
+    for one in times:
+        by_batch.setdefault(one.batch, {})[one.file] = one.milliseconds
+    found: dict[str, Any] = {"milliseconds": by_batch}
+    for batch, median in by_batch.items():
+        found[f"speed_{batch}"] = median["float"] / median["student"]
+        if "beside" in median:
+            found[f"beside_{batch}"] = median["beside"] / median["student"]
+    return found
+
+
+def _noise(shape: tuple[int, int, int], count: int) -> Iterator[tuple[Tensor, Tensor]]:
+    images = torch.randn(count, *shape, generator=random_numbers(0, "compared"))
+    for part in images.split(16):
+        yield part, torch.zeros(len(part), dtype=torch.long)
+
+
+def _predictor(runtime: Runtime, path: Path) -> Predict:
+    call = runtime.opened(path, torch.get_num_threads())
+
+    def predict(images: Tensor) -> Tensor:
+        found: Any = call(images.float().contiguous().numpy())
+        return torch.from_numpy(np.array(found[0]))
+
+    return predict
+
+
+def _percent(right: Tensor) -> float:
+    return 100 * float(right.double().mean())

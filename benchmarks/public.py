@@ -1,0 +1,84 @@
+"""Public networks by name, ``library/name``, with drawn weights: how they run, not how they see."""
+
+from __future__ import annotations
+
+import importlib
+from functools import cache, lru_cache
+
+import torch
+from torch import nn
+
+from datafree.errors import UnknownNameError
+from datafree.models import Teacher, from_module
+
+LIBRARIES = ("timm", "torchvision", "pytorchcv")
+_STATISTICS = 4  # images that batch norms get their statistics from
+
+
+def is_public(name: str) -> bool:
+    """Whether `name` is of one of `LIBRARIES`."""
+    return name.partition("/")[0] in LIBRARIES
+
+
+@lru_cache(maxsize=1)
+def load_public(name: str) -> Teacher:
+    """A network with weights drawn by seed 0, its batch norms set to what Gaussian images give.
+
+    Args:
+        name: ``timm/resnet18``, ``torchvision/googlenet``, ``pytorchcv/resnet20_cifar10``.
+
+    Raises:
+        UnknownNameError: the library has no such network.
+    """
+    library, _, short = name.partition("/")
+    with torch.random.fork_rng([]):
+        torch.manual_seed(0)
+        model, side = _built(library, short)
+        _settle_batch_norms(model, torch.randn(_STATISTICS, 3, side, side))
+    classes = 10 if "cifar10" in short else 1000
+    return from_module(
+        model.eval(), input_shape=(3, side, side), mean=(0.485, 0.456, 0.406),
+        std=(0.229, 0.224, 0.225), classes=classes,
+    )  # fmt: skip
+
+
+def _built(library: str, name: str) -> tuple[nn.Module, int]:
+    """The network, and the side of its images."""
+    if library != "pytorchcv":
+        operators_of_torchvision()
+    if library == "timm":
+        timm = importlib.import_module("timm")
+        if not timm.is_model(name):
+            raise UnknownNameError("network of timm", name, timm.list_models())
+        model = timm.create_model(name)
+        return model, model.default_cfg["input_size"][-1]
+    if library == "torchvision":
+        models = importlib.import_module("torchvision.models")
+        if name not in models.list_models():
+            raise UnknownNameError("network of torchvision", name, models.list_models())
+        extra = {"init_weights": True, "aux_logits": False} if name == "googlenet" else {}
+        return models.get_model(name, **extra), 224
+    provider = importlib.import_module("pytorchcv.model_provider")
+    return provider.get_model(name, pretrained=False), 32 if "cifar10" in name else 224
+
+
+@cache
+def operators_of_torchvision() -> torch.library.Library:
+    """What torchvision needs to be imported beside a torch it has no operators for."""
+    library = torch.library.Library("torchvision", "FRAGMENT")
+    for name in ("nms", "qnms"):
+        if not hasattr(torch.ops.torchvision, name):
+            library.define(f"{name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
+    return library
+
+
+def _settle_batch_norms(model: nn.Module, images: torch.Tensor) -> None:
+    """Give batch norms the statistics of one pass, so that no layer's values grow or vanish."""
+    norms = [m for m in model.modules() if isinstance(m, nn.BatchNorm1d | nn.BatchNorm2d)]
+    for norm in norms:
+        norm.momentum = 1.0
+        norm.train()
+    with torch.no_grad():
+        model(images)
+    for norm in norms:
+        norm.momentum = 0.1
