@@ -57,6 +57,9 @@ NETWORKS = {
     "mobilenet_v1_075_224_imagenet": Known(
         "MobileNetV1-0.75 on ImageNet", 78.08, 1_300, "imagenet/val1300", "imagenet/train1000"
     ),
+    "efficientnet_lite0_imagenet": Known(
+        "EfficientNet-Lite0 on ImageNet", 82.69, 1_300, "imagenet/val1300", "imagenet/train1000"
+    ),
     "lenet5_mnist": Known("LeNet-5 on MNIST", 99.33, 10_000, "mnist_test.npz"),
 }
 """By name, which is the `model` of a cell."""

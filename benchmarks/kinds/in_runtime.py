@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import asdict
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, Literal
@@ -15,6 +15,7 @@ from torch import Tensor
 from benchmarks.kinds.base import Bench, Kind
 from benchmarks.networks import Network
 from benchmarks.tools import by_onnxruntime
+from datafree.cli.runtimes import by_reason
 from datafree.config import RunConfig
 from datafree.export.onnx import Onnx
 from datafree.runs.pipeline import Result
@@ -37,10 +38,10 @@ class InRuntime(Kind):
     The images are the labelled test images where there are some, and Gaussian noise elsewhere.
     """
 
-    beside: Literal["onnxruntime"] | None = None
-    """Time the file that this quantizer makes from the same images as well: `beside_1`, `beside_8`
-    are its time over the student's."""
-    time_limit: float = 24.0
+    beside: Literal["onnxruntime", "W8A8"] | None = None
+    """Time another file as well: that of onnxruntime's quantizer on the same images, or that of the
+    same run at 8 bits. `beside_1` and `beside_8` are its time over the student's."""
+    time_limit: float = 12.0
     """Seconds of timed runs."""
     compared: int = 64
     """Images of noise."""
@@ -55,8 +56,11 @@ class InRuntime(Kind):
             student = folder / "run" / "student.onnx"
             with float_file(network.graph, result.spec) as base:
                 files = {"float": base, "student": student}
-                if self.beside is not None:
+                if self.beside == "onnxruntime":
                     files["beside"] = by_onnxruntime(network, result.images, folder)
+                if self.beside == "W8A8":
+                    self.run(quiet.model_copy(update={"bits": "W8A8"}), bench, folder / "eight")
+                    files["beside"] = folder / "eight" / "student.onnx"
                 shape = result.spec.shape
                 kernels = runtime.kernels(student, shape)
                 times = runtime.measure(
@@ -135,12 +139,12 @@ def compared(
 def _layers(kernels: Kernels) -> dict[str, Any]:
     """Integer layers, the time of the others, and why those are in float."""
     shares = [layer.share or 0.0 for layer in kernels.floats]
-    reasons = Counter(layer.reason for layer in kernels.floats)
+    named = by_reason([asdict(layer) for layer in kernels.floats])
     return {
         "integer": f"{kernels.integer} of {kernels.total}",
         "float_time": 100 * sum(shares),
         "products": f"{kernels.integer_products} of {kernels.products}",
-        "reasons": dict(reasons.most_common()),
+        "why": "; ".join(f"{names}: {reason}" for reason, names in named) or None,
         "floats": {layer.name: layer.share for layer in kernels.floats},
     }
 

@@ -17,6 +17,21 @@ SYNTHESIZE = ("method", "method_options", "images", "seed")
         ({"weights": 4, "activations": 6}, QUANTIZE, {"bits": "W4A6"}),
         ({"weights": 4}, QUANTIZE, {"bits": "W4A8"}),
         ({"weight_symmetric": True}, QUANTIZE, {"symmetric_weights": True}),
+        (
+            {"weight_symmetric": True},
+            (*QUANTIZE, "target"),
+            {"symmetric_weights": True, "target": "tensorrt"},
+        ),
+        (
+            {"weight_symmetric": True, "bits": "W4A8"},
+            (*QUANTIZE, "target"),
+            {"symmetric_weights": True, "bits": "W4A8"},
+        ),
+        (
+            {"weight_symmetric": True, "target": "openvino"},
+            (*QUANTIZE, "target"),
+            {"symmetric_weights": True, "target": "openvino"},
+        ),
         ({"max_seconds": 9.0}, QUANTIZE, {"max_time": 9.0}),
         ({"count": 3}, SYNTHESIZE, {"images": 3}),
         (

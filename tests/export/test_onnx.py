@@ -249,6 +249,7 @@ def test_file_description(written: ExportReport) -> None:
         "input_shape": "[3, 9, 9]",
         "input_mean": "[0.5, 0.4, 0.3]",
         "input_std": "[0.2, 0.2, 0.1]",
+        "input_channels": "RGB",
         "scheme": "W4A4",
     }
     assert model.producer_name == "datafree"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from importlib.util import find_spec
 from pathlib import Path
 
 import onnx
@@ -60,3 +61,17 @@ def test_files_of_a_run_say_it(tmp_path: Path) -> None:
         assert len(told["teacher_sha256"]) == 64
         assert told["target"] == "onnxruntime"
         assert json.loads(told["input_mean"]) == [pytest.approx(0.3054)]
+
+
+@pytest.mark.integration
+def test_a_run_writes_the_file_of_its_target(tmp_path: Path) -> None:
+    """Or says what is missing, and has all its other files."""
+    result = datafree.quantize(
+        "digits_resnet8", method="noise", images=8, target="executorch", holdout=0, latency=False,
+        output=tmp_path / "run",
+    )  # fmt: skip
+    assert (tmp_path / "run" / "student.onnx").exists()
+    written = (tmp_path / "run" / "student.pte").exists()
+    assert written == (find_spec("executorch") is not None)
+    if not written:
+        assert "pip install 'datafree[executorch]'" in result.metrics["pte"]["line"]

@@ -201,3 +201,14 @@ def test_a_run_is_measured_in_the_runtime_of_its_target(made: Result) -> None:
         assert "pip install 'datafree[openvino]'" in facts["notes"][0]
     else:
         assert facts["runtime"].startswith("openvino ")
+
+
+def test_files_that_take_bytes_are_measured_too(tmp_path: Path) -> None:
+    result = run(
+        CONFIG.model_copy(update={"input_uint8": True, "latency": True}), folder=tmp_path / "run"
+    )
+    facts = result.metrics["runtime"]
+    assert facts["integer"] == facts["total"] == 10
+    assert all(row["student"] > 0 for row in facts["latency_ms"])
+    again = benchmark_run(tmp_path / "run", QUICK)
+    assert again["latency_ms"]

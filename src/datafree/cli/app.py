@@ -117,7 +117,8 @@ def evaluate(run: str, onnx: bool, **options: Any) -> None:
         Argument("run", "Model", "Folder written by quantize."),
         Option(
             ["--output"], "Output", metavar="FILE", required=True,
-            help="File to write: .onnx or .pt2.  [required]",
+            help="File to write: .onnx, .pt2, .pt2e, .pte (ExecuTorch), .tflite (LiteRT) or"
+            " .encodings (AIMET, QNN).  [required]",
         ),
         Option(
             ["--format"], "Output", metavar="NAME",
@@ -126,7 +127,8 @@ def evaluate(run: str, onnx: bool, **options: Any) -> None:
         Option(
             ["-o", "--format-option", "format_options"], "Output", metavar="NAME=VALUE",
             multiple=True,
-            help="Hyper-parameter of the format: weight_type=uint8.  [repeatable]",
+            help="Hyper-parameter of the format: any_size=true, input_uint8=true. `datafree"
+            " methods onnx` explains those of ONNX.  [repeatable]",
         ),
         _FORCE,
     ],

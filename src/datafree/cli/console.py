@@ -186,10 +186,10 @@ def measured_rows(metrics: Mapping[str, Any]) -> list[tuple[str, str]]:
         rows.append(("roundings left undecided", f"{100 * share:.1f} %{advice}"))
     if metrics.get("bias_not_corrected"):
         rows.append(("input mean not known", ", ".join(metrics["bias_not_corrected"])))
-    for target in ("onnx", "pt2"):
-        if target in metrics:
-            rows.append((target, metrics[target]["line"]))
-            rows.extend(("", note) for note in metrics[target]["notes"])
+    for suffix in ("onnx", "pt2", "pte", "tflite"):
+        if suffix in metrics:
+            rows.append((suffix, metrics[suffix]["line"]))
+            rows.extend(("", note) for note in metrics[suffix]["notes"])
     if "runtime" in metrics:
         rows.extend(runtime_rows(metrics["runtime"]))
     return rows

@@ -15,14 +15,13 @@ RENAMED = {
     "options": "training_options",
 }
 
-_MEANT = {"weight_symmetric": " (a file for TensorRT takes target='tensorrt')"}
-
 
 def renamed(given: Mapping[str, Any], known: Collection[str]) -> dict[str, Any]:
     """Keywords under today's names; those that already have them are left as they are.
 
     ``weights=4, activations=8`` becomes ``bits="W4A8"``; hyper-parameters of an image method among
-    options of `synthesize` become its `method_options`. A `FutureWarning` says what was renamed.
+    options of `synthesize` become its `method_options`. ``weight_symmetric=True``, which was told
+    to be for TensorRT, chooses that target. A `FutureWarning` says what was renamed.
 
     Args:
         given: keywords of a call.
@@ -30,6 +29,9 @@ def renamed(given: Mapping[str, Any], known: Collection[str]) -> dict[str, Any]:
     """
     now: dict[str, Any] = dict(given)
     told: list[str] = []
+    if _for_tensorrt(given, known):
+        now["target"] = "tensorrt"
+        told.append("weight_symmetric was for TensorRT, which is target='tensorrt'")
     numbers = {name: now[name] for name in ("weights", "activations") if name in now}
     if numbers and "bits" in known and "bits" not in now:
         bits = f"W{numbers.get('weights', 8)}A{numbers.get('activations', 8)}"
@@ -38,7 +40,7 @@ def renamed(given: Mapping[str, Any], known: Collection[str]) -> dict[str, Any]:
     for old, new in RENAMED.items():
         if old in now and old not in known and new in known and new not in now:
             now[new] = now.pop(old)
-            told.append(f"{old} is {new}{_MEANT.get(old, '')}")
+            told.append(f"{old} is {new}")
     if "method_options" in known and "bits" not in known:
         loose = {name: now[name] for name in now if not _alike(name, known)}
         if loose:
@@ -49,6 +51,13 @@ def renamed(given: Mapping[str, Any], known: Collection[str]) -> dict[str, Any]:
     if told:
         warnings.warn(f"options have new names: {', '.join(told)}", FutureWarning, stacklevel=4)
     return now
+
+
+def _for_tensorrt(given: Mapping[str, Any], known: Collection[str]) -> bool:
+    """Whether a call asks for what `weight_symmetric` was told to be for."""
+    eight = given.get("bits", "W8A8") == "W8A8" and not {"weights", "activations"} & set(given)
+    asked = bool(given.get("weight_symmetric")) and "weight_symmetric" not in known
+    return asked and eight and "target" in known and "target" not in given
 
 
 def _alike(name: str, known: Collection[str]) -> bool:

@@ -11,21 +11,20 @@ from dataclasses import dataclass, field
 import onnx
 import torch
 from onnx import TensorProto, helper, numpy_helper
-from torch import Tensor, fx
+from torch import fx
 
+from datafree.export._draft import Draft, Grid
 from datafree.export._markers import DOMAIN
 from datafree.export._storage import (
     WIDENED,
     WeightType,
     integers,
-    stored_activation,
     stored_weight,
 )
 from datafree.graph.settle import bias_scale, input_quantizers, rules_of
 from datafree.graph.widths import activation_widths
 from datafree.quant.modules import QUANTIZED, ActivationQuantizer, QuantizedLayer, Quantizer
 
-_PAIR = ("QuantizeLinear", "DequantizeLinear")
 # They move integer values about; before and behind these a runtime wants the same grid twice.
 _RESHAPES = frozenset(("Flatten", "Reshape", "Squeeze"))
 _SAME_BEHIND = frozenset(("Split", "DepthToSpace", "Resize", "Upsample"))
@@ -51,11 +50,11 @@ def rewrite(model: onnx.ModelProto, student: fx.GraphModule, weight_type: Weight
         rewriter.visit(node)
     used = {output.name for output in model.graph.output}
     nodes: list[onnx.NodeProto] = []
-    for node in reversed(rewriter.nodes):
+    for node in reversed(rewriter.out.nodes):
         if used.intersection(node.output):
             used.update(node.input)
             nodes.append(node)
-    initializers = [*model.graph.initializer, *rewriter.initializers.values()]
+    initializers = [*model.graph.initializer, *rewriter.out.initializers.values()]
     del model.graph.node[:], model.graph.initializer[:]
     model.graph.node.extend(reversed(nodes))
     model.graph.initializer.extend(tensor for tensor in initializers if tensor.name in used)
@@ -78,26 +77,15 @@ def can_saturate(student: fx.GraphModule, weight_type: WeightType) -> bool:
     return False
 
 
-@dataclass(frozen=True)
-class _Grid:
-    """What a pair of QuantizeLinear and DequantizeLinear reads: initializers by name."""
-
-    scale: str
-    zero_point: str
-    limits: tuple[str, str] | None
-
-
 @dataclass
 class _Rewriter:
     student: fx.GraphModule
     weight_type: WeightType
     traced: onnx.GraphProto
-    nodes: list[onnx.NodeProto] = field(default_factory=list)
-    initializers: dict[str, TensorProto] = field(default_factory=dict)
+    out: Draft = field(default_factory=Draft)
     weight_bytes: int = 0
     _layers: dict[str, tuple[str, QuantizedLayer]] = field(default_factory=dict)
-    _grids: dict[str, _Grid] = field(default_factory=dict)
-    _paired: set[str] = field(default_factory=set[str])
+    _grids: dict[str, Grid] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         """Look up what holds for the whole student."""
@@ -134,22 +122,22 @@ class _Rewriter:
             self._layer(node, *self._layers[weight])
         elif weight is not None and node.op_type == "Transpose":
             self._layers[node.output[0]] = self._layers[weight]
-            self.nodes.append(node)
+            self.out.nodes.append(node)
         elif node.op_type == "Add" and self._added_bias(node):
-            self.nodes.append(node)
+            self.out.nodes.append(node)
         else:
             self._plain(node)
 
     def _plain(self, node: onnx.NodeProto) -> None:
         """A node without weights; the grid of what it moves about is known behind it."""
         grid = self._grids.get(node.input[0]) if node.op_type in _MOVES and node.input else None
-        self.nodes.append(node)
+        self.out.nodes.append(node)
         if grid is None:
             return
         for place, output in enumerate(list(node.output)):
             if self._integer and self._wants_grid(node, output):
                 node.output[place] = f"{output}/moved"
-                self._pair(output, grid, node.output[place], output)
+                self.out.pair(output, grid, node.output[place], output)
             self._grids[output] = grid
 
     def _wants_grid(self, node: onnx.NodeProto, output: str) -> bool:
@@ -169,7 +157,7 @@ class _Rewriter:
         names = [f"{path}.weight_{part}" for part in ("quantized", "scale", "zero_point")]
         stored = stored_weight(layer, self.weight_type)
         wide = WIDENED.get(stored.kind)
-        if names[0] not in self.initializers:
+        if names[0] not in self.out.initializers:
             scale, zero_point = quantizer.scale.cpu(), stored.zero_point
             if quantizer.axis is not None:
                 scale, zero_point = scale.flatten(), zero_point.flatten()
@@ -179,19 +167,19 @@ class _Rewriter:
                 # Left out, it would be 0 too, but onnxruntime's exact mode then fails.
                 integers(names[2], zero_point, wide or stored.kind),
             ):
-                self.initializers[tensor.name] = tensor
+                self.out.initializers[tensor.name] = tensor
                 self.weight_bytes += len(tensor.raw_data)
         if wide is not None:
             # Folded when a session loads: small on disk, and fast kernels have 8 bits.
             cast = helper.make_node(
                 "Cast", names[:1], [f"{output}/widened"], f"{path}/Cast", to=wide
             )
-            self.nodes.append(cast)
+            self.out.nodes.append(cast)
             names[0] = cast.output[0]
         node = helper.make_node("DequantizeLinear", names, [output], f"{path}/DequantizeLinear")
         if quantizer.axis is not None:
             node.attribute.append(helper.make_attribute("axis", quantizer.axis))
-        self.nodes.append(node)
+        self.out.nodes.append(node)
         self._layers[output] = (path, layer)
 
     def _activation(
@@ -201,50 +189,15 @@ class _Rewriter:
 
         All widths take an 8-bit type, whose kernels are the fast ones.
         """
-        grid = self._grid(path, quantizer)
+        signed = self.rules.signed_activations and quantizer.grid.qmin < 0
+        grid = self.out.grid(path, quantizer, signed=signed)
         before = self.made.get(source)
         if before is not None and before.op_type == "ReduceMean" and self._is_pool(before):
             source = self._pooled(before, grid)
         elif before is not None and before.op_type == "Clip" and grid.limits is not None:
             source = self._unclipped(before, quantizer)
-        self._pair(path, grid, source, output)
+        self.out.pair(path, grid, source, output)
         self._grids[output] = grid
-
-    def _grid(self, path: str, quantizer: Quantizer) -> _Grid:
-        """The initializers of a quantizer's grid."""
-        moved, kind = stored_activation(
-            quantizer, signed=self.rules.signed_activations and quantizer.grid.qmin < 0
-        )
-        grid = quantizer.grid
-        limits = None
-        if grid.bits < 8:
-            ends = [
-                self._add(integers(f"{path}.{part}", torch.tensor(float(code + moved)), kind))
-                for part, code in (("min", grid.qmin), ("max", grid.qmax))
-            ]
-            limits = ends[0], ends[1]
-        zero_point = quantizer.zero_point.cpu() + moved
-        return _Grid(
-            self._float(quantizer.scale.cpu(), f"{path}.scale"),
-            self._add(integers(f"{path}.zero_point", zero_point, kind)),
-            limits,
-        )
-
-    def _pair(self, path: str, grid: _Grid, source: str, output: str) -> None:
-        """The nodes that put `source` on `grid` and give `output`."""
-        codes = f"{output}_quantized"
-        parameters = [grid.scale, grid.zero_point]
-        path = output if path in self._paired else path  # a quantizer that several tensors share
-        self._paired.add(path)
-        quantize = [source, *parameters], [codes], f"{path}/{_PAIR[0]}"
-        self.nodes.append(helper.make_node(_PAIR[0], *quantize))
-        if grid.limits is not None:
-            clipped = f"{output}_clipped"
-            clip = [codes, *grid.limits], [clipped], f"{path}/Clip"
-            self.nodes.append(helper.make_node("Clip", *clip))
-            codes = clipped
-        dequantize = [codes, *parameters], [output], f"{path}/{_PAIR[1]}"
-        self.nodes.append(helper.make_node(_PAIR[1], *dequantize))
 
     def _is_pool(self, node: onnx.NodeProto) -> bool:
         """Whether a mean goes over height and width."""
@@ -264,21 +217,21 @@ class _Rewriter:
         tensor = self.constants.get(name)
         return [] if tensor is None else numpy_helper.to_array(tensor).reshape(-1).tolist()
 
-    def _pooled(self, mean: onnx.NodeProto, grid: _Grid) -> str:
+    def _pooled(self, mean: onnx.NodeProto, grid: Grid) -> str:
         """A mean over height and width as the pooling that runtimes have an integer kernel for."""
         kept = _kept(mean)
-        self.nodes.remove(mean)
+        self.out.nodes.remove(mean)
         (output,) = mean.output
         pooled = output if kept else f"{output}/pooled"
         pool = helper.make_node("GlobalAveragePool", mean.input[:1], [pooled], mean.name)
         pool.metadata_props.extend(mean.metadata_props)
-        self.nodes.append(pool)
+        self.out.nodes.append(pool)
         if not kept:
-            self._pair(f"{output}/pooled", grid, pooled, f"{output}/pooled_again")
+            self.out.pair(f"{output}/pooled", grid, pooled, f"{output}/pooled_again")
             flat = helper.make_node(
                 "Flatten", [f"{output}/pooled_again"], [output], f"{mean.name}/Flatten"
             )
-            self.nodes.append(flat)
+            self.out.nodes.append(flat)
         return output
 
     def _unclipped(self, clip: onnx.NodeProto, quantizer: Quantizer) -> str:
@@ -294,19 +247,19 @@ class _Rewriter:
         """A layer with a quantized weight: what it reads, and its bias."""
         source = node.input[0]
         grid = self._grids.get(source)
-        moved = next((n for n in reversed(self.nodes) if source in n.output), None)
+        moved = next((n for n in reversed(self.out.nodes) if source in n.output), None)
         if (
             grid is not None and self._integer and node.op_type != "Conv"
             and moved is not None and moved.op_type in _MOVES
         ):  # fmt: skip
             node.input[0] = f"{source}/again"
             if node.input[0] not in self._grids:
-                self._pair(source, grid, source, node.input[0])
+                self.out.pair(source, grid, source, node.input[0])
                 self._grids[node.input[0]] = grid
         if len(node.input) > 2 and layer.bias is not None:
             self._bias(node, 2, path, layer)
         else:
-            self.nodes.append(node)
+            self.out.nodes.append(node)
         self._layers[node.output[0]] = (path, layer)
 
     def _added_bias(self, node: onnx.NodeProto) -> bool:
@@ -328,16 +281,18 @@ class _Rewriter:
         added after the convolution stays exact.
         """
         if self._integer_bias(node, place, path, layer) or path not in self.narrow:
-            self.nodes.append(node)
+            self.out.nodes.append(node)
             return
         assert layer.bias is not None  # noqa: S101 - asked for by the caller
         shape = (-1, *[1] * (layer.weight.ndim - 2)) if node.op_type == "Conv" else (-1,)
-        bias = self._float(layer.bias.detach().reshape(shape).cpu(), f"{node.input[2]}_added")
+        bias = self.out.number(layer.bias.detach().reshape(shape).cpu(), f"{node.input[2]}_added")
         output, product = node.output[0], f"{node.output[0]}_product"
         del node.input[2]
         node.output[0] = product
-        self.nodes.append(node)
-        self.nodes.append(helper.make_node("Add", [product, bias], [output], f"{node.name}/bias"))
+        self.out.nodes.append(node)
+        self.out.nodes.append(
+            helper.make_node("Add", [product, bias], [output], f"{node.name}/bias")
+        )
 
     def _integer_bias(
         self, node: onnx.NodeProto, place: int, path: str, layer: QuantizedLayer
@@ -354,21 +309,16 @@ class _Rewriter:
             codes.to(torch.int32).numpy().tobytes(), raw=True,
         )  # fmt: skip
         output = f"{stem}_dequantized"
-        if tensor.name not in self.initializers:
-            read = [self._add(tensor), self._float(step, f"{stem}_scale")]
-            dequantize = helper.make_node(_PAIR[1], read, [output], f"{stem}/{_PAIR[1]}")
+        if tensor.name not in self.out.initializers:
+            read = [self.out.add(tensor), self.out.number(step, f"{stem}_scale")]
+            dequantize = helper.make_node(
+                "DequantizeLinear", read, [output], f"{stem}/DequantizeLinear"
+            )
             if step.ndim:
                 dequantize.attribute.append(helper.make_attribute("axis", 0))
-            self.nodes.append(dequantize)
+            self.out.nodes.append(dequantize)
         node.input[place] = output
         return True
-
-    def _float(self, values: Tensor, name: str) -> str:
-        return self._add(numpy_helper.from_array(values.numpy(), name))
-
-    def _add(self, tensor: TensorProto) -> str:
-        self.initializers[tensor.name] = tensor
-        return tensor.name
 
 
 def _kept(mean: onnx.NodeProto) -> bool:

@@ -154,7 +154,7 @@ class Onnx(Exporter):
         target = str(student.meta.get("target", "paper"))
         if target not in _RUN_HERE:
             suffix = rules_of(student).suffix
-            other = f" It loads {suffix} files: datafree export writes one." * (suffix != ".onnx")
+            other = f" It loads {suffix} files." * (suffix != ".onnx")
             what = f"This file is for {target}; onnxruntime only checked it.{other}"
             return Findings(False, (what,))
         try:

@@ -12,7 +12,7 @@ from torch import fx
 
 from datafree.calibrators.base import RangeRule
 from datafree.config import InputSpec, Method, RunConfig
-from datafree.errors import ConfigError
+from datafree.errors import ConfigError, ExportError
 from datafree.export.base import Exporter, ExportReport, check_any_size
 from datafree.graph.capture import to_device
 from datafree.images import SyntheticSet
@@ -20,6 +20,7 @@ from datafree.reconstruction.base import Reconstructor
 from datafree.runs.folder import save_student
 from datafree.runs.plan import make_method
 from datafree.synthesis.base import Synthesizer
+from datafree.targets import load_target
 from datafree.training.base import Trainer
 
 _METHODS: dict[str, tuple[str, type[Any]]] = {
@@ -47,25 +48,29 @@ def export_student(
         digest: of the teacher.
 
     Returns:
-        What is told of the files, by format.
+        What is told of the files, by format; of that of the target, why there is none.
     """
     save_student(student, folder)
     if not config.export:
         return {}
-    summaries: dict[str, Any] = {}
+    student = to_device(student, torch.device("cpu"))
+    check = images.images if len(images) else None
     told = about(config, digest, spec)
-    for target, options in (("onnx", onnx_options(config)), ("pt2", {})):
-        exporter: Exporter = make_method(Method(name=target, options=options), "export", Exporter)
-        report = exporter.export(
-            to_device(student, torch.device("cpu")),
-            spec,
-            folder / f"student.{target}",
-            check=images.images if len(images) else None,
-            about=told,
-            force=True,
-        )
-        summaries[target] = summarize(report)
-    return summaries
+
+    def written(name: str, **options: Any) -> dict[str, Any]:
+        exporter: Exporter = make_method(Method(name=name, options=options), "export", Exporter)
+        path = folder / f"student.{name}"
+        report = exporter.export(student, spec, path, check=check, about=told, force=True)
+        return summarize(report)
+
+    found = {"onnx": written("onnx", **onnx_options(config)), "pt2": written("pt2")}
+    own = load_target(config.target).suffix.removeprefix(".")
+    if own not in found:
+        try:
+            found[own] = written(own)
+        except ExportError as error:  # the run has its other files
+            found[own] = {"line": str(error), "notes": []}
+    return found
 
 
 def onnx_options(config: RunConfig) -> dict[str, Any]:

@@ -22,7 +22,7 @@ TRAINING = "training"  # within UNFINISHED: the state of a training under way
 GENERATOR = "generator.safetensors"
 WARM_GENERATOR = "warm_generator.safetensors"
 UNFINISHED = "unfinished"  # what a synthesis or reconstruction under way has finished
-_EXPORTED = (ONNX, "student.pt2")
+_EXPORTED = (ONNX, "student.pt2", "student.pte", "student.tflite")
 _WRITTEN = (
     "metrics.json",
     "benchmark.json",

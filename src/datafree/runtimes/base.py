@@ -18,7 +18,6 @@ from datafree.config import Frozen
 from datafree.errors import InferenceError
 from datafree.progress import Progress, silent
 from datafree.registry import method_name
-from datafree.runtimes._graph import load_graph
 from datafree.runtimes._timing import Cell, available_threads, timed
 
 _PLACES = ("Exception from ", "Check '")  # where in its source a runtime was
@@ -189,6 +188,8 @@ class Runtime(Frozen):
         Raises:
             InferenceError: as `opened` does.
         """
+        from datafree.runtimes._graph import load_graph
+
         graphs = {name: load_graph(path) for name, path in files.items()}
         known = (graph.input_shape()[0] for graph in graphs.values())
         fixed = next((batch for batch in known if batch is not None), None)
@@ -213,6 +214,8 @@ class Runtime(Frozen):
         Raises:
             InferenceError: the file leaves it open, has several inputs, or is not ONNX.
         """
+        from datafree.runtimes._graph import load_graph
+
         _, *shape = load_graph(path).input_shape()
         known = tuple(size for size in shape if size is not None)
         if len(known) < len(shape):
