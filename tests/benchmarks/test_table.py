@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 from benchmarks.kinds import kind_and_config
 from benchmarks.networks import NETWORKS
-from benchmarks.public import is_public
 from benchmarks.place import Place
+from benchmarks.public import is_public
 from benchmarks.record import latest
 from benchmarks.table import Cell, Table, choose, load_tables
 
