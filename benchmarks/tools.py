@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 
 import torch
@@ -26,6 +27,7 @@ def prepared(network: Network, folder: Path) -> Path:
     from onnxruntime.quantization.preprocess import quant_pre_process
 
     source, ready = folder / "float.onnx", folder / "ready.onnx"
+    warnings.filterwarnings("ignore", ".*LeafSpec", FutureWarning)  # torch's word to itself
     torch.onnx.export(
         network.teacher.model, (torch.zeros(2, *network.teacher.spec.shape),), source, dynamo=True,
         input_names=["images"], dynamic_shapes=({0: torch.export.Dim("batch")},),

@@ -8,6 +8,10 @@ from pydantic import Field, FiniteFloat, field_validator, model_validator
 
 from datafree.config.base import Frozen
 
+_WHITE = 255
+_LARGEST = 2.0
+"""Mean or deviation that images between 0 and 1 can have, with room for what is only unusual."""
+
 
 class InputSpec(Frozen):
     """What a network takes and returns."""
@@ -35,4 +39,15 @@ class InputSpec(Frozen):
                 raise ValueError(f"{name} has {len(values)} values for {self.shape[0]} channels")
         if min(self.std) <= 0:
             raise ValueError(f"std must be positive, got {self.std}")
+        if max(*map(abs, self.mean), *self.std) > _LARGEST:
+            mean, std = (_scaled(values) for values in (self.mean, self.std))
+            raise ValueError(
+                "mean and std are of images scaled to 0..1, and these are of pixels from 0 to 255:"
+                f" divide both by 255, mean={mean} std={std}"
+            )
         return self
+
+
+def _scaled(values: tuple[float, ...]) -> str:
+    """Numbers in units of pixels as those of images from 0 to 1."""
+    return ",".join(f"{value / _WHITE:.4g}" for value in values)

@@ -169,8 +169,8 @@ class Onnx(Exporter):
         if saturates or _qdq.can_saturate(student, self.weight_type):
             where = "On this CPU" if saturates else "On x86 CPUs without VNNI"
             notes.append(
-                f"{where} onnxruntime saturates products of 8-bit weights: quantize with --bits"
-                " W7A8, which is exact and as fast on every CPU."
+                f"{where} onnxruntime and OpenVINO saturate products of 8-bit weights: quantize"
+                " with --bits W7A8, which is exact and as fast on every CPU."
             )
         quantized = any(isinstance(m, ActivationQuantizer) for m in student.modules())
         if quantized and rules_of(student).placement != "every_edge":

@@ -1,6 +1,7 @@
 """From any model to the canonical graph: `torch.export`, then standard layers for aten calls.
 
-The result is a plain `torch.fx.GraphModule` that equals the original bit for bit at any batch size.
+The result is a plain `torch.fx.GraphModule` that equals the original bit for bit at any batch size,
+autocast aside, whose lower precision is left out.
 Convolutions, linear layers, batch norms and activation functions are `call_module` nodes under
 their original module paths and share the original tensors; everything else stays as aten calls.
 """
@@ -19,6 +20,7 @@ from datafree.config import InputSpec
 from datafree.errors import CaptureError
 from datafree.graph.constants import fold_constants
 from datafree.graph.lift import lift
+from datafree.graph.regions import open_regions
 from datafree.graph.sizes import localise_sizes
 
 _TRACED_BATCH = 2
@@ -42,7 +44,7 @@ def capture(model: nn.Module | ExportedProgram, spec: InputSpec) -> fx.GraphModu
     """
     program = model if isinstance(model, ExportedProgram) else _export(model, spec)
     try:
-        original = program.module(check_guards=False)
+        original = open_regions(program.module(check_guards=False))
     except RuntimeError as error:
         raise CaptureError(
             f"torch cannot rebuild the exported program: {_first_line(error)}; a submodule may have"
