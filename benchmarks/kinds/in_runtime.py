@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from benchmarks.kinds.base import Bench, Kind
-from benchmarks.networks import Network
+from benchmarks.networks import NETWORKS, Network
 from benchmarks.tools import by_onnxruntime
 from datafree.cli.runtimes import by_reason
 from datafree.config import RunConfig
@@ -25,6 +25,7 @@ from datafree.tensors import random_numbers
 
 Predict = Callable[[Tensor], Tensor]
 _BATCHES = (1, 8)
+_FEW = 64  # test images that a run measures itself on
 
 
 class InRuntime(Kind):
@@ -49,7 +50,8 @@ class InRuntime(Kind):
     def measure(self, config: RunConfig, bench: Bench) -> dict[str, Any]:
         """See the base class."""
         network, runtime = bench.network(config), runtime_named(config.target)
-        quiet = config.model_copy(update={"latency": False})
+        # What the run itself says of accuracy is measured below, of file and student alike.
+        quiet = config.model_copy(update={"latency": False, "limit": _FEW})
         with TemporaryDirectory() as name:
             folder = Path(name)
             result = self.run(quiet, bench, folder / "run")
@@ -71,7 +73,7 @@ class InRuntime(Kind):
             found = {
                 **_layers(kernels), **_speeds(times),
                 "size": 100 * sizes["student"] / sizes["float"],
-                **self._parity(runtime, student, result, network),
+                **self._parity(runtime, student, result, network, config),
             }  # fmt: skip
             if "beside" in files:
                 other = runtime.kernels(files["beside"])
@@ -83,25 +85,25 @@ class InRuntime(Kind):
         }
 
     def _parity(
-        self, runtime: Runtime, student: Path, result: Result, network: Network
+        self, runtime: Runtime, path: Path, result: Result, network: Network, config: RunConfig
     ) -> dict[str, Any]:
-        default = _predictor(runtime, student)
-        exact = Onnx().run(student) if runtime.name == "onnxruntime" else default
-        expected = result.integer_model
+        predictors = {"expected": result.integer_model, "file": _predictor(runtime, path)}
+        if runtime.name == "onnxruntime":
+            predictors |= {"file": Onnx().run(path), "default": predictors["file"]}
         if network.test is not None:
-            batches = network.batches(result.config.limit)
+            batches = network.batches(config.limit)
         else:
             batches = _noise(result.spec.shape, self.compared)
-        found = compared({"expected": expected, "file": exact, "default": default}, batches)
-        labelled = network.test is not None
-        scores = {"top1": found["top1_file"], "student": found["top1_expected"]}
-        return {
-            "identical": found["identical_file"],
-            "difference": found["difference_file"],
-            "identical_default": found["identical_default"],
-            **({**scores, "teacher": result.metrics["top1"]["teacher"]} if labelled else {}),
+        found = compared(predictors, batches)
+        told = {
+            "identical": found["identical_file"], "difference": found["difference_file"],
+            "identical_default": found.get("identical_default", found["identical_file"]),
             "test_images": found["images"],
-        }
+        }  # fmt: skip
+        if network.test is None:
+            return told
+        scores = {"top1": found["top1_file"], "student": found["top1_expected"]}
+        return {**told, **scores, "teacher": NETWORKS[config.model].top1}
 
 
 def compared(

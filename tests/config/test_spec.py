@@ -19,7 +19,10 @@ INPUT: dict[str, Any] = {"shape": (3, 8, 8), "mean": (0, 0, 0), "std": (1, 1, 1)
         ({"std": (1, 1)}, "std has 2 values for 3 channels"),
         ({"std": (1, 0, 1)}, "std must be positive"),
         ({"classes": 0}, "classes"),
-        ({"mean": (123.675, 116.28, 103.53)}, "pixels from 0 to 255: divide both by 255, mean=0.485"),
+        (
+            {"mean": (123.675, 116.28, 103.53)},
+            "pixels from 0 to 255: divide both by 255, mean=0.485",
+        ),
         ({"std": (58.395, 57.12, 57.375)}, "std=0.229,0.224,0.225"),
         ({"size": 3}, "size is not known .known: shape, mean, std, classes"),
     ],

@@ -16,6 +16,9 @@ RENAMED = {
 }
 
 
+_ALIKE = 0.75  # iterations is no misspelled excite_options, and sede is seed
+
+
 def renamed(given: Mapping[str, Any], known: Collection[str]) -> dict[str, Any]:
     """Keywords under today's names; those that already have them are left as they are.
 
@@ -62,4 +65,4 @@ def _for_tensorrt(given: Mapping[str, Any], known: Collection[str]) -> bool:
 
 def _alike(name: str, known: Collection[str]) -> bool:
     """Whether `name` is known, or so much like a known one that it is rather misspelled."""
-    return name in known or bool(difflib.get_close_matches(name, known, n=1, cutoff=0.6))
+    return name in known or bool(difflib.get_close_matches(name, known, n=1, cutoff=_ALIKE))

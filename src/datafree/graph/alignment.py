@@ -9,7 +9,13 @@ import torch
 from torch import Tensor, nn
 
 from datafree.graph.taps import BatchNorm, stored_statistics, tap_batch_norms
-from datafree.losses import STATISTICS_EPS, sample_statistics, slack_distance, slack_margin
+from datafree.losses import (
+    STATISTICS_EPS,
+    batch_statistics,
+    sample_statistics,
+    slack_distance,
+    slack_margin,
+)
 from datafree.tensors import device_of
 
 Granularity = Literal["sample", "batch"]
@@ -37,6 +43,9 @@ def alignment_loss(
 ) -> Tensor:
     """``1/B sum_n sum_l weights[l, n] * loss[l, n]`` with DSG's per-sample slack losses (A.2.3).
 
+    A layer that sees one value per channel and row (1x1 maps, inputs of `BatchNorm1d`) is compared
+    by the statistics of all rows together: alone, each would be driven to the mean.
+
     Args:
         features: N inputs of batch-norm layers, each (B, C, …).
         stored: N pairs of running mean and std, each (C,).
@@ -46,14 +55,21 @@ def alignment_loss(
         Scalar.
     """
     rows: list[Tensor] = []
+    samples = next((len(feature) for feature in features if not one_value(feature)), 1)
     for index, (feature, (mean, std)) in enumerate(zip(features, stored, strict=True)):
-        sample_mean, sample_std = sample_statistics(feature)
-        row = slack_distance(sample_mean, mean, aligned.delta[index])
-        if sample_std is not None:
-            row = row + slack_distance(sample_std, std, aligned.gamma[index])
-        rows.append(row)
-    losses = torch.stack(rows)
-    return (losses * aligned.weights.to(losses.device)).sum() / losses.shape[1]
+        alone = not one_value(feature)
+        own_mean, own_std = sample_statistics(feature) if alone else batch_statistics(feature)
+        row = slack_distance(own_mean, mean, aligned.delta[index])
+        if own_std is not None:
+            row = row + slack_distance(own_std, std, aligned.gamma[index])
+        rows.append(row.expand(samples))
+    losses = torch.stack(rows) * aligned.weights.to(rows[0].device)
+    return losses.sum() / losses.shape[1]
+
+
+def one_value(features: Tensor) -> bool:
+    """Whether every row of `features` (B, C, …) has one value per channel."""
+    return features.ndim == 2 or features[0, 0].numel() == 1
 
 
 def as_one_sample(features: Tensor) -> Tensor:
@@ -104,7 +120,7 @@ def _layer_margins(
 ) -> tuple[Tensor, Tensor]:
     target_mean, target_std = stored_statistics(gathered.layer)
     means, stds = torch.cat(gathered.means), torch.cat(gathered.stds)
-    if granularity == "batch":
+    if granularity == "batch" or gathered.positions == 1:
         # Squares within the samples plus squares between them, over all values but one.
         count, size = len(means), gathered.positions
         within = (stds.square() - STATISTICS_EPS).clamp(min=0).mean(0) * count * (size - 1)

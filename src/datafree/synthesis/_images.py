@@ -12,7 +12,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from datafree.config import InputSpec
-from datafree.graph.alignment import Alignment, alignment_loss
+from datafree.graph.alignment import Alignment, alignment_loss, one_value
 from datafree.graph.taps import BatchNorm, stored_statistics, tap_batch_norms
 from datafree.losses import image_norm, input_distance, total_variation
 from datafree.synthesis.base import Batch, Synthesizer
@@ -85,6 +85,8 @@ class ImageOptimizer(Synthesizer):
             with torch.no_grad():
                 network(pixels[:1])
             layers = [layer for layer, _ in taps]
+            if any(one_value(feature) for _, feature in taps):
+                size = batch.size  # they are compared by statistics of all images
             aligned = self.alignment(len(layers), batch, state)
             stored = [stored_statistics(layer) for layer in layers]
             features = _Features(network, taps, stored, aligned, labels, self.label_weight)
