@@ -309,12 +309,12 @@ def _class_index(text: str | None, where: str) -> int:
 
 
 def _check_labels(labels: NDArray[np.int64], spec: InputSpec, path: Path) -> None:
-    wrong = np.flatnonzero((labels < 0) | (labels >= spec.classes))
+    wrong = np.flatnonzero((labels < 0) | (labels >= spec.answers))
     if len(wrong):
         index = int(wrong[0])
         raise DataError(
             f"label {int(labels[index])} at index {index} of {path} is out of range: "
-            f"the network has {spec.classes} classes, labels go from 0 to {spec.classes - 1}"
+            f"the network has {spec.answers} classes, labels go from 0 to {spec.answers - 1}"
         )
 
 

@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from datafree.graph.taps import tap_outputs
+from datafree.losses import class_logits
 from datafree.progress import Step
 from datafree.quant.modules import QUANTIZED
 
@@ -36,8 +37,9 @@ class Comparison:
     """How two predictors differ on the same images.
 
     Attributes:
-        agreement: share of images with the same prediction, in percent.
-        kl: mean over images of KL(softmax(first) || softmax(second)), in nats.
+        agreement: share of images with the same prediction, in percent; of one logit, its sign.
+        kl: mean over images of KL(softmax(first) || softmax(second)), in nats; of one logit that of
+            its sigmoids.
         difference: largest absolute difference of two logits.
         images: number of images.
     """
@@ -53,7 +55,7 @@ def top1(
     batches: Iterable[tuple[Tensor, Tensor]],
     step: Step | None = None,
 ) -> Accuracy:
-    """Share of images whose largest logit is the label's.
+    """Share of images whose largest logit is the label's; one logit alone says 1 where positive.
 
     Args:
         predictors: by name; each sees every batch.
@@ -65,7 +67,8 @@ def top1(
     with torch.inference_mode():
         for images, labels in batches:
             for name, predict in predictors.items():
-                correct[name] += int((predict(images).argmax(1).cpu() == labels.cpu()).sum())
+                answers = class_logits(predict(images)).argmax(1)
+                correct[name] += int((answers.cpu() == labels.cpu()).sum())
             total += len(labels)
             if step is not None:
                 step(len(labels))
@@ -83,7 +86,7 @@ def compare(first: Predictor, second: Predictor, batches: Iterable[Tensor]) -> C
     same, total, kl, difference = 0, 0, 0.0, 0.0
     with torch.inference_mode():
         for images in batches:
-            expected, actual = first(images).cpu(), second(images).cpu()
+            expected, actual = (class_logits(f(images).cpu()) for f in (first, second))
             same += int((expected.argmax(1) == actual.argmax(1)).sum())
             divergence = F.kl_div(
                 F.log_softmax(actual, 1),

@@ -93,7 +93,7 @@ class Excite(Frozen):
         spec, device = images.spec, device_of(network)
         pixels = _Pixels.of(spec, device)
         given = images.images[batch.start : batch.start + batch.size]
-        targets = balanced_targets(batch, max(spec.classes, 2))
+        targets = balanced_targets(batch, spec.answers)
         shares = pixels.shares(given.to(device)).contiguous(memory_format=torch.channels_last)
         labels = targets.to(device)
         shares.requires_grad_()

@@ -13,6 +13,7 @@ from datafree.errors import ConfigError, ModelError
 from datafree.graph.activations import Rows, passed, share, stored
 from datafree.graph.blocks import find_blocks, output_name, subgraph
 from datafree.graph.insert import quantizable_layers, quantized_layer
+from datafree.losses import class_logits
 from datafree.progress import Progress, silent
 from datafree.quant.modules import QUANTIZABLE
 from datafree.tensors import device_of
@@ -95,7 +96,7 @@ def _log_probabilities(network: fx.GraphModule, inputs: Rows, what: str) -> Tens
             f"outputs of {what} are not finite: check its weights and the images before choosing"
             " bits"
         )
-    return F.log_softmax(logits.double(), dim=1)
+    return F.log_softmax(class_logits(logits.double()), dim=1)
 
 
 def _divergence(expected: Tensor, actual: Tensor) -> float:

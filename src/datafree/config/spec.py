@@ -23,7 +23,12 @@ class InputSpec(Frozen):
     std: tuple[FiniteFloat, ...]
     """Per channel, divided by after the mean is subtracted."""
     classes: int = Field(ge=1)
-    """Number of outputs of the classifier."""
+    """Number of outputs of the classifier; 1 is the logit of the second of two classes."""
+
+    @property
+    def answers(self) -> int:
+        """Number of classes that the outputs speak of."""
+        return max(self.classes, 2)
 
     @field_validator("shape")
     @classmethod

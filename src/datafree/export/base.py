@@ -24,6 +24,7 @@ from datafree.export._optional import needed
 from datafree.files import atomic_path
 from datafree.graph.capture import to_device
 from datafree.graph.floats import computations
+from datafree.losses import class_logits
 from datafree.quant.modules import QUANTIZED, ActivationQuantizer, Quantizer
 from datafree.registry import method_name
 
@@ -413,11 +414,15 @@ def compare_logits(expected: Tensor, actual: Tensor) -> Parity:
     centred = expected.double() - expected.double().mean()
     return Parity(
         images=len(expected),
-        mismatches=int((expected.argmax(1) != actual.argmax(1)).sum()),
+        mismatches=int((_answers(expected) != _answers(actual)).sum()),
         difference=float(error.abs().max()),
         spread=float(expected.max() - expected.min()),
         noise=float(error.square().mean().sqrt() / centred.square().mean().sqrt().clamp(min=1e-30)),
     )
+
+
+def _answers(logits: Tensor) -> Tensor:
+    return class_logits(logits).argmax(1)
 
 
 def float_weight_bytes(student: nn.Module) -> int:

@@ -9,6 +9,7 @@ from datafree.losses.correlation import correlation_inhibition
 from datafree.losses.gradients import gradient_diversity, gradient_matching, gradient_similarity
 from datafree.losses.images import image_norm, total_variation
 from datafree.losses.logits import (
+    class_logits,
     distillation,
     inception_score_loss,
     margin_loss,
@@ -33,6 +34,7 @@ __all__ = [
     "STATISTICS_EPS",
     "batch_distance",
     "batch_statistics",
+    "class_logits",
     "clipped_normal_mean",
     "correlation_inhibition",
     "distillation",

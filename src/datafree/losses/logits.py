@@ -16,6 +16,20 @@ PROBABILITY_FLOOR = 1e-8
 """Least mean probability of a class whose logarithm is taken."""
 
 
+def class_logits(logits: Tensor) -> Tensor:
+    """Logits of classes, (B, K): of a network with one logit z those of two classes, 0 and z.
+
+    Their softmax is ``1 - sigmoid(z)`` and ``sigmoid(z)``, so that no loss or measure is constant:
+    a positive logit is class 1.
+
+    Args:
+        logits: (B, K), K at least 1.
+    """
+    if logits.shape[1] > 1:
+        return logits
+    return torch.cat((torch.zeros_like(logits), logits), 1)
+
+
 def inception_score_loss(logits: Tensor, alpha: float = 40.0) -> Tensor:
     """Confident on every image, balanced over the batch (DFQF Eq. 5).
 
@@ -32,7 +46,7 @@ def inception_score_loss(logits: Tensor, alpha: float = 40.0) -> Tensor:
         ``alpha >= 1`` at most 0, but for what the floor takes off ``H(q)``: less than
         ``alpha K 1e-8``.
     """
-    logs = F.log_softmax(logits, 1)
+    logs = F.log_softmax(class_logits(logits), 1)
     own = _entropy(logs.exp(), logs)
     mean = logs.exp().mean(0, keepdim=True)
     return own - alpha * _entropy(mean, mean.clamp(min=PROBABILITY_FLOOR).log())
@@ -52,7 +66,8 @@ def soft_cross_entropy(student_logits: Tensor, teacher_logits: Tensor) -> Tensor
     Returns:
         Scalar, at least the teacher's mean entropy.
     """
-    return _entropy(F.softmax(teacher_logits, 1), F.log_softmax(student_logits, 1))
+    student, teacher = class_logits(student_logits), class_logits(teacher_logits)
+    return _entropy(F.softmax(teacher, 1), F.log_softmax(student, 1))
 
 
 def distillation(
@@ -77,18 +92,17 @@ def distillation(
     Returns:
         Scalar, not negative but for rounding.
     """
-    student = F.log_softmax(student_logits / temperature, 1)
-    teacher = F.log_softmax(teacher_logits / temperature, 1)
+    student = F.log_softmax(class_logits(student_logits) / temperature, 1)
+    teacher = F.log_softmax(class_logits(teacher_logits) / temperature, 1)
     divergence = (teacher.exp() * (teacher - student)).sum(1).mean() * temperature**2
-    return divergence if reduction == "batch" else divergence / student_logits.shape[1]
+    return divergence if reduction == "batch" else divergence / student.shape[1]
 
 
 def margin_loss(logits: Tensor, targets: Tensor, margin: float) -> Tensor:
     """How far every target's logit is from leading all others by `margin`.
 
     ``1/B sum_i max(margin - (z_y - max_{c != y} z_c), 0)``; its gradient does not fade as that of
-    the cross-entropy does. A network with one output K = 1 is read as two classes, of which the
-    second has logit 0.
+    the cross-entropy does. One logit is read as two classes (`class_logits`).
 
     Args:
         logits: (B, K) of the teacher.
@@ -98,8 +112,7 @@ def margin_loss(logits: Tensor, targets: Tensor, margin: float) -> Tensor:
     Returns:
         Scalar, not negative.
     """
-    if logits.shape[1] == 1:
-        logits = torch.cat((logits, torch.zeros_like(logits)), 1)
+    logits = class_logits(logits)
     own = logits.gather(1, targets[:, None]).squeeze(1)
     others = logits.scatter(1, targets[:, None], -torch.inf).amax(1)
     return F.relu(margin - (own - others)).mean()

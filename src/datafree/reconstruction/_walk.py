@@ -16,6 +16,7 @@ from torch import Tensor, fx, nn
 
 from datafree.graph.activations import Rows, passed, stored
 from datafree.graph.blocks import Block, output_name, subgraph
+from datafree.losses import class_logits
 from datafree.quant.modules import ActivationQuantizer
 from datafree.reconstruction._learn import Task
 from datafree.reconstruction._schedule import Stage
@@ -118,9 +119,10 @@ def importance(rest: nn.Module, part: nn.Module, inputs: Rows, targets: Rows, li
     for place, values in inputs.chunks():
         with torch.no_grad():
             outputs = part(values)
-            wanted = F.softmax(rest(targets[place]), dim=1)
+            wanted = F.softmax(class_logits(rest(targets[place])), dim=1)
         outputs.requires_grad_()
-        divergence = F.kl_div(F.log_softmax(rest(outputs), 1), wanted, reduction="sum")
+        actual = F.log_softmax(class_logits(rest(outputs)), 1)
+        divergence = F.kl_div(actual, wanted, reduction="sum")
         (gradient,) = torch.autograd.grad(divergence, [outputs])
         squared = gradient.square()
         total += float(squared.mean()) * len(squared) / inputs.count

@@ -139,9 +139,9 @@ def class_names(config: RunConfig, spec: InputSpec) -> list[str] | None:
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"cannot read class names from {config.class_names}: {error}") from None
     names = [line.strip() for line in text.splitlines() if line.strip()]
-    if len(names) != spec.classes:
+    if len(names) != spec.answers:
         raise ConfigError(
-            f"{config.class_names} has {len(names)} names, the network {spec.classes} classes:"
+            f"{config.class_names} has {len(names)} names, the network {spec.answers} classes:"
             " give one name per line"
         )
     return names

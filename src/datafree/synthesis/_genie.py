@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from datafree.graph.taps import BatchNorm, batch_norms, stored_statistics
-from datafree.losses import batch_distance, input_distance
+from datafree.losses import batch_distance, class_logits, input_distance
 from datafree.synthesis._generator import ImageGenerator
 
 
@@ -66,5 +66,5 @@ class Objective:
         for layer, features in taps:
             total = total + batch_distance(features, *self.stored[layer])
         if self.labels is not None:
-            total = total + self.label_weight * F.cross_entropy(logits, self.labels)
+            total = total + self.label_weight * F.cross_entropy(class_logits(logits), self.labels)
         return total

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from datafree.config import InputSpec
 from datafree.graph.alignment import Alignment, alignment_loss, one_value
 from datafree.graph.taps import BatchNorm, stored_statistics, tap_batch_norms
-from datafree.losses import image_norm, input_distance, total_variation
+from datafree.losses import class_logits, image_norm, input_distance, total_variation
 from datafree.synthesis.base import Batch, Synthesizer
 from datafree.tensors import device_of, fast_copy
 
@@ -66,7 +66,7 @@ class ImageOptimizer(Synthesizer):
         """Optimise one batch from Gaussian noise; see the base class."""
         network: nn.Module = state if isinstance(state, nn.Module) else state.network
         images = torch.randn(batch.size, *spec.shape, generator=batch.generator)
-        targets = balanced_targets(batch, spec.classes) if self.label_weight else None
+        targets = balanced_targets(batch, spec.answers) if self.label_weight else None
         self._optimize(network, images, targets, batch, state)
         return images, targets
 
@@ -147,7 +147,9 @@ class _Features:
         aligned = replace(self.aligned, weights=weights)
         loss = alignment_loss([feature for _, feature in self.taps], self.stored, aligned)
         if self.targets is not None:
-            loss = loss + self.label_weight * F.cross_entropy(logits, self.targets[part])
+            loss = loss + self.label_weight * F.cross_entropy(
+                class_logits(logits), self.targets[part]
+            )
         loss = loss * (len(chunk) / len(pixels))
         (gradient,) = torch.autograd.grad(loss, [chunk])
         return loss.detach(), gradient

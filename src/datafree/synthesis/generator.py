@@ -77,11 +77,11 @@ class FromGenerator(Synthesizer):
         loaded, _ = load_generator(self._file())
         config = loaded.config
         conditional = config.condition != "none"
-        if config.shape != spec.shape or (conditional and config.classes != spec.classes):
+        if config.shape != spec.shape or (conditional and config.classes != spec.answers):
             raise DataError(
                 f"generator {self.path} makes images of {_words(config.shape)}"
                 f"{f' of {config.classes} classes' if conditional else ''}, and the network takes"
-                f" {_words(spec.shape)} and knows {spec.classes} classes"
+                f" {_words(spec.shape)} and knows {spec.answers} classes"
             )
         return loaded.to(device_of(teacher))
 

@@ -103,7 +103,7 @@ class Genie(Synthesizer):
         device = device_of(network)
         latents = torch.randn(enlarged.size, self.latent_dim, generator=batch.generator)
         generator = ImageGenerator(spec.shape, self.latent_dim, batch.generator)
-        targets = balanced_targets(enlarged, spec.classes) if self.label_weight else None
+        targets = balanced_targets(enlarged, spec.answers) if self.label_weight else None
         if self.swing:
             network = swing_convolutions(network, batch.generator)
         labels = None if targets is None else targets.to(device)

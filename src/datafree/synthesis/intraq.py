@@ -14,7 +14,7 @@ from datafree.config import InputSpec
 from datafree.errors import ModelError
 from datafree.graph.insert import quantizable_layers
 from datafree.graph.taps import BatchNorm, tap_batch_norms, tap_calls
-from datafree.losses import variance_distance
+from datafree.losses import class_logits, variance_distance
 from datafree.synthesis._images import balanced_targets
 from datafree.synthesis.base import Batch, Synthesizer, even_batches
 from datafree.tensors import device_of, fast_copy
@@ -123,9 +123,9 @@ class IntraQ(Synthesizer):
         network: fx.GraphModule = state
         device = device_of(network)
         images = torch.randn(batch.size, *spec.shape, generator=batch.generator)
-        targets = balanced_targets(batch, spec.classes)
+        targets = balanced_targets(batch, spec.answers)
         wanted = soft_targets(batch.size, self.soft_share, self.epsilon, batch.generator)
-        objective = _Objective(self, network, targets.to(device), wanted.to(device), spec.classes)
+        objective = _Objective(self, network, targets.to(device), wanted.to(device), spec.answers)
         pixels = images.to(device).requires_grad_()
         optimizer = torch.optim.Adam([pixels], lr=self.learning_rate)
         plateau = torch.optim.lr_scheduler.ReduceLROnPlateau(
@@ -215,7 +215,7 @@ def soft_inception(logits: Tensor, targets: Tensor, wanted: Tensor) -> Tensor:
     Returns:
         Scalar.
     """
-    picked = logits.softmax(1).gather(1, targets[:, None])[:, 0]
+    picked = class_logits(logits).softmax(1).gather(1, targets[:, None])[:, 0]
     return F.mse_loss(picked, wanted)
 
 

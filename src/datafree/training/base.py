@@ -136,7 +136,7 @@ class Trainer(Frozen):
         """The generator for images of `spec`."""
         condition = "embedding" if self.conditional else "none"
         return GeneratorConfig(
-            shape=spec.shape, classes=spec.classes, latent=self.latent, condition=condition,
+            shape=spec.shape, classes=spec.answers, latent=self.latent, condition=condition,
             body=self.body, width=self.width,
         )  # fmt: skip
 

@@ -19,7 +19,7 @@ from datafree.graph.alignment import (
     margins,
 )
 from datafree.graph.taps import stored_statistics
-from datafree.losses import correlation_inhibition, enhancement_weights
+from datafree.losses import class_logits, correlation_inhibition, enhancement_weights
 from datafree.training.base import Dream, Fraction
 from datafree.training.gdfq import GDFQ
 
@@ -85,7 +85,7 @@ class DSGQAT(GDFQ):
         """Classes, slack alignment, correlation."""
         del student
         terms = {
-            "classes": F.cross_entropy(dream.logits, dream.asked),
+            "classes": F.cross_entropy(class_logits(dream.logits), dream.asked),
             "alignment": self.alpha * self._alignment(dream, memory),
         }
         if self.beta:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from datafree.config import InputSpec
 from datafree.generators import GeneratorConfig
 from datafree.graph.taps import BatchNorm
-from datafree.losses import distillation, variance_distance
+from datafree.losses import class_logits, distillation, variance_distance
 from datafree.training.base import Dream, Trainer
 
 _LARGE = 64  # pixels a side; ImageNet generators take the class in their batch norms
@@ -63,7 +63,7 @@ class GDFQ(Trainer):
         large = max(spec.shape[1:]) > _LARGE
         automatic = "batch_norm" if large else "embedding"
         return GeneratorConfig(
-            shape=spec.shape, classes=spec.classes, latent=self.latent, body=self.body,
+            shape=spec.shape, classes=spec.answers, latent=self.latent, body=self.body,
             width=self.width, condition=automatic if self.condition == "auto" else self.condition,
         )  # fmt: skip
 
@@ -74,7 +74,7 @@ class GDFQ(Trainer):
         del student, memory
         rows = [variance_distance(features, *running(layer)) for layer, features in dream.features]
         return {
-            "classes": F.cross_entropy(dream.logits, dream.asked),
+            "classes": F.cross_entropy(class_logits(dream.logits), dream.asked),
             "statistics": self.statistics_weight * torch.stack(rows).mean(),
         }
 
@@ -82,7 +82,7 @@ class GDFQ(Trainer):
         """Classes and the teacher's softened answers."""
         divergence = distillation(logits, dream.logits, self.temperature, self.reduction)
         return {
-            "classes": F.cross_entropy(logits, dream.asked),
+            "classes": F.cross_entropy(class_logits(logits), dream.asked),
             "distillation": self.distillation_weight * divergence,
         }
 
