@@ -12,8 +12,8 @@ from torch import Tensor, fx, nn
 from datafree.config import Scheme
 from datafree.errors import ConfigError, ModelError
 from datafree.graph.affine import count_calls
+from datafree.graph.image import image_bounds
 from datafree.graph.insert import first_calls, weight_bits, weight_quantizer
-from datafree.graph.placement import is_network_input
 from datafree.quant.modules import ChannelCopies
 
 _MOST_ROUNDS = 20
@@ -52,13 +52,13 @@ def split_outliers(
     if not 0 < ratio <= 1:
         raise ConfigError(f"the share of channels to split must be above 0, at most 1: got {ratio}")
     split = copy.deepcopy(folded)
-    calls = first_calls(split)
+    calls, images = first_calls(split), image_bounds(split, None)
     times_called, bits = count_calls(split), weight_bits(split, scheme)
     for path, node in calls.items():
         layer = split.get_submodule(path)
         if not isinstance(layer, _CONVOLUTIONS) or layer.groups > 1 or times_called[path] > 1:
             continue
-        if is_network_input(node.all_input_nodes[0]):
+        if node.all_input_nodes[0] in images:
             continue
         weight = layer.weight.detach()
         if not bool(torch.isfinite(weight).all()):

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import copy
 
-import torch
 from torch import Tensor, fx, nn
 
 from datafree.config import InputSpec, Scheme
 from datafree.errors import ConfigError, ModelError, UnknownNameError
-from datafree.graph.moments import pixels
 from datafree.graph.placement import place_quantizers
 from datafree.quant.grid import Grid
 from datafree.quant.modules import QUANTIZABLE, QuantizedLayer, Quantizer, quantize_layer
@@ -38,7 +36,7 @@ def insert_quantizers(
     student = copy.deepcopy(folded)
     _quantize_weights(student, scheme)
     if scheme.activations != 32:
-        place_quantizers(student, scheme, None if spec is None else _extremes(spec))
+        place_quantizers(student, scheme, spec)
     student.graph.lint()
     student.recompile()
     student.meta["target"] = scheme.target
@@ -131,9 +129,3 @@ def _quantize_weights(student: fx.GraphModule, scheme: Scheme) -> None:
     for name, bits in weight_bits(student, scheme).items():
         layer = student.get_submodule(name)
         student.set_submodule(name, quantized_layer(layer, scheme, bits))
-
-
-def _extremes(spec: InputSpec) -> tuple[float, float]:
-    """What black and white become where channels go furthest."""
-    known = pixels(spec, torch.device("cpu"))
-    return float(known.low.min()), float(known.high.max())

@@ -14,7 +14,7 @@ import torch
 from torch import fx, nn
 from torch._ops import OpOverload  # pyright: ignore[reportPrivateUsage]
 
-from datafree.config import Scheme
+from datafree.config import InputSpec, Scheme
 from datafree.graph.edges import (
     Edge,
     integer_edges,
@@ -23,6 +23,7 @@ from datafree.graph.edges import (
     operator_of,
     origin,
 )
+from datafree.graph.image import Bounds, image_bounds
 from datafree.graph.sizes import values_read
 from datafree.graph.taps import BatchNorm
 from datafree.quant.grid import Grid
@@ -47,24 +48,23 @@ _POOLS_OR_MOVES = _ONLY_MOVES | _POOLS
 _KEEPS_SIGN = _POOLS_OR_MOVES - {"contiguous"} | {"cat", "add"}
 
 
-def place_quantizers(
-    student: fx.GraphModule, scheme: Scheme, extremes: tuple[float, float] | None
-) -> None:
+def place_quantizers(student: fx.GraphModule, scheme: Scheme, spec: InputSpec | None) -> None:
     """Put activation quantizers without ranges into `student`, in place.
 
     Args:
         student: float graph, batch norms folded where exact.
         scheme: where they stand, and their grids.
-        extremes: lowest and highest value of the network's input; None leaves them to the images.
+        spec: its input, by which ranges of images cover all pixels; None leaves them to the images
+            that it is calibrated on.
     """
     if scheme.placement == "every_edge" and "silu" in scheme.rules.operators:
         _split_silu(student)
     inputs_of_ends = _inputs_of_ends(student) if scheme.policy == "brecq" else set[fx.Node]()
-    edges = _edges(student, scheme)
+    edges, images = _edges(student, scheme), image_bounds(student, spec)
     shared = _shared(student, scheme, edges)
     for edge in edges:
         node = edge.node
-        own_input = is_network_input(node)
+        own_input = node in images
         if scheme.policy == "brecq" and own_input and scheme.placement != "every_edge":
             continue
         eight = own_input or edge.wide or node in inputs_of_ends
@@ -75,7 +75,7 @@ def place_quantizers(
             quantizer = ActivationQuantizer(
                 activation_grid(scheme, bits, signed=signed),
                 ste=scheme.ste,
-                covers=extremes if own_input else None,
+                covers=_extremes(images[node]) if own_input and spec is not None else None,
                 widened=_RESULTS_WIDENED if is_result(student, node) else 1.0,
                 fixed=_fixed(student, node, scheme),
             )
@@ -84,6 +84,11 @@ def place_quantizers(
             quantized = student.graph.call_module(name, (node,))
         for reader in edge.readers:
             reader.replace_input_with(node, quantized)
+
+
+def _extremes(bounds: Bounds) -> tuple[float, float]:
+    """What black and white become where channels go furthest."""
+    return float(bounds[0].min()), float(bounds[1].max())
 
 
 def activation_grid(scheme: Scheme, bits: int, *, signed: bool) -> Grid:
@@ -105,13 +110,6 @@ def _fixed(student: fx.GraphModule, node: fx.Node, scheme: Scheme) -> tuple[floa
         (scheme.rules.fixed[name] for kind, name in _FIXED.items()
          if isinstance(module, kind) and name in scheme.rules.fixed), None,
     )  # fmt: skip
-
-
-def is_network_input(node: fx.Node) -> bool:
-    """Whether `node` is the network's input, zero-padded or reshaped at most."""
-    while node.op == "call_function" and _name(node) in _ONLY_MOVES:
-        node = node.all_input_nodes[0]
-    return node.op == "placeholder"
 
 
 def never_negative(student: fx.GraphModule, node: fx.Node) -> bool:

@@ -1,0 +1,159 @@
+"""What in a network is still the image: its input, normalised, moved, padded, pooled or resized.
+
+Such tensors keep eight bits and a range from black to white, however few bits other activations
+have: an image has 256 values a channel before and after ``(x - mean) / std``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+
+from datafree.config import InputSpec
+from datafree.graph._exported import attribute
+from datafree.graph.edges import module_of, moves, operation
+from datafree.graph.sizes import values_read
+from datafree.graph.taps import BatchNorm
+
+Bounds = tuple[Tensor, Tensor]
+"""Lowest and highest value, (C,) by channel, or (1,) of all."""
+
+_SAME_CHANNELS = frozenset(
+    ("contiguous", "clone", "to", "_to_copy", "max_pool2d", "upsample_nearest2d",
+     "upsample_bilinear2d", "_upsample_nearest_exact2d", "_upsample_bilinear2d_aa",
+     "adaptive_avg_pool2d")
+)  # fmt: skip
+_PADS = {"pad": 3, "constant_pad_nd": 2}
+_AFFINE: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
+    "add": torch.add, "sub": torch.sub, "mul": torch.mul, "div": torch.div,
+    "rsub": lambda left, right: right - left,
+}  # fmt: skip
+
+
+def image_bounds(graph_module: fx.GraphModule, spec: InputSpec | None) -> dict[fx.Node, Bounds]:
+    """The nodes of `graph_module` that are the image, with the values of black and white there.
+
+    Chains of additions and multiplications with constants, batch norms, moves, padding, averages
+    and maxima of neighbours, (bi)linear resizing, and concatenations of such count.
+
+    Args:
+        graph_module: canonical; not changed.
+        spec: its input; None takes images from 0 to 1.
+    """
+    found: dict[fx.Node, Bounds] = {}
+    for node in graph_module.graph.nodes:
+        bounds = _input(spec) if node.op == "placeholder" else _bounds(graph_module, node, found)
+        if bounds is not None:
+            found[node] = bounds
+    return found
+
+
+def _input(spec: InputSpec | None) -> Bounds:
+    if spec is None:
+        return torch.zeros(1, dtype=torch.float64), torch.ones(1, dtype=torch.float64)
+    mean, std = (torch.tensor(values, dtype=torch.float64) for values in (spec.mean, spec.std))
+    return -mean / std, (1 - mean) / std
+
+
+def _bounds(
+    graph_module: fx.GraphModule, node: fx.Node, found: dict[fx.Node, Bounds]
+) -> Bounds | None:
+    """What `node` makes of an image; None if it reads none, or makes something else of it."""
+    sources = [] if node.op in ("output", "get_attr") else values_read(node)
+    module, name = module_of(graph_module, node), operation(node)
+    if name in _AFFINE:
+        return _affine(graph_module, node, name, found)
+    if not sources or any(source not in found for source in sources):
+        return None
+    low, high = found[sources[0]]
+    if name == "cat":
+        parts = [found[source] for source in sources]
+        return _hull(torch.cat([p[0] for p in parts]), torch.cat([p[1] for p in parts]))
+    if isinstance(module, BatchNorm):
+        return _normalised(module, low, high)
+    if name in _PADS or name == "avg_pool2d":
+        return _with_padding(node, name, low, high)
+    if isinstance(module, nn.Identity) or name in _SAME_CHANNELS:
+        return low, high
+    return _hull(low, high) if moves(graph_module, node) else None
+
+
+def _affine(
+    graph_module: fx.GraphModule, node: fx.Node, name: str, found: dict[fx.Node, Bounds]
+) -> Bounds | None:
+    """An image and a constant, in either order; no division by the image."""
+    first, second = node.args[:2]
+    image = first if isinstance(first, fx.Node) and first in found else second
+    constant = _constant(graph_module, second if image is first else first)
+    if not isinstance(image, fx.Node) or image not in found or constant is None:
+        return None
+    if name == "div" and (image is second or bool((constant == 0).any())):
+        return None
+    alpha: Any = node.kwargs.get("alpha", 1)
+    if alpha != 1 and name != "add":
+        return None
+    ends = found[image]
+    channels = _per_channel(constant, len(ends[0]))
+    values: list[Tensor] = []
+    for end in ends:
+        for other in channels:
+            left, right = (end, other) if image is first else (other, end)
+            values.append(_AFFINE[name](left, right) if alpha == 1 else left + alpha * right)
+    table = torch.stack(torch.broadcast_tensors(*values))
+    return table.amin(0), table.amax(0)
+
+
+def _constant(graph_module: fx.GraphModule, value: Any) -> Tensor | None:
+    """A number, or a tensor that the graph holds."""
+    if isinstance(value, int | float):
+        return torch.tensor(value, dtype=torch.float64)
+    if not isinstance(value, fx.Node) or value.op != "get_attr":
+        return None
+    held = attribute(graph_module, str(value.target))
+    return held.detach().double().cpu() if isinstance(held, Tensor) else None
+
+
+def _per_channel(constant: Tensor, channels: int) -> tuple[Tensor, ...]:
+    """The constant by channel, where it has a value for each; else its least and largest value."""
+    if constant.numel() == 1:
+        return (constant.reshape(1),)
+    if constant.ndim >= 3 and constant.shape[-3] == constant.numel() == channels:
+        return (constant.reshape(channels),)
+    return constant.min().reshape(1), constant.max().reshape(1)
+
+
+def _normalised(norm: BatchNorm, low: Tensor, high: Tensor) -> Bounds | None:
+    """Behind a batch norm; None if it has no statistics of its own."""
+    if norm.running_mean is None or norm.running_var is None:
+        return None
+    held: dict[str, Any] = dict(norm.named_parameters(recurse=False))
+    mean, variance = norm.running_mean.double().cpu(), norm.running_var.double().cpu()
+    scale = torch.rsqrt(variance + norm.eps)
+    if "weight" in held:
+        scale = scale * held["weight"].detach().double().cpu()
+    shift = -mean * scale
+    if "bias" in held:
+        shift = shift + held["bias"].detach().double().cpu()
+    ends = torch.stack([low * scale + shift, high * scale + shift])
+    return ends.amin(0), ends.amax(0)
+
+
+def _with_padding(node: fx.Node, name: str, low: Tensor, high: Tensor) -> Bounds:
+    """Behind padding with a number, which an average counts too."""
+    value: Any = 0
+    if name in _PADS:
+        constant = len(node.args) < 3 or name != "pad" or node.args[2] == "constant"
+        place = _PADS[name]
+        value = node.args[place] if len(node.args) > place else node.kwargs.get("value")
+        value = (value or 0) if constant else None
+    else:
+        padding: Any = node.args[3] if len(node.args) > 3 else 0
+        value = 0 if torch.tensor(padding).any() else None
+    return (low, high) if value is None else (low.clamp(max=value), high.clamp(min=value))
+
+
+def _hull(low: Tensor, high: Tensor) -> Bounds:
+    return low.min().reshape(1), high.max().reshape(1)
