@@ -65,7 +65,7 @@ def _bounds(
     sources = [] if node.op in ("output", "get_attr") else values_read(node)
     module, name = module_of(graph_module, node), operation(node)
     if name in _AFFINE:
-        return _affine(graph_module, node, name, found)
+        return _affine(graph_module, node, found)
     if not sources or any(source not in found for source in sources):
         return None
     low, high = found[sources[0]]
@@ -81,29 +81,58 @@ def _bounds(
     return _hull(low, high) if moves(graph_module, node) else None
 
 
+def affine_ends(
+    graph_module: fx.GraphModule, node: fx.Node, source: fx.Node, ends: Bounds
+) -> Bounds | None:
+    """What the values `ends` of `source` become behind `node`, channel by channel, in their order.
+
+    None unless `node` adds to `source`, or multiplies it by, a number for each channel.
+    """
+    name = operation(node)
+    constant = _other(graph_module, node, source) if name in _AFFINE else None
+    if constant is None:
+        return None
+    values = _per_channel(constant, len(ends[0]))
+    if len(values) > 1:
+        return None
+    first, second = (_applied(node, source, end, values[0]) for end in ends)
+    return first.expand(len(ends[0])), second.expand(len(ends[0]))
+
+
 def _affine(
-    graph_module: fx.GraphModule, node: fx.Node, name: str, found: dict[fx.Node, Bounds]
+    graph_module: fx.GraphModule, node: fx.Node, found: dict[fx.Node, Bounds]
 ) -> Bounds | None:
     """An image and a constant, in either order; no division by the image."""
-    first, second = node.args[:2]
-    image = first if isinstance(first, fx.Node) and first in found else second
-    constant = _constant(graph_module, second if image is first else first)
-    if not isinstance(image, fx.Node) or image not in found or constant is None:
+    source = next((n for n in node.args[:2] if isinstance(n, fx.Node) and n in found), None)
+    constant = None if source is None else _other(graph_module, node, source)
+    if source is None or constant is None:
         return None
-    if name == "div" and (image is second or bool((constant == 0).any())):
-        return None
-    alpha: Any = node.kwargs.get("alpha", 1)
-    if alpha != 1 and name != "add":
-        return None
-    ends = found[image]
-    channels = _per_channel(constant, len(ends[0]))
-    values: list[Tensor] = []
-    for end in ends:
-        for other in channels:
-            left, right = (end, other) if image is first else (other, end)
-            values.append(_AFFINE[name](left, right) if alpha == 1 else left + alpha * right)
+    ends = found[source]
+    others = _per_channel(constant, len(ends[0]))
+    values = [_applied(node, source, end, other) for end in ends for other in others]
     table = torch.stack(torch.broadcast_tensors(*values))
     return table.amin(0), table.amax(0)
+
+
+def _other(graph_module: fx.GraphModule, node: fx.Node, source: fx.Node) -> Tensor | None:
+    """The constant that `node` adds to `source`, or multiplies or divides it by."""
+    if operation(node) not in _AFFINE or source not in node.args[:2] or len(node.args) < 2:
+        return None
+    first, second = node.args[:2]
+    constant = _constant(graph_module, second if first is source else first)
+    if constant is None or (node.kwargs.get("alpha", 1) != 1 and operation(node) != "add"):
+        return None
+    dividing = operation(node) == "div"
+    if dividing and (first is not source or node.kwargs.get("rounding_mode") is not None):
+        return None
+    return None if dividing and bool((constant == 0).any()) else constant
+
+
+def _applied(node: fx.Node, source: fx.Node, value: Tensor, constant: Tensor) -> Tensor:
+    """What `node` makes of `value` in the place of `source`."""
+    left, right = (value, constant) if node.args[0] is source else (constant, value)
+    alpha: Any = node.kwargs.get("alpha", 1)
+    return left + alpha * right if alpha != 1 else _AFFINE[operation(node)](left, right)
 
 
 def _constant(graph_module: fx.GraphModule, value: Any) -> Tensor | None:

@@ -18,6 +18,7 @@ from datafree.evaluate import Predictor, compare, layer_sqnr, top1
 from datafree.files import sha256
 from datafree.graph.capture import capture, to_device
 from datafree.graph.integer import as_computed
+from datafree.graph.normalisation import behind_normalisation
 from datafree.graph.settle import settle
 from datafree.images import SyntheticSet, batch_size, device_batches
 from datafree.models import Teacher, load_teacher
@@ -280,9 +281,11 @@ def synthesize_images(
     synthesizer: Synthesizer = make_method(config.synthesis, "synthesis", Synthesizer)
     if scheme is not None:
         synthesizer = synthesizer.for_scheme(scheme)
+    inner, normalised = behind_normalisation(graph, spec)
     return synthesizer.generate(
-        graph, spec, config.images, seed=config.seed, progress=progress, checkpoint=checkpoint
-    )
+        inner, normalised, config.images, seed=config.seed, progress=progress,
+        checkpoint=checkpoint,
+    ).fitted(spec)  # fmt: skip
 
 
 def _images(

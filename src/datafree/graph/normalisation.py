@@ -1,0 +1,71 @@
+"""Networks that normalise inside `forward`: the part behind it, and the images that part takes."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, fx
+
+from datafree.config import InputSpec, build
+from datafree.errors import ConfigError
+from datafree.graph.image import affine_ends
+
+
+def behind_normalisation(
+    graph_module: fx.GraphModule, spec: InputSpec
+) -> tuple[fx.GraphModule, InputSpec]:
+    """The network behind what it adds to, and multiplies, its images by at first.
+
+    Methods that dream images begin from, and stay near, images of mean 0 and deviation 1 by
+    channel, which are the normalised ones.
+
+    Args:
+        graph_module: canonical; not changed.
+        spec: its input.
+
+    Returns:
+        A graph without these operators and the input it takes, whose `mean` and `std` say the same
+        of pixels as `spec` and the operators did. Both arguments where there are none, or where
+        they turn black to white.
+    """
+    ends = _ends(graph_module, spec)
+    if ends is None:
+        return graph_module, spec
+    last, black, white = ends
+    if not bool((white > black).all()):
+        return graph_module, spec
+    std = 1 / (white - black)
+    described = {
+        **spec.model_dump(),
+        "mean": tuple((-black * std).tolist()),
+        "std": tuple(std.tolist()),
+    }
+    try:
+        inner = build(InputSpec, described, "input")
+    except ConfigError:  # of numbers that no images between 0 and 1 have
+        return graph_module, spec
+    return _without(graph_module, last), inner
+
+
+def _ends(graph_module: fx.GraphModule, spec: InputSpec) -> tuple[fx.Node, Tensor, Tensor] | None:
+    """The last of the operators, and what black and white are behind it, (C,) each."""
+    node = next(node for node in graph_module.graph.nodes if node.op == "placeholder")
+    mean, std = (torch.tensor(values, dtype=torch.float64) for values in (spec.mean, spec.std))
+    ends, first = (-mean / std, (1 - mean) / std), node
+    while len(node.users) == 1:
+        (reader,) = node.users
+        found = affine_ends(graph_module, reader, node, ends)
+        if found is None:
+            break
+        node, ends = reader, found
+    return None if node is first else (node, *ends)
+
+
+def _without(graph_module: fx.GraphModule, last: fx.Node) -> fx.GraphModule:
+    """A copy in which the input takes the place of `last`."""
+    known: dict[fx.Node, fx.Node] = {}
+    graph = fx.Graph()
+    graph.output(graph.graph_copy(graph_module.graph, known))
+    images = next(node for node in graph.nodes if node.op == "placeholder")
+    known[last].replace_all_uses_with(images)
+    graph.eliminate_dead_code(is_impure_node=lambda node: node.op in ("placeholder", "output"))
+    return fx.GraphModule(graph_module, graph)
