@@ -234,10 +234,10 @@ class OutputOptions(Frozen):
     weight_type: Literal["auto", "int8", "uint8"] = "auto"
     """Integer type of 8-bit weights in ONNX: `auto` is signed where zero points are 0, which
     kernels are fast on, else unsigned."""
-    input_uint8: Annotated[bool, Shown(flag=True)] = False
+    input_uint8: bool = False
     """The ONNX file takes images as cameras and decoders give them, uint8 (batch, height, width,
     channels) from 0 to 255, and normalises them itself."""
-    any_size: Annotated[bool, Shown(flag=True)] = False
+    any_size: bool = False
     """The ONNX file takes images of any height and width; networks that compute with the size of
     their images cannot."""
     class_names: Annotated[Path | None, Shown("not told", "FILE")] = None
