@@ -92,10 +92,10 @@ def affine_ends(
     constant = _other(graph_module, node, source) if name in _AFFINE else None
     if constant is None:
         return None
-    values = _per_channel(constant, len(ends[0]))
-    if len(values) > 1:
+    by_channel, *others = _per_channel(constant, len(ends[0]))
+    if others:
         return None
-    first, second = (_applied(node, source, end, values[0]) for end in ends)
+    first, second = (_applied(node, source, end, by_channel) for end in ends)
     return first.expand(len(ends[0])), second.expand(len(ends[0]))
 
 
