@@ -27,11 +27,12 @@ def prepared(network: Network, folder: Path) -> Path:
     from onnxruntime.quantization.preprocess import quant_pre_process
 
     source, ready = folder / "float.onnx", folder / "ready.onnx"
-    warnings.filterwarnings("ignore", ".*LeafSpec", FutureWarning)  # torch's word to itself
-    torch.onnx.export(
-        network.teacher.model, (torch.zeros(2, *network.teacher.spec.shape),), source, dynamo=True,
-        input_names=["images"], dynamic_shapes=({0: torch.export.Dim("batch")},),
-        external_data=False, verbose=False,
-    )  # fmt: skip
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", ".*LeafSpec", FutureWarning)  # torch's word to itself
+        torch.onnx.export(
+            network.teacher.model, (torch.zeros(2, *network.teacher.spec.shape),), source,
+            dynamo=True, input_names=["images"],
+            dynamic_shapes=({0: torch.export.Dim("batch")},), external_data=False, verbose=False,
+        )  # fmt: skip
     quant_pre_process(source, ready, skip_symbolic_shape=True)
     return ready
