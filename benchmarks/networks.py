@@ -10,16 +10,16 @@ from functools import cached_property, lru_cache
 from io import BytesIO
 from pathlib import Path
 from types import ModuleType
-from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor, fx
 
 from benchmarks.place import Place
 from benchmarks.public import is_public, load_public
-from benchmarks.students import MNIST_MEAN, MNIST_STD
+from benchmarks.students import CIFAR10_MEAN, CIFAR10_STD, MNIST_MEAN, MNIST_STD
 from datafree.config import ModelConfig
 from datafree.data import calibration_set, open_labelled
 from datafree.errors import DataError, UnknownNameError
@@ -60,9 +60,17 @@ NETWORKS = {
     "efficientnet_lite0_imagenet": Known(
         "EfficientNet-Lite0 on ImageNet", 82.69, 1_300, "imagenet/val1300", "imagenet/train1000"
     ),
+    "small_vit_cifar10": Known(
+        "A small ViT on CIFAR-10-J", 87.46, 10_000, "cifar10jpeg_test.npz", "cifar10jpeg_train.npz"
+    ),
     "lenet5_mnist": Known("LeNet-5 on MNIST", 99.33, 10_000, "mnist_test.npz"),
 }
 """By name, which is the `model` of a cell."""
+
+_TRAINED_HERE = {
+    "lenet5_mnist": ("lenet5", (1, 28, 28), MNIST_MEAN, MNIST_STD),
+    "small_vit_cifar10": ("small_vit", (3, 32, 32), CIFAR10_MEAN, CIFAR10_STD),
+}  # their weights are in results
 
 
 @dataclass(frozen=True)
@@ -102,14 +110,27 @@ class Network:
         with np.load(self.train) as archive:
             if "jpeg" not in archive:
                 return calibration_set(self.train, spec, count, seed)
-            data, offsets = archive["jpeg"], archive["offsets"]
-        chosen = np.random.default_rng(seed).choice(len(offsets) - 1, count, replace=False)
-        files = (BytesIO(data[offsets[i] : offsets[i + 1]].tobytes()) for i in chosen)
-        pixels = np.stack([np.asarray(Image.open(file).convert("RGB")) for file in files])
-        images = torch.from_numpy(pixels).permute(0, 3, 1, 2).float() / 255
+            total = len(archive["labels"])
+        chosen = np.random.default_rng(seed).choice(total, count, replace=False)
+        images = decoded(self.train, chosen)[0].float() / 255
         mean, std = (torch.tensor(v).view(1, -1, 1, 1) for v in (spec.mean, spec.std))
         told = {"method": "real", "seed": seed}
         return SyntheticSet((images - mean) / std, spec, metadata=told)
+
+
+def decoded(path: Path, chosen: NDArray[np.int64] | None = None) -> tuple[Tensor, Tensor]:
+    """The images of an archive of JPEG files, (N, C, H, W) uint8, and their labels.
+
+    Args:
+        path: the archive.
+        chosen: which; all of them by default.
+    """
+    with np.load(path) as archive:
+        data, offsets, labels = (archive[name] for name in ("jpeg", "offsets", "labels"))
+    chosen = np.arange(len(labels)) if chosen is None else chosen
+    files = (BytesIO(data[offsets[i] : offsets[i + 1]].tobytes()) for i in chosen)
+    pixels = np.stack([np.asarray(Image.open(file).convert("RGB")) for file in files])
+    return torch.from_numpy(pixels).permute(0, 3, 1, 2), torch.from_numpy(labels[chosen]).long()
 
 
 def shared_networks(place: Place) -> ModuleType:
@@ -127,11 +148,15 @@ def shared_networks(place: Place) -> ModuleType:
 def _teacher(name: str, place: Place) -> Teacher:
     if name in ZOO:
         return load_teacher(ModelConfig(source=name))
-    if name == "lenet5_mnist":
-        students = place.house / "students.py"
-        weights = place.house / "results" / "lenet5_mnist.safetensors"
-        told: dict[str, Any] = {"input_shape": (1, 28, 28), "mean": MNIST_MEAN, "std": MNIST_STD}
-        return load_teacher(ModelConfig(source=f"{students}:lenet5", weights_file=weights, **told))
+    if name in _TRAINED_HERE:
+        factory, shape, mean, std = _TRAINED_HERE[name]
+        return load_teacher(
+            ModelConfig(
+                source=f"{place.house / 'students.py'}:{factory}",
+                weights_file=place.house / "results" / f"{name}.safetensors",
+                input_shape=shape, mean=mean, std=std,
+            )
+        )  # fmt: skip
     module = shared_networks(place)
     net = module.NETWORKS[name]
     shape = (3, net.size, net.size)

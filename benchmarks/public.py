@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import sys
 from functools import cache, lru_cache
 
 import torch
@@ -63,13 +64,18 @@ def _built(library: str, name: str) -> tuple[nn.Module, int]:
 
 
 @cache
-def operators_of_torchvision() -> torch.library.Library:
+def operators_of_torchvision() -> torch.library.Library | None:
     """What torchvision needs to be imported beside a torch it has no operators for."""
-    library = torch.library.Library("torchvision", "FRAGMENT")
-    for name in ("nms", "qnms"):
-        if not hasattr(torch.ops.torchvision, name):
+    try:
+        importlib.import_module("torchvision")
+    except RuntimeError:  # an operator does not exist: torchvision was built for another torch
+        for name in [name for name in sys.modules if name.partition(".")[0] == "torchvision"]:
+            del sys.modules[name]
+        library = torch.library.Library("torchvision", "FRAGMENT")
+        for name in ("nms", "qnms"):
             library.define(f"{name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
-    return library
+        return library
+    return None
 
 
 def _settle_batch_norms(model: nn.Module, images: torch.Tensor) -> None:

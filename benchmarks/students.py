@@ -1,12 +1,16 @@
-"""Networks that only the benchmarks use: LeNet-5, and what teachers are distilled into.
+"""Networks that only the benchmarks use: LeNet-5, a small ViT, and what teachers become.
 
 Factories, as ``path/to/students.py:lenet5``.
 """
 
 from __future__ import annotations
 
-from torch import nn
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
 
+CIFAR10_MEAN, CIFAR10_STD = (0.4914, 0.4822, 0.4465), (0.247, 0.2435, 0.2616)
+"""Of CIFAR-10's training images."""
 MNIST_MEAN, MNIST_STD = (0.1307,), (0.3081,)
 """Of MNIST's training images."""
 
@@ -36,6 +40,69 @@ def resnet8() -> nn.Module:
     from benchmarks.place import Place
 
     return shared_networks(Place.here()).CifarResNet(depth=8)
+
+
+def small_vit() -> SmallViT:
+    """Seven blocks of 128 features, patches of 4 by 4; takes (N, 3, 32, 32), returns (N, 10)."""
+    return SmallViT(width=128, depth=7, heads=4)
+
+
+class SmallViT(nn.Module):
+    """A vision transformer as DeiT's: a class token, learned positions, norms before each part.
+
+    Args:
+        width: features of a token.
+        depth: blocks.
+        heads: of attention.
+        side: of the image, whose patches of 4 by 4 pixels are the tokens.
+        classes: logits.
+    """
+
+    def __init__(
+        self, width: int, depth: int, heads: int, side: int = 32, classes: int = 10
+    ) -> None:
+        super().__init__()
+        self.patches = nn.Conv2d(3, width, 4, 4)
+        self.token = nn.Parameter(torch.zeros(1, 1, width))
+        self.positions = nn.Parameter(torch.zeros(1, 1 + (side // 4) ** 2, width))
+        self.blocks = nn.Sequential(*(ViTBlock(width, heads) for _ in range(depth)))
+        self.norm = nn.LayerNorm(width)
+        self.head = nn.Linear(width, classes)
+        nn.init.trunc_normal_(self.token, std=0.02)
+        nn.init.trunc_normal_(self.positions, std=0.02)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Logits of images of shape (N, 3, side, side)."""
+        patches = self.patches(images).flatten(2).transpose(1, 2)
+        tokens = torch.cat([self.token.expand(patches.shape[0], -1, -1), patches], dim=1)
+        return self.head(self.norm(self.blocks(tokens + self.positions)[:, 0]))
+
+
+class ViTBlock(nn.Module):
+    """Attention and two layers of twice the width, each behind a norm and added to its input.
+
+    Args:
+        width: features of a token.
+        heads: of attention.
+    """
+
+    def __init__(self, width: int, heads: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.norm1, self.norm2 = nn.LayerNorm(width), nn.LayerNorm(width)
+        self.qkv, self.projection = nn.Linear(width, 3 * width), nn.Linear(width, width)
+        self.mlp = nn.Sequential(
+            nn.Linear(width, 2 * width), nn.GELU(), nn.Linear(2 * width, width)
+        )
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        """Tokens of shape (N, L, width), as they come."""
+        batch, length, width = tokens.shape
+        qkv = self.qkv(self.norm1(tokens)).view(batch, length, 3, self.heads, -1)
+        query, key, value = qkv.permute(2, 0, 3, 1, 4).unbind(0)
+        mixed = F.scaled_dot_product_attention(query, key, value)
+        tokens = tokens + self.projection(mixed.transpose(1, 2).reshape(batch, length, width))
+        return tokens + self.mlp(self.norm2(tokens))
 
 
 def _lenet(first: int, second: int, third: int, fourth: int) -> nn.Sequential:

@@ -31,9 +31,18 @@ class OpenVINO(Runtime):
     zero point 0, and fuses freely.
     """
 
+    float32: bool = False
+    """Keep to float32 where OpenVINO by itself takes bfloat16: on processors that have it."""
+
     package: ClassVar[str] = "openvino"
     extra: ClassVar[str] = "openvino"
     processor_time: ClassVar[bool] = True
+
+    @property
+    def bfloat16(self) -> bool:
+        """Whether it computes float layers of this processor in bfloat16."""
+        found = _package().Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+        return not self.float32 and "BF16" in found
 
     def kernels(self, path: Path, shape: Sequence[int] | None = None) -> Kernels:
         """See `Runtime.kernels`."""
@@ -87,9 +96,11 @@ class OpenVINO(Runtime):
         """`path` ready to run; a refusal speaks of `shown`."""
         _ = self.version  # refuses where it is not installed
         openvino = _package()
-        settings = {
+        settings: dict[str, Any] = {
             "INFERENCE_NUM_THREADS": threads, "PERFORMANCE_HINT": "LATENCY", "PERF_COUNT": profile,
         }  # fmt: skip
+        if self.float32:
+            settings["INFERENCE_PRECISION_HINT"] = "f32"
         try:
             return openvino.Core().compile_model(str(path), "CPU", settings)
         except RuntimeError as error:
