@@ -126,11 +126,27 @@ class AnyStudent(Frozen):
     by name starts from weights drawn anew."""
 
 
-class QuantizeCall(Shows, FolderOptions, AnyImages, QuantizeOptions, RecipeOptions):
+class AnyMetric(Frozen):
+    """A measure of the user's own."""
+
+    panel: ClassVar[str] = "Output"
+
+    metric: Annotated[
+        str | Callable[..., float] | None, SkipValidation, Shown("top-1, or mean IoU")
+    ] = None
+    """Measure of your own on the test images: a function, or `file.py:function`, of what the
+    network returns for all of them and of their labels, which returns a number."""
+
+
+class QuantizeCall(  # pyright: ignore[reportIncompatibleVariableOverride] - takes functions too
+    Shows, FolderOptions, AnyImages, AnyMetric, QuantizeOptions, RecipeOptions
+):
     """All that `quantize` takes beside the network."""
 
 
-class DistillCall(Shows, FolderOptions, DistillOptions, RecipeOptions, AnyStudent):
+class DistillCall(  # pyright: ignore[reportIncompatibleVariableOverride] - takes functions too
+    Shows, FolderOptions, AnyMetric, DistillOptions, RecipeOptions, AnyStudent
+):
     """All that `distill` takes beside the teacher."""
 
 
@@ -352,12 +368,17 @@ def benchmark(
 def _given(call: Frozen, options: type[Frozen]) -> dict[str, Any]:
     """The fields of `options` that the caller named."""
     named = call.model_fields_set & options.model_fields.keys()
-    return {name: getattr(call, name) for name in named}
+    given = {name: getattr(call, name) for name in named}
+    if callable(given.get("metric")):
+        del given["metric"]
+    return given
 
 
 def _where(call: QuantizeCall | DistillCall) -> dict[str, Any]:
     """What a run is told beside its configuration."""
-    return {"folder": call.output, "force": call.force, "progress": call.progress}
+    metric = None if isinstance(call.metric, str) else call.metric
+    where = {"folder": call.output, "force": call.force, "progress": call.progress}
+    return {**where, "metric": metric}
 
 
 def _source(model: nn.Module | str) -> str:
@@ -376,7 +397,7 @@ def _teacher(model: nn.Module | str, call: TeacherOptions) -> tuple[Teacher, str
         raise ModelError(
             "weights_file goes with a source given by name: load the weights into your module"
         )
-    known = {name: told[name] for name in ("input_shape", "mean", "std", "classes")}
+    known = {name: told[name] for name in ("input_shape", "mean", "std", "classes", "task")}
     return from_module(model, **known), source
 
 

@@ -22,9 +22,11 @@ from torch.export import ExportedProgram
 from torch.export.graph_signature import TensorArgument
 
 from datafree.config import InputSpec, ModelConfig, build
+from datafree.config.outputs import Task
 from datafree.errors import ModelError, UnknownNameError
 from datafree.models.archive import load_archive
 from datafree.models.hubs import HUBS, Found, fetch
+from datafree.models.outputs import described
 from datafree.models.weights import check_finite, load_weights, named_tensors
 from datafree.tensors import state_digest
 from datafree.user_code import module_at
@@ -33,6 +35,8 @@ from datafree.zoo import ZOO
 __all__ = ["Teacher", "from_module", "load_teacher", "sources"]
 
 _WEIGHT_SUFFIXES = (".safetensors", ".pt", ".pth", ".bin", ".ckpt", ".onnx")
+
+_SHOWN = 2  # black images that tell what a network returns
 
 
 @dataclass(frozen=True)
@@ -77,7 +81,7 @@ def load_teacher(config: ModelConfig, *, pretrained: bool = True) -> Teacher:
     Raises:
         UnknownNameError: no such network; the nearest names are offered.
         ModelError: the network cannot be had, its weights do not fit or are not finite, its
-            input is not known or wrong, or it does not return one score per class.
+            input is not known or wrong, or it returns no tensor of images.
         ConfigError: the input description contradicts itself.
     """
     found = _find(config, pretrained)
@@ -89,7 +93,7 @@ def load_teacher(config: ModelConfig, *, pretrained: bool = True) -> Teacher:
             f"{config.source} does not say what input it takes: give input_shape as C,H,W"
         )
     mean, std = _normalisation(config, found)
-    return _teacher(found.model, config.source, shape, mean, std, config.classes)
+    return _teacher(found.model, config.source, shape, mean, std, config.classes, config.task)
 
 
 def from_module(
@@ -99,6 +103,7 @@ def from_module(
     mean: tuple[float, ...] | None = None,
     std: tuple[float, ...] | None = None,
     classes: int | None = None,
+    task: Task | None = None,
 ) -> Teacher:
     """A teacher from a module in memory; the module itself is never touched, a copy is taken.
 
@@ -109,33 +114,39 @@ def from_module(
         std: per channel, divided by. None means 1. With both left out the network is taken to
             expect images scaled to 0..1.
         classes: number of classes; None reads it off the output.
+        task: what the network says of an image: `classes`, `dense` (a class at every position) or
+            `values` (numbers); None guesses from what it returns.
 
     Raises:
         ModelError: a parameter or buffer is not finite, the network does not take this shape, or
-            it does not return one score per class.
+            it returns no tensor with the images along its first dimension.
         ConfigError: the input description contradicts itself.
     """
     own = copy.deepcopy(model).cpu().eval()
     channels = input_shape[0]
     filled = (mean or (0.0,) * channels, std or (1.0,) * channels)
-    return _teacher(own, type(model).__name__, input_shape, *filled, classes)
+    return _teacher(own, type(model).__name__, input_shape, *filled, classes, task)
 
 
-def _teacher(
+def _teacher(  # noqa: PLR0913 - all that must be known of a network
     model: nn.Module | ExportedProgram,
     name: str,
     shape: tuple[int, int, int],
     mean: tuple[float, ...],
     std: tuple[float, ...],
     classes: int | None,
+    task: Task | None,
 ) -> Teacher:
     values = {"shape": shape, "mean": mean, "std": std, "classes": classes or 1}
     spec = build(InputSpec, values, f"input of {name}")
     check_finite(named_tensors(model), name)
-    measured = _count_classes(model, shape, name)
+    heads, plain = described(_returned(model, shape, name), _SHOWN, shape, task, name)
+    first = next((head for head in heads if head.kind != "values"), heads[0])
+    measured = 1 if first.kind == "values" else first.shape[0]
     if classes is not None and classes != measured:
         raise ModelError(f"{name} returns {measured} classes, not {classes}: leave out classes")
-    spec = spec.model_copy(update={"classes": measured})
+    labelled = plain and first.kind in ("classes", "one_logit")
+    spec = spec.model_copy(update={"classes": measured, "outputs": () if labelled else heads})
     state = model.state_dict if isinstance(model, ExportedProgram) else model.state_dict()
     return Teacher(model=model, spec=spec, name=name, digest=state_digest(state))
 
@@ -158,30 +169,19 @@ def _dims(sizes: tuple[int | torch.SymInt, ...]) -> str:
     return ", ".join(str(size) for size in sizes)
 
 
-def _count_classes(
-    model: nn.Module | ExportedProgram, shape: tuple[int, int, int], name: str
-) -> int:
-    """Number of classes, from a forward pass of two black images."""
+def _returned(model: nn.Module | ExportedProgram, shape: tuple[int, int, int], name: str) -> Any:
+    """What the network returns for two black images; its tensors know the steps they come from."""
     call = model.module() if isinstance(model, ExportedProgram) else model
     try:
-        with torch.no_grad():
-            output: Any = call(torch.zeros(2, *shape))
+        with torch.enable_grad():
+            # Not a leaf: a network may write into its images.
+            return call(torch.zeros(_SHOWN, *shape, requires_grad=True) * 1)
     except Exception as error:  # noqa: BLE001 - a stranger's network may raise anything
         reason = (str(error).strip().splitlines() or [type(error).__name__])[-1].strip()
         raise ModelError(
             f"{name} does not take images of {_dims(shape)} (channels, height, width): {reason}; "
             "give the right input_shape, as C,H,W"
         ) from None
-    if not isinstance(output, Tensor):
-        raise ModelError(
-            f"{name} must return one tensor of (batch, classes), got {type(output).__name__}"
-        )
-    if output.ndim != 2 or len(output) != 2:
-        raise ModelError(
-            f"{name} must return one tensor of (batch, classes); "
-            f"a batch of 2 gave {tuple(output.shape)}"
-        )
-    return output.shape[1]
 
 
 def _find(config: ModelConfig, pretrained: bool) -> Found:
