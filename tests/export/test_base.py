@@ -12,9 +12,9 @@ from datafree.calibrators.minmax import MinMax
 from datafree.config import Scheme
 from datafree.errors import ParityError
 from datafree.export._notes import float_notes
+from datafree.export._parity import Parity
 from datafree.export.base import Exporter
 from datafree.export.onnx import Onnx
-from datafree.export.parity import Parity
 from datafree.export.pt2 import Pt2
 from datafree.graph.capture import capture
 from datafree.graph.floats import Computation

@@ -16,8 +16,8 @@ from datafree.calibrators.minmax import MinMax
 from datafree.config import InputSpec, Scheme
 from datafree.errors import ExportError
 from datafree.export._input import as_bytes, from_bytes
+from datafree.export._parity import Parity
 from datafree.export.onnx import Onnx
-from datafree.export.parity import Parity
 from datafree.graph.capture import capture
 from datafree.graph.fold import fold_batch_norms
 from datafree.graph.insert import insert_quantizers

@@ -19,9 +19,9 @@ from torch import Tensor, fx, nn
 from datafree.calibrators.base import Calibrator, calibrate
 from datafree.config import InputSpec, Scheme
 from datafree.errors import ExportError, OutputExistsError, ParityError
+from datafree.export._parity import compare_outputs, predict
 from datafree.export.base import About, Exporter, ExportReport, Written
 from datafree.export.onnx import Onnx
-from datafree.export.parity import compare_outputs, predict
 from datafree.graph.capture import capture
 from datafree.graph.fold import fold_batch_norms
 from datafree.graph.insert import insert_quantizers

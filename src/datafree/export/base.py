@@ -20,7 +20,7 @@ from datafree.config import Frozen, InputSpec
 from datafree.errors import ExportError, OutputExistsError, ParityError
 from datafree.export._notes import float_notes
 from datafree.export._optional import needed
-from datafree.export.parity import (
+from datafree.export._parity import (
     Parity,
     Predictor,
     alike,
@@ -119,8 +119,8 @@ class Exporter(Frozen):
     differ in nothing, whatever is given here."""
     noise: float = Field(default=0.1, ge=0)
     """Largest deviation of what the file returns from what the student does, over the deviation of
-    that. Four times what the student's own values move is added, if its images move by a
-    millionth or its sums take another order."""
+    that. Four times what the student's own values move is added, if all that its quantizers read
+    moves by a millionth or its sums take another order."""
 
     @property
     def name(self) -> str:

@@ -22,6 +22,7 @@ from datafree.export._input import as_bytes, described_input, from_bytes, take_b
 from datafree.export._legal import problems
 from datafree.export._markers import with_markers
 from datafree.export._names import name_after_layers
+from datafree.export._parity import compare_outputs, predict
 from datafree.export._saving import ONE_FILE, beside, save
 from datafree.export._storage import WeightType
 from datafree.export._traced import (
@@ -44,7 +45,6 @@ from datafree.export.base import (
     larger,
     plain_copy,
 )
-from datafree.export.parity import compare_outputs, predict
 from datafree.graph.fold import fold_into_grids
 from datafree.graph.integer import as_computed, float_operators
 from datafree.graph.outputs import lined_up, separate

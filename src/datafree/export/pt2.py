@@ -11,6 +11,7 @@ from torch import Tensor, fx
 
 from datafree.config import InputSpec
 from datafree.errors import ExportError, ParityError
+from datafree.export._parity import Parity
 from datafree.export.base import (
     About,
     Exporter,
@@ -19,7 +20,6 @@ from datafree.export.base import (
     float_weight_bytes,
     trace,
 )
-from datafree.export.parity import Parity
 from datafree.graph.outputs import lined_up
 
 

@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor, fx
+from torch import Tensor, fx, nn
 
 from datafree.losses import Heads, class_rows, parts
+from datafree.quant.modules import ActivationQuantizer
 
 Predictor = Callable[[Tensor], Tensor]
 """Maps normalised images (B, C, H, W) to logits (B, K), or to all outputs side by side."""
 
 _CHECK_BATCH = 32
-_MOVED = 1e-6  # of an image's largest number
+_MOVED = 1e-6  # of the largest number of a tensor
 _TIE = 4.0  # leads of fewer root mean squares of the noise are ties
 _CONSTANT = 1e-4  # deviation of outputs below which their size is the measure
 
@@ -106,8 +108,9 @@ def compare_outputs(expected: Tensor, actual: Tensor, heads: Heads = ()) -> Pari
 def sensitivity(student: fx.GraphModule, images: Tensor, heads: Heads = ()) -> Parity:
     """How far the student differs from itself: the worst of three ways to compute the same.
 
-    Sums in another order (channels-last kernels), and twice images that are moved by a millionth of
-    their largest number.
+    Sums in another order (channels-last kernels), and twice the images, and all that quantizers
+    read, moved by a millionth of the largest number there. The latter breaks ties, which torch
+    breaks always alike: a bilinear resize of few codes is full of them.
 
     Args:
         student: on the CPU; not changed.
@@ -115,10 +118,10 @@ def sensitivity(student: fx.GraphModule, images: Tensor, heads: Heads = ()) -> P
         heads: what it returns, if it is more than logits.
     """
     expected = predict(student, images)
+    others = [predict(_other_order(student), images)]
     random = torch.Generator().manual_seed(0)
-    step = _MOVED * images.abs().max()
-    moved = (images + step * torch.randn(images.shape, generator=random) for _ in range(2))
-    others = [predict(_other_order(student), images), *(predict(student, x) for x in moved)]
+    with _moving(student, random):
+        others += [predict(student, _moved(images, random)) for _ in range(2)]
     found = [compare_outputs(expected, other, heads) for other in others]
     return max(found, key=lambda one: one.noise)
 
@@ -140,6 +143,27 @@ def _other_order(student: fx.GraphModule) -> Predictor:
         if parameter.ndim == 4:
             parameter.data = parameter.data.contiguous(memory_format=torch.channels_last)
     return lambda images: other(images.contiguous(memory_format=torch.channels_last))
+
+
+def _moved(values: Tensor, random: torch.Generator) -> Tensor:
+    step = _MOVED * values.abs().max()
+    return values + step * torch.randn(values.shape, generator=random)
+
+
+@contextmanager
+def _moving(student: nn.Module, random: torch.Generator) -> Generator[None]:
+    """Let every quantizer read values that are moved a little."""
+
+    def move(_: nn.Module, given: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        return (_moved(given[0], random), *given[1:])
+
+    quantizers = [m for m in student.modules() if isinstance(m, ActivationQuantizer)]
+    handles = [quantizer.register_forward_pre_hook(move) for quantizer in quantizers]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
 
 
 def _noise(expected: Tensor, error: Tensor) -> float:
