@@ -251,6 +251,7 @@ def test_file_description(written: ExportReport) -> None:
         "input_mean": "[0.5, 0.4, 0.3]",
         "input_std": "[0.2, 0.2, 0.1]",
         "input_channels": "RGB",
+        "task": "classes",
         "scheme": "W4A4",
     }
     assert model.producer_name == "datafree"

@@ -86,10 +86,14 @@ class GDFQ(Trainer):
 
 
 def asked(dream: Dream, logits: Tensor) -> dict[str, Tensor]:
-    """Cross-entropy of `logits` and the classes asked for; nothing where none can be."""
-    if dream.labels is None:
+    """Cross-entropy of `logits` and the classes asked for; nothing where none can be.
+
+    Raises:
+        ConfigError: the network returns logits, and the generator takes no classes.
+    """
+    if dream.labels is None and dream.heads:
         return {}
-    return {"classes": F.cross_entropy(first_logits(logits, dream.heads), dream.labels)}
+    return {"classes": F.cross_entropy(first_logits(logits, dream.heads), dream.asked)}
 
 
 def running(layer: BatchNorm) -> tuple[Tensor, Tensor]:
