@@ -65,9 +65,8 @@ def network(kind: str) -> nn.Module:
 
 
 def quantized(kind: str, **options: Any) -> Any:
-    return datafree.quantize(
-        network(kind), input_shape=SHAPE, images=16, holdout=32, **{"method": "noise", **options}
-    )
+    chosen: dict[str, Any] = {"method": "noise", **options}
+    return datafree.quantize(network(kind), input_shape=SHAPE, images=16, holdout=32, **chosen)
 
 
 @pytest.mark.integration
