@@ -1,10 +1,11 @@
 """Teachers: trained networks with everything that must be known about their input.
 
 A teacher comes from the built-in zoo, from another library by name (``timm:``, ``torchvision:``,
-``pytorchcv:``), from a ``.pt2`` file that brings no Python code, from a factory function of the
-user's, or from memory (`from_module`). Whatever the source does not know about the input is asked
-for by name.
-How a stranger's ``.pt2`` is read without running code from it is told in `datafree.models.archive`.
+``pytorchcv:``), from a ``.pt2`` or ``.onnx`` file that brings no Python code, from a factory
+function of the user's, or from memory (`from_module`). Whatever the source does not know about the
+input is asked for by name.
+How a stranger's file is read without running code from it is told in `datafree.models.archive` and
+`datafree.models.onnx`.
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ from datafree.zoo import ZOO
 
 __all__ = ["Teacher", "from_module", "load_teacher", "sources"]
 
-_WEIGHT_SUFFIXES = (".safetensors", ".pt", ".pth", ".bin", ".ckpt", ".onnx")
+_WEIGHT_SUFFIXES = (".safetensors", ".pt", ".pth", ".bin", ".ckpt")
 
 _SHOWN = 2  # black images that tell what a network returns
 
@@ -64,6 +65,7 @@ def sources() -> list[tuple[str, str]]:
         *zoo,
         *hubs,
         ("FILE.pt2", "a program written by torch.export.save; no code is needed or run"),
+        ("FILE.onnx", "a float network as ONNX; no code is needed or run (extra: onnx)"),
         ("package.module:factory", "a function without arguments that returns the network"),
         ("path/to/file.py:factory", "the same, from a file"),
     ]
@@ -195,6 +197,8 @@ def _find(config: ModelConfig, pretrained: bool) -> Found:
         return _with_weights(found, config)
     if source.endswith(".pt2"):
         return _from_archive(config)
+    if source.endswith(".onnx"):
+        return _from_onnx(config)
     if ":" in source:
         return _with_weights(Found(_call_factory(source)), config)
     if source.endswith(_WEIGHT_SUFFIXES):
@@ -217,9 +221,20 @@ def _with_weights(found: Found, config: ModelConfig) -> Found:
     return found
 
 
-def _from_archive(config: ModelConfig) -> Found:
+def _from_onnx(config: ModelConfig) -> Found:
+    from datafree.models.onnx import load_onnx  # imports onnx and what reads it, seconds
+
+    _refuse_weights(config)
+    return load_onnx(Path(config.source), config.input_shape)
+
+
+def _refuse_weights(config: ModelConfig) -> None:
     if config.weights_file is not None:
         raise ModelError(f"{config.source} brings its own weights: leave out weights_file")
+
+
+def _from_archive(config: ModelConfig) -> Found:
+    _refuse_weights(config)
     program = load_archive(Path(config.source))
     sizes = _input_sizes(program, config.source)
     if isinstance(sizes[0], int):
