@@ -10,6 +10,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from torch._subclasses.fake_tensor import (
+    DataDependentOutputException,
+    DynamicOutputShapeException,
+)
+
 from datafree.errors import ModelError
 from datafree.models.hubs import Found
 from datafree.models.onnx._calls import Counts
@@ -19,6 +24,7 @@ from datafree.models.onnx._parity import TOLERANCE, check_same
 from datafree.models.onnx._patterns import join_activations
 from datafree.models.onnx._record import record
 from datafree.models.onnx._simple import simplify
+from datafree.models.weights import check_finite, named_tensors
 
 __all__ = ["TOLERANCE", "load_onnx"]
 
@@ -41,9 +47,16 @@ def load_onnx(path: Path, shape: tuple[int, int, int] | None = None) -> Found:
     try:
         counts = Counts(simple.batch, simple.fixed)
         graph = join_activations(record(network, shape, counts, network.names))
-    except Exception as error:
+    except (DynamicOutputShapeException, DataDependentOutputException) as error:
         place = network.place()
-        raise ModelError(f"{path} cannot be read: {first_line(error)}{place}") from error
+        raise ModelError(
+            f"{path} cannot be read: what {place} returns depends on the values of an image"
+        ) from error
+    except Exception as error:
+        raise ModelError(
+            f"{path} cannot be read: {first_line(error)} at {network.place()}"
+        ) from error
+    check_finite(named_tensors(graph), str(path))
     check_same(graph, file, shape)
     return Found(graph, shape)
 

@@ -46,7 +46,7 @@ class Converted(nn.Module):
 
     def place(self) -> str:
         """The node that was computed last, for messages."""
-        return "" if self.current is None else f" at {told(self.current)}"
+        return "the beginning" if self.current is None else told(self.current)
 
     def _at(self, node: onnx.NodeProto) -> Any:
         def hook(part: nn.Module, inputs: Any) -> None:

@@ -94,8 +94,17 @@ def _loaded(path: Path) -> onnx.ModelProto:
         raise ModelError(f"{path} is no ONNX file, or damaged: {first_line(error)}") from None
     if not model.graph.node:
         raise ModelError(f"{path} is no ONNX file, or damaged: it holds no network")
+    latest = onnx.defs.onnx_opset_version()
+    opset = max((item.version for item in model.opset_import if not item.domain), default=0)
+    if opset > latest:
+        raise ModelError(
+            f"{path} uses opset {opset}, and onnx {onnx.__version__} knows those up to {latest}: "
+            "export it with opset 21, or install a later onnx"
+        )
     _load_weights(model, path)
     try:
+        if not all(value.type.tensor_type.HasField("shape") for value in model.graph.output):
+            model = onnx.shape_inference.infer_shapes(model)  # the checker wants to see one
         onnx.checker.check_model(model)
         return inliner.inline_local_functions(model) if model.functions else model
     except Exception as error:  # noqa: BLE001 - the checker of onnx raises what it likes
@@ -106,21 +115,25 @@ def _loaded(path: Path) -> onnx.ModelProto:
 
 
 def _load_weights(model: onnx.ModelProto, path: Path) -> None:
+    """Load external data, which onnx refuses outside the folder and behind links."""
+    folder = path.resolve().parent
     try:
-        external_data_helper.load_external_data_for_model(model, str(path.resolve().parent))
-    except FileNotFoundError as error:
-        raise ModelError(
-            f"{path} keeps its weights in a file that is missing: {first_line(error)}; put it "
-            "beside the model"
-        ) from None
+        external_data_helper.load_external_data_for_model(model, str(folder))
     except Exception as error:  # noqa: BLE001 - a hostile or damaged file can fail in any way
+        for tensor in model.graph.initializer:
+            for entry in tensor.external_data:
+                if entry.key == "location" and not (folder / entry.value).exists():
+                    raise ModelError(
+                        f"{path} keeps its weights in {entry.value}, which is not there: put it "
+                        "beside the model"
+                    ) from None
         raise ModelError(f"the external data of {path} are refused: {first_line(error)}") from None
 
 
 def _check_node(node: onnx.NodeProto, path: Path) -> None:
     if node.op_type.startswith(_QUANTIZED) or node.op_type in _INTEGER:
         raise ModelError(
-            f"{path} is quantized already ({told(node)}): give the float file it was made from"
+            f"{path} is quantized already, by {told(node)}: give the float file it was made from"
         )
     if node.domain not in ("", "ai.onnx"):
         raise ModelError(
@@ -129,7 +142,7 @@ def _check_node(node: onnx.NodeProto, path: Path) -> None:
         )
     if any(item.name == "training_mode" and item.i for item in node.attribute):
         raise ModelError(
-            f"{path} was exported in training mode ({told(node)}): call model.eval() first"
+            f"{path} was exported in training mode, as {told(node)} tells: call model.eval() first"
         )
 
 

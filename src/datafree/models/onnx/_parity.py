@@ -74,6 +74,8 @@ def _compare(found: NDArray[np.float32], wanted: NDArray[np.float32], file: Onnx
             f"{file.path} cannot be run on any number of images: {_IMAGES} give {wanted.shape} in "
             f"onnxruntime and {found.shape} here; export it with a dynamic batch"
         )
+    if not np.isfinite(wanted).all():
+        raise ModelError(f"{file.path} returns NaN or infinite values, by onnxruntime too")
     largest = float(np.abs(wanted).max(initial=0.0))
     difference = float(np.abs(found - wanted).max(initial=0.0))
     if not difference <= TOLERANCE * largest:
