@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -49,12 +49,14 @@ class Teacher:
         spec: input shape, normalisation, number of classes.
         name: the source it came from, for reports.
         digest: SHA-256 over names and bytes of its parameters and buffers.
+        remark: what its source says that a run should tell; empty where it says nothing.
     """
 
     model: nn.Module | ExportedProgram
     spec: InputSpec
     name: str
     digest: str
+    remark: str = ""
 
 
 def sources() -> list[tuple[str, str]]:
@@ -95,7 +97,10 @@ def load_teacher(config: ModelConfig, *, pretrained: bool = True) -> Teacher:
             f"{config.source} does not say what input it takes: give input_shape as C,H,W"
         )
     mean, std = _normalisation(config, found)
-    return _teacher(found.model, config.source, shape, mean, std, config.classes, config.task)
+    teacher = _teacher(
+        found.model, config.source, shape, mean, std, config.classes, config.task
+    )
+    return replace(teacher, remark=found.remark)
 
 
 def from_module(

@@ -19,7 +19,7 @@ from datafree.errors import ModelError
 from datafree.models.hubs import Found
 from datafree.models.onnx._calls import Counts
 from datafree.models.onnx._converter import convert
-from datafree.models.onnx._file import OnnxFile, first_line, read_file
+from datafree.models.onnx._file import OnnxFile, first_line, nodes, read_file
 from datafree.models.onnx._parity import TOLERANCE, check_same
 from datafree.models.onnx._patterns import join_activations
 from datafree.models.onnx._record import record
@@ -58,7 +58,20 @@ def load_onnx(path: Path, shape: tuple[int, int, int] | None = None) -> Found:
         ) from error
     check_finite(named_tensors(graph), str(path))
     check_same(graph, file, shape)
-    return Found(graph, shape)
+    return Found(graph, shape, remark=_remark(file))
+
+
+def _remark(file: OnnxFile) -> str:
+    """A word where a convolutional network has no batch norms, as most exported files have none."""
+    operators = {node.op_type for node in nodes(file.model.graph)}
+    if "Conv" not in operators or "BatchNormalization" in operators:
+        return ""
+    return (
+        f"{file.path} has no batch norms: they were folded when it was exported, or there were none. No"
+        " image can be matched to their statistics, and no bias be corrected from them. To keep "
+        "them, export with optimize=False, or with dynamo=False, do_constant_folding=False and"
+        " training=torch.onnx.TrainingMode.PRESERVE, after model.eval()."
+    )
 
 
 def _shape(file: OnnxFile, asked: tuple[int, int, int] | None) -> tuple[int, int, int]:
