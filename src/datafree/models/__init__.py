@@ -97,9 +97,7 @@ def load_teacher(config: ModelConfig, *, pretrained: bool = True) -> Teacher:
             f"{config.source} does not say what input it takes: give input_shape as C,H,W"
         )
     mean, std = _normalisation(config, found)
-    teacher = _teacher(
-        found.model, config.source, shape, mean, std, config.classes, config.task
-    )
+    teacher = _teacher(found.model, config.source, shape, mean, std, config.classes, config.task)
     return replace(teacher, remark=found.remark)
 
 

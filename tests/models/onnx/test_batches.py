@@ -18,6 +18,8 @@ from datafree.models import Teacher
 from onnx_files import Weights, drawn, head, model, node, save, small
 from teachers import complaint, teacher
 
+pytestmark = pytest.mark.integration
+
 PLAIN: dict[str, Any] = {"mean": (0.0, 0.0, 0.0), "std": (1.0, 1.0, 1.0)}
 
 
@@ -30,7 +32,7 @@ def by_onnxruntime(made: onnx.ModelProto, images: NDArray[np.float32], at_once: 
         made.SerializeToString(), providers=["CPUExecutionProvider"]
     )
     parts = np.split(images, len(images) // at_once)
-    return np.concatenate([session.run(None, {"images": part})[0] for part in parts])
+    return np.concatenate([np.asarray(session.run(None, {"images": part})[0]) for part in parts])
 
 
 def assert_any_batch(made: onnx.ModelProto, folder: Path, at_once: int) -> Teacher:

@@ -20,6 +20,8 @@ from datafree.graph.capture import capture
 from onnx_files import Weights, drawn, head, model, node, save, small
 from teachers import teacher
 
+pytestmark = pytest.mark.integration
+
 PLAIN: dict[str, Any] = {"mean": (0.0, 0.0, 0.0), "std": (1.0, 1.0, 1.0)}
 
 

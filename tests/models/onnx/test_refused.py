@@ -254,6 +254,15 @@ def test_values_that_are_no_numbers(tmp_path: Path) -> None:
     assert "returns NaN or infinite values, by onnxruntime too" in refused_model(made, tmp_path)
 
 
+def test_folded_batch_norms_are_told(tmp_path: Path) -> None:
+    tail, weights = head("conv", 6)
+    made = model([node("Conv", "images w", "conv"), *tail], weights | {"w": drawn(6, 3, 3, 3)})
+    found = teacher(str(save(tmp_path / "net.onnx", made)), **ASKED)
+    assert found.remark.startswith(f"{tmp_path / 'net.onnx'} has no batch norms: they were folded")
+    assert "optimize=False" in found.remark and "TrainingMode.PRESERVE" in found.remark
+    assert not teacher(str(save(tmp_path / "net.onnx", small())), **ASKED).remark
+
+
 def test_one_channel_asks_for_one_mean(tmp_path: Path) -> None:
     tail, weights = head("conv", 6)
     nodes = [node("Conv", "images w", "conv"), *tail]

@@ -67,9 +67,9 @@ def _remark(file: OnnxFile) -> str:
     if "Conv" not in operators or "BatchNormalization" in operators:
         return ""
     return (
-        f"{file.path} has no batch norms: they were folded when it was exported, or there were none. No"
-        " image can be matched to their statistics, and no bias be corrected from them. To keep "
-        "them, export with optimize=False, or with dynamo=False, do_constant_folding=False and"
+        f"{file.path} has no batch norms: they were folded when it was exported, or there were "
+        "none. No image can be matched to their statistics, and no bias be corrected from them. To "
+        "keep them, export with optimize=False, or with dynamo=False, do_constant_folding=False and"
         " training=torch.onnx.TrainingMode.PRESERVE, after model.eval()."
     )
 
