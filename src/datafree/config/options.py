@@ -357,8 +357,8 @@ class Networks(Frozen):
     panel: ClassVar[str] = "Model"
 
     model: str
-    """The network: digits_resnet8, timm:NAME, torchvision:NAME, pytorchcv:NAME, FILE.pt2, FILE.onnx,
-    package.module:factory or path/file.py:factory."""
+    """The network: digits_resnet8, timm:NAME, torchvision:NAME, pytorchcv:NAME, FILE.pt2,
+    FILE.onnx, package.module:factory or path/file.py:factory."""
     student: Annotated[str | None, Shown("made from the model", "SOURCE")] = None
     """Network to distill into, a source as for the model; its weights are drawn anew."""
     student_weights_file: Annotated[Path | None, Shown("drawn anew")] = None

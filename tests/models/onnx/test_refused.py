@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,7 @@ import onnx
 import pytest
 from onnx import TensorProto, helper
 
+from datafree.models.onnx import _converter
 from onnx_files import FLOAT, drawn, head, model, node, save, small
 from teachers import NORMAL, complaint, teacher
 
@@ -252,6 +254,28 @@ def test_values_that_are_no_numbers(tmp_path: Path) -> None:
     tail, weights = head("found", 3)
     made = model([node("Sqrt", "images", "found"), *tail], weights)
     assert "returns NaN or infinite values, by onnxruntime too" in refused_model(made, tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("error", "told"),
+    [
+        (
+            ModuleNotFoundError("No module named 'torchvision'", name="torchvision"),
+            "ONNX files are read with onnx2pytorch, and torchvision is not installed: "
+            "pip install 'datafree[onnx]'",
+        ),
+        (RuntimeError("built for\nanother torch"), "onnx2pytorch cannot be imported: built for"),
+    ],
+)
+def test_missing_or_broken_converter(
+    error: Exception, told: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(name: str) -> object:
+        raise error
+
+    _converter.operators_of_torchvision()
+    monkeypatch.setattr(_converter, "importlib", SimpleNamespace(import_module=fail))
+    assert complaint(_converter.library.__wrapped__) == told
 
 
 def test_folded_batch_norms_are_told(tmp_path: Path) -> None:

@@ -37,7 +37,7 @@ def convert(simple: Simple, file: OnnxFile) -> Converted:
         ModelError: the converter is not installed or lacks an operator, or weights of a layer are
             computed; the message names operator and node.
     """
-    library = _library()
+    converter = library()
     graph = simple.model.graph
     _check_weights(graph, file)
     _shield(graph)
@@ -46,7 +46,7 @@ def convert(simple: Simple, file: OnnxFile) -> Converted:
             warnings.simplefilter("ignore")
             # What it does not know it looks for among the functions of torch: never that.
             warnings.filterwarnings("error", "No explicit conversion", RuntimeWarning)
-            module: Any = library.ConvertModel(simple.model)
+            module: Any = converter.ConvertModel(simple.model)
     except Exception as error:  # noqa: BLE001 - whatever the converter raises
         raise ModelError(
             f"{file.path} cannot be read: onnx2pytorch does not convert"
@@ -56,8 +56,13 @@ def convert(simple: Simple, file: OnnxFile) -> Converted:
 
 
 @cache
-def _library() -> ModuleType:
-    _operators_of_torchvision()
+def library() -> ModuleType:
+    """onnx2pytorch, imported once.
+
+    Raises:
+        ModelError: it is not installed, or cannot be imported.
+    """
+    operators_of_torchvision()
     try:
         return importlib.import_module("onnx2pytorch")
     except ModuleNotFoundError as error:
@@ -70,7 +75,7 @@ def _library() -> ModuleType:
 
 
 @cache
-def _operators_of_torchvision() -> torch.library.Library | None:
+def operators_of_torchvision() -> torch.library.Library | None:
     """What the converter needs to import torchvision beside a torch that it was not built for.
 
     It wants torchvision for operators of detectors. Two that are looked up on import are declared
