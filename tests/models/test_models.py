@@ -143,7 +143,9 @@ def test_digest_depends_on_names_and_values() -> None:
 def test_sources_list_zoo_and_every_prefix() -> None:
     names = [name for name, description in sources() if description]
     assert names[0] == "digits_resnet8"
-    assert {"timm:NAME", "torchvision:NAME", "pytorchcv:NAME", "FILE.pt2"} <= set(names)
+    assert {"timm:NAME", "torchvision:NAME", "pytorchcv:NAME", "FILE.pt2", "FILE.onnx"} <= set(
+        names
+    )
 
 
 @pytest.mark.integration

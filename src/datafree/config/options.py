@@ -358,7 +358,7 @@ class Networks(Frozen):
 
     model: str
     """The network: digits_resnet8, timm:NAME, torchvision:NAME, pytorchcv:NAME, FILE.pt2,
-    package.module:factory or path/file.py:factory."""
+    FILE.onnx, package.module:factory or path/file.py:factory."""
     student: Annotated[str | None, Shown("made from the model", "SOURCE")] = None
     """Network to distill into, a source as for the model; its weights are drawn anew."""
     student_weights_file: Annotated[Path | None, Shown("drawn anew")] = None

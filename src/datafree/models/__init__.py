@@ -1,17 +1,18 @@
 """Teachers: trained networks with everything that must be known about their input.
 
 A teacher comes from the built-in zoo, from another library by name (``timm:``, ``torchvision:``,
-``pytorchcv:``), from a ``.pt2`` file that brings no Python code, from a factory function of the
-user's, or from memory (`from_module`). Whatever the source does not know about the input is asked
-for by name.
-How a stranger's ``.pt2`` is read without running code from it is told in `datafree.models.archive`.
+``pytorchcv:``), from a ``.pt2`` or ``.onnx`` file that brings no Python code, from a factory
+function of the user's, or from memory (`from_module`). Whatever the source does not know about the
+input is asked for by name.
+How a stranger's file is read without running code from it is told in `datafree.models.archive` and
+`datafree.models.onnx`.
 """
 
 from __future__ import annotations
 
 import copy
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -34,7 +35,7 @@ from datafree.zoo import ZOO
 
 __all__ = ["Teacher", "from_module", "load_teacher", "sources"]
 
-_WEIGHT_SUFFIXES = (".safetensors", ".pt", ".pth", ".bin", ".ckpt", ".onnx")
+_WEIGHT_SUFFIXES = (".safetensors", ".pt", ".pth", ".bin", ".ckpt")
 
 _SHOWN = 2  # black images that tell what a network returns
 
@@ -48,12 +49,14 @@ class Teacher:
         spec: input shape, normalisation, number of classes.
         name: the source it came from, for reports.
         digest: SHA-256 over names and bytes of its parameters and buffers.
+        remark: what its source says that a run should tell; empty where it says nothing.
     """
 
     model: nn.Module | ExportedProgram
     spec: InputSpec
     name: str
     digest: str
+    remark: str = ""
 
 
 def sources() -> list[tuple[str, str]]:
@@ -64,6 +67,7 @@ def sources() -> list[tuple[str, str]]:
         *zoo,
         *hubs,
         ("FILE.pt2", "a program written by torch.export.save; no code is needed or run"),
+        ("FILE.onnx", "a float network as ONNX; no code is needed or run (extra: onnx)"),
         ("package.module:factory", "a function without arguments that returns the network"),
         ("path/to/file.py:factory", "the same, from a file"),
     ]
@@ -93,7 +97,8 @@ def load_teacher(config: ModelConfig, *, pretrained: bool = True) -> Teacher:
             f"{config.source} does not say what input it takes: give input_shape as C,H,W"
         )
     mean, std = _normalisation(config, found)
-    return _teacher(found.model, config.source, shape, mean, std, config.classes, config.task)
+    teacher = _teacher(found.model, config.source, shape, mean, std, config.classes, config.task)
+    return replace(teacher, remark=found.remark)
 
 
 def from_module(
@@ -195,6 +200,8 @@ def _find(config: ModelConfig, pretrained: bool) -> Found:
         return _with_weights(found, config)
     if source.endswith(".pt2"):
         return _from_archive(config)
+    if source.endswith(".onnx"):
+        return _from_onnx(config)
     if ":" in source:
         return _with_weights(Found(_call_factory(source)), config)
     if source.endswith(_WEIGHT_SUFFIXES):
@@ -217,9 +224,20 @@ def _with_weights(found: Found, config: ModelConfig) -> Found:
     return found
 
 
-def _from_archive(config: ModelConfig) -> Found:
+def _from_onnx(config: ModelConfig) -> Found:
+    from datafree.models.onnx import load_onnx  # imports onnx and what reads it, seconds
+
+    _refuse_weights(config)
+    return load_onnx(Path(config.source), config.input_shape)
+
+
+def _refuse_weights(config: ModelConfig) -> None:
     if config.weights_file is not None:
         raise ModelError(f"{config.source} brings its own weights: leave out weights_file")
+
+
+def _from_archive(config: ModelConfig) -> Found:
+    _refuse_weights(config)
     program = load_archive(Path(config.source))
     sizes = _input_sizes(program, config.source)
     if isinstance(sizes[0], int):

@@ -30,12 +30,14 @@ class Found:
         shape: channels, height, width.
         mean: per channel.
         std: per channel.
+        remark: what whoever quantizes it should know; empty where there is nothing.
     """
 
     model: nn.Module | ExportedProgram
     shape: tuple[int, int, int] | None = None
     mean: tuple[float, ...] | None = None
     std: tuple[float, ...] | None = None
+    remark: str = ""
 
 
 @dataclass(frozen=True)

@@ -119,7 +119,8 @@ def run(  # noqa: PLR0913 - one door, what a caller may bring
             that was interrupted goes on in its folder.
         force: replace a finished run in `folder`.
         progress: shown during long stages.
-        tell: called with the time the run is expected to take, before the long stages.
+        tell: called with what is to be known of the teacher, and with the time the run is expected
+            to take, before the long stages.
 
     Raises:
         OutputExistsError: `folder` holds something else and `force` was not given.
@@ -129,7 +130,7 @@ def run(  # noqa: PLR0913 - one door, what a caller may bring
         refuse(folder, config, force)
     watch = Stopwatch()
     with watch.stage("capture"):
-        teacher = teacher or load_teacher(config.teacher)
+        teacher = teacher or _loaded(config, tell)
         spec, device = teacher.spec, resolve_device(config.device)
         graph = to_device(capture(teacher.model, spec), device)
         _check(graph, spec, config, metric)
@@ -184,6 +185,14 @@ def run(  # noqa: PLR0913 - one door, what a caller may bring
         shutil.rmtree(folder / UNFINISHED, ignore_errors=True)
     both = structured(made.student), structured(graph)
     return Result(*both, spec, images, config, metrics, watch.seconds, folder)
+
+
+def _loaded(config: RunConfig, tell: Callable[[str], None] | None) -> Teacher:
+    """The teacher that `config` names, with what its source has to say of it told."""
+    teacher = load_teacher(config.teacher)
+    if tell is not None and teacher.remark:
+        tell(teacher.remark)
+    return teacher
 
 
 def _check(
