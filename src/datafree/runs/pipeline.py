@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from torch import fx, nn
+from torch.export import ExportedProgram
 
 from datafree.calibrators.base import Calibrator
 from datafree.config import InputSpec, RunConfig, Scheme
@@ -35,6 +36,7 @@ from datafree.runs.folder import (
     save_images,
 )
 from datafree.runs.forecast import foretold
+from datafree.runs.notes import noted
 from datafree.runs.plan import Plan, make_method, make_plan, resolve_device
 from datafree.runs.post_training import allocated, quantize_weights
 from datafree.runs.record import Stopwatch, write_metrics
@@ -96,7 +98,7 @@ def run(  # noqa: PLR0913 - one door, what a caller may bring
     config: RunConfig,
     *,
     teacher: Teacher | None = None,
-    student: nn.Module | None = None,
+    student: nn.Module | ExportedProgram | None = None,
     images: SyntheticSet | None = None,
     folder: Path | None = None,
     force: bool = False,
@@ -128,6 +130,7 @@ def run(  # noqa: PLR0913 - one door, what a caller may bring
         teacher = teacher or load_teacher(config.teacher)
         spec, device = teacher.spec, resolve_device(config.device)
         graph = to_device(capture(teacher.model, spec), device)
+        notes = noted(teacher, graph)
         check_export(graph, spec, config)  # a mistake is told before anything takes long
         if images is None and config.image_file is not None:
             images = SyntheticSet.load(config.image_file).fitted(spec, config.images)
@@ -148,6 +151,7 @@ def run(  # noqa: PLR0913 - one door, what a caller may bring
     with watch.stage("synthesis"):
         images = _images(graph, spec, config, images, folder, progress)
     metrics: dict[str, Any] = {"teacher": teacher.digest, "images": images.digest()}
+    metrics |= {"notes": notes} if notes else {}
     if config.mixed:
         with watch.stage("allocation"):
             folds = plan.trainer is None or plan.trainer.folds

@@ -18,6 +18,7 @@ from datafree.graph.capture import capture, to_device
 from datafree.images import SyntheticSet
 from datafree.models import load_teacher
 from datafree.progress import Progress, silent
+from datafree.runs.notes import noted
 from datafree.runs.pipeline import synthesize_images
 from datafree.runs.plan import make_method, resolve_device
 from datafree.synthesis.base import Stored, Synthesizer
@@ -128,6 +129,7 @@ def synthesize_to_file(
         _refuse_existing(place, force)
     teacher = load_teacher(config.teacher)
     graph = to_device(capture(teacher.model, teacher.spec), resolve_device(config.device))
+    noted(teacher, graph)
     checkpoint = path.with_name(f".{path.stem}-unfinished")
     images = synthesize_set(graph, teacher.spec, config, options, progress, checkpoint)
     WRITERS[path.suffix](images, path)
