@@ -57,17 +57,17 @@ from datafree.config.options import (
 from datafree.config.parsing import reference
 from datafree.errors import ConfigError, ModelError
 from datafree.export.base import Exporter, ExportReport
-from datafree.graph.capture import capture, to_device
+from datafree.graph.capture import to_device
 from datafree.images import SyntheticSet
 from datafree.models import Teacher, from_module, load_teacher
 from datafree.models.given import recognised
 from datafree.progress import Progress, silent
 from datafree.recipes import laid_over, recipe_fields
 from datafree.runs.benchmark import benchmark_run
-from datafree.runs.notes import noted, warn_of
+from datafree.runs.notes import warn_of
 from datafree.runs.pipeline import Result, run
-from datafree.runs.plan import exporter_for, resolve_device
-from datafree.runs.sets import synthesize_set
+from datafree.runs.plan import exporter_for
+from datafree.runs.sets import opened, synthesize_set
 from datafree.runtimes import Runtime
 
 P = ParamSpec("P")
@@ -278,9 +278,7 @@ def synthesize(model: Network, call: SynthesizeCall) -> SyntheticSet:
     own = {"progress", *ExciteOptions.model_fields}
     given = {n: v for n, v in _given(call, SynthesizeCall).items() if n not in own}
     config = build(RunConfig, {**given, "model": described_as}, "synthesize")
-    graph = to_device(capture(teacher.model, teacher.spec), resolve_device(config.device))
-    noted(teacher, graph)
-    return synthesize_set(graph, teacher.spec, config, call, call.progress)
+    return synthesize_set(opened(teacher, config), teacher.spec, config, call, call.progress)
 
 
 def export_student(

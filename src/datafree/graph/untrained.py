@@ -14,6 +14,7 @@ from datafree.graph.taps import BatchNorm, batch_norms
 
 _NORMS = ("layer_norm", "group_norm", "instance_norm")
 _CURE = "load the trained weights first (weights_file, or load_state_dict)"
+_CAUSE = "the network was not trained, or its weights were not loaded"
 
 
 def virgin(norm: BatchNorm) -> bool:
@@ -41,13 +42,13 @@ def untrained(graph: fx.GraphModule) -> str | None:
     if fresh:
         return (
             f"none of the {len(fresh)} batch norms ever saw data (mean 0, variance 1 everywhere):"
-            f" this network was not trained, and nothing measured on it means anything; {_CURE}"
+            f" {_CAUSE}; {_CURE}"
         )
     others = _affine(graph)
     if not norms and others and not any(_moved(*pair) for pair in others):
         return (
-            f"all {len(others)} norms scale by 1 and shift by 0, as they were created: this network"
-            f" was not trained, and nothing measured on it means anything; {_CURE}"
+            f"all {len(others)} norms scale by 1 and shift by 0, as they were created: {_CAUSE};"
+            f" {_CURE}"
         )
     return None
 

@@ -22,7 +22,7 @@ from datafree.config import InputSpec, ModelConfig, build
 from datafree.errors import ModelError, UnknownNameError
 from datafree.models.archive import load_archive
 from datafree.models.files import SUFFIXES, kind_of, refused_file
-from datafree.models.given import recognised
+from datafree.models.given import recognised, required
 from datafree.models.hubs import HUBS, Found, fetch, offered
 from datafree.models.precision import in_float32
 from datafree.models.programs import found_program
@@ -251,10 +251,15 @@ def _call_factory(source: str) -> nn.Module | ExportedProgram:
             key for key, value in vars(module).items() if callable(value) and key[0] != "_"
         ]
         raise UnknownNameError(f"function of {place}", name, functions)
-    if isinstance(factory, nn.Module) or not callable(factory):
+    if isinstance(factory, nn.Module | ExportedProgram) or not callable(factory):
         model, what = factory, source  # the network itself
     else:
         what = f"what {source}() returned"
+        if needed := required(factory):
+            raise ModelError(
+                f"{source} needs {', '.join(needed)}: name a function that takes nothing and"
+                " returns the network"
+            )
         try:
             model = factory()
         except Exception as error:

@@ -21,7 +21,7 @@ _COUNTERS = ("num_batches_tracked", "n_averaged")
 _WRAPPERS = frozenset({"module", "_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module"})
 """Parts of names that come from wrappers, of the network or of layers in it."""
 _AVERAGED = re.compile(r"(?:^|[._])(?:ema|swa|averaged?)(?:[._]|$)")
-_DEPTH = 3
+_DEPTH = 4
 
 
 @dataclass(frozen=True)
@@ -114,14 +114,14 @@ def told(chosen: Candidate, others: list[Candidate], wanted: Mapping[str, Tensor
     beside = tuple(one.prefix for one in others if one.keys == chosen.keys and one.prefix)
     left = [name for name in chosen.left if not name.startswith(beside)]
     if left:
-        lines.append(f"{len(left)} tensors that are not of the network were left out: {some(left)}")
+        lines.append(f"what is not of the network was left out: {some(left)} ({len(left)} in all)")
     kinds = {
         _dtype(tensor)
         for key, tensor in chosen.state.items()
-        if key in wanted and tensor.is_floating_point() and tensor.dtype != wanted[key].dtype
+        if key in wanted and wanted[key].is_floating_point() and tensor.dtype != wanted[key].dtype
     }
     if kinds:
-        lines.append(f"its {' and '.join(sorted(kinds))} numbers are computed with in float32")
+        lines.append(f"its {' and '.join(sorted(kinds))} numbers become the network's own")
     return lines
 
 
@@ -168,11 +168,12 @@ def _named_as(
         }
         left = tuple(name for name in state if not name.startswith(prefix))
         yield Candidate(keys, prefix, inside, left)
-    for prefix, _ in added.most_common(1):
-        if prefix:
-            yield Candidate(keys, "", {prefix + name: tensor for name, tensor in state.items()})
-    if not stripped and not added:
+    if not stripped:
         yield Candidate(keys, "", state)
+    for prefix, _ in added.most_common(1):
+        longer = Candidate(keys, "", {prefix + name: tensor for name, tensor in state.items()})
+        if prefix and not longer.problems(wanted):
+            yield longer
 
 
 def _prefixes(name: str, known: Mapping[str, Tensor]) -> Iterator[str]:

@@ -46,8 +46,8 @@ def refused_file(path: Path) -> ModelError:
     if not path.exists():
         return ModelError(f"there is no file {path}")
     what: dict[Kind, str] = {
-        "torchscript": "is TorchScript, which holds no modules that could be quantized: pass the"
-        f" network it was made from, or the .pt2 file of {EXPORTED}",
+        "torchscript": "is TorchScript, which torch.export does not take: pass the network it was"
+        f" made from, or a .pt2 file of that: {EXPORTED}",
         "keras": "is no file of torch: convert the network to torch, or to ONNX",
         "other": "is no file that a network could be read from: pass package.module:factory, or"
         " a .pt2 file from torch.export.save",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, cast
 
@@ -49,8 +49,8 @@ def _refuse_module(network: nn.Module, what: str) -> None:
     name = type(network).__name__
     if isinstance(network, torch.jit.ScriptModule):
         raise ModelError(
-            f"{what} is TorchScript, which holds no modules that could be quantized: pass the"
-            f" network it was made from, or the .pt2 file of {EXPORTED}"
+            f"{what} is TorchScript, which torch.export does not take: pass the network it was made"
+            f" from, or a .pt2 file of that: {EXPORTED}"
         )
     if lacks_forward(network):
         parts = ", ".join(key for key, _ in network.named_children())
@@ -66,7 +66,7 @@ def _described(given: object) -> str:
     if given is None:
         return "None: does the function that builds it return it?"
     if inspect.isclass(given):
-        arguments = "..." if _required(given) else ""
+        arguments = "..." if required(given) else ""
         return f"the class {given.__name__}, not a network: pass {given.__name__}({arguments})"
     if isinstance(given, Mapping):
         return _mapping(cast("Mapping[Any, Any]", given))
@@ -116,11 +116,11 @@ def _several(given: tuple[Any, ...] | list[Any], kind: str) -> str:
     return f"a {kind}, not a network: pass a torch.nn.Module"
 
 
-def _required(cls: type[Any]) -> bool:
-    """Whether building `cls` needs arguments, as far as its signature tells."""
+def required(built: Callable[..., Any]) -> list[str]:
+    """The arguments that calling `built` needs, as far as its signature tells."""
     try:
-        parameters = inspect.signature(cls).parameters.values()
+        parameters = inspect.signature(built).parameters.values()
     except (TypeError, ValueError):
-        return False
+        return []
     named = (p for p in parameters if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD))
-    return any(parameter.default is parameter.empty for parameter in named)
+    return [parameter.name for parameter in named if parameter.default is parameter.empty]

@@ -35,7 +35,7 @@ def in_float32(
         The network, and a line that says what became of it; None where nothing did.
 
     Raises:
-        ModelError: a parameter is complex, integer, sparse or quantized already; the message names
+        ModelError: a parameter is complex, integer or quantized already; the message names
             the first.
     """
     parameters = dict(model.named_parameters())
@@ -82,11 +82,6 @@ def _refuse(key: str, tensor: Tensor, name: str) -> None:
             " the float ones"
         )  # fmt: skip
         raise ModelError(f"{name} cannot be quantized: its parameter {key} is {number}: {why}")
-    if tensor.layout != torch.strided:
-        raise ModelError(
-            f"{name} cannot be quantized: its parameter {key} is sparse: pass the network with"
-            " parameters made .to_dense()"
-        )
 
 
 def _numbers(model: nn.Module | ExportedProgram) -> list[Tensor]:

@@ -18,7 +18,7 @@ _SHAPES = re.compile(
     re.IGNORECASE,
 )
 """Words by which torch, and people who check their input, speak of shapes."""
-_DEVICES = re.compile(r"\b(cuda|gpu|mps|same device|device type)\b", re.IGNORECASE)
+_DEVICES = re.compile(r"\b(cuda|gpu|mps|device)\b", re.IGNORECASE)
 _PRECISIONS = re.compile(r"\b(dtype|scalar type|c10::\w+|Half|BFloat16|Double)\b")
 _INSTALLED = ("site-packages", "dist-packages")
 
@@ -97,10 +97,11 @@ def _unwritten(error: Exception, name: str) -> str | None:
 
 def _speaks_of_shapes(error: Exception, line: str) -> bool:
     """Whether a shape is the cause, as far as the message tells, or the `line` that asserts."""
-    if isinstance(error, AssertionError) and not str(error):
-        return _SHAPES.search(line) is not None
+    text = f"{error} {line}" if isinstance(error, AssertionError) else str(error)
+    if "too many indices" in text:  # an image has four dimensions whatever its shape is
+        return False
     kinds = (RuntimeError, ValueError, IndexError, AssertionError)
-    return isinstance(error, kinds) and _SHAPES.search(str(error)) is not None
+    return isinstance(error, kinds) and _SHAPES.search(text) is not None
 
 
 def _takes_one(call: Callable[..., Any], shape: tuple[int, int, int]) -> bool:

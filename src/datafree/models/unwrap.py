@@ -10,6 +10,7 @@ from __future__ import annotations
 import copy
 from typing import Any, TypeVar
 
+import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim.swa_utils import AveragedModel
@@ -50,7 +51,7 @@ def copied(model: M) -> M:
     Raises:
         ModelError: there are tensors without values, or even so it cannot be copied.
     """
-    refuse_empty(model)
+    check_parts(model)
     known = _trainers(model)
     try:
         try:
@@ -72,27 +73,32 @@ def settled(model: M) -> M:
     Raises:
         ModelError: there are tensors without values.
     """
-    refuse_empty(model)
+    check_parts(model)
     return model.cpu().eval()
 
 
 def unwrap_inside(model: M) -> M:
     """`model` itself, after every module in it was replaced by what is inside its wrappers."""
     for module in list(model.modules()):
-        # Not named_children(), which leaves out the second name of a module.
-        for name, child in list(vars(module)["_modules"].items()):
+        for name, child in list(_children(module).items()):
             if child is not None and (inner := unwrapped(child)) is not child:
                 setattr(module, name, inner)
         _own_forward(module)
     return model
 
 
-def refuse_empty(model: nn.Module) -> None:
-    """Refuse parameters and buffers that hold no values yet.
+def check_parts(model: nn.Module) -> None:
+    """Refuse what keeps a network from being used: tensors without values, TorchScript inside it.
 
     Raises:
-        ModelError: the message names the first.
+        ModelError: the message names the first parameter, buffer or module.
     """
+    for name, module in model.named_modules():
+        if isinstance(module, torch.jit.ScriptModule):
+            raise ModelError(
+                f"{type(model).__name__} holds TorchScript, {name or 'all of it'}, which"
+                " torch.export does not take: leave out torch.jit.script"
+            )
     for name, tensor in (*model.named_parameters(), *model.named_buffers()):
         if nn.parameter.is_lazy(tensor):
             raise ModelError(
@@ -104,11 +110,16 @@ def refuse_empty(model: nn.Module) -> None:
                 f"{type(model).__name__} holds no weights: {name} is on the device meta; build it"
                 " on the CPU and load its weights"
             )
+        if tensor.layout != torch.strided:
+            raise ModelError(
+                f"{type(model).__name__} cannot be quantized: {name} is sparse; pass the network"
+                " with .to_dense() in its place"
+            )
 
 
 def _inside(model: nn.Module) -> nn.Module | None:
     """The module that `model` wraps; None where it is no wrapper."""
-    children = dict(model.named_children())
+    children = _children(model)
     if isinstance(model, _WRAPPERS):
         return children["module"]
     for name in _INNER:
@@ -116,6 +127,11 @@ def _inside(model: nn.Module) -> nn.Module | None:
             return children[name]
     # Averages of weights that cannot be called, such as timm's.
     return children["module"] if set(children) == {"module"} and lacks_forward(model) else None
+
+
+def _children(model: nn.Module) -> dict[str, nn.Module | None]:
+    """The modules in `model`, under both names where one has two; none in TorchScript."""
+    return {} if isinstance(model, torch.jit.ScriptModule) else vars(model)["_modules"]
 
 
 def _own_forward(module: nn.Module) -> None:

@@ -130,11 +130,11 @@ def run(  # noqa: PLR0913 - one door, what a caller may bring
         teacher = teacher or load_teacher(config.teacher)
         spec, device = teacher.spec, resolve_device(config.device)
         graph = to_device(capture(teacher.model, spec), device)
-        notes = noted(teacher, graph)
         check_export(graph, spec, config)  # a mistake is told before anything takes long
         if images is None and config.image_file is not None:
             images = SyntheticSet.load(config.image_file).fitted(spec, config.images)
         plan = make_plan(config, graph, spec, given=images is not None)
+        notes = noted(teacher, graph)
         if images is None and plan.synthesizer is None:
             images = SyntheticSet.none(spec)
         companion = find_companion(student, config, spec)
