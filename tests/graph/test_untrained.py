@@ -30,7 +30,9 @@ def test_of_a_network_as_created_all_batch_norms_are_counted(name: str, count: i
     assert told is not None
     assert told.startswith(f"none of the {count} batch norms ever saw data (mean 0, variance 1")
     assert "load the trained weights first (weights_file, or load_state_dict)" in told
-    with pytest.raises(ModelError, match=rf"zeroq uses .* none of the {count} .*; noise needs none"):
+    with pytest.raises(
+        ModelError, match=rf"zeroq uses .* none of the {count} .*; noise needs none"
+    ):
         require_statistics(fresh(name), "zeroq", "noise")
 
 

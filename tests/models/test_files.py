@@ -64,7 +64,10 @@ FILES: dict[str, tuple[str, str]] = {
     "state": ("net.pth", WEIGHTS),
     "old state": ("net.pt", WEIGHTS),
     "namespace": ("net.tar", WEIGHTS),
-    "object": ("net.ckpt", "beside objects that are never unpickled (tests.models.test_files.Args)"),
+    "object": (
+        "net.ckpt",
+        "beside objects that are never unpickled (tests.models.test_files.Args)",
+    ),
     "network": ("net.pt", WHOLE + "tests.teachers.Tiny"),
     "old network": ("net.pth", WHOLE + "tests.teachers.Tiny"),
     "pickled network": ("net.pkl", WHOLE + "tests.teachers.Tiny"),
@@ -115,9 +118,7 @@ def test_a_program_may_have_any_name(tmp_path: Path) -> None:
 @pytest.mark.parametrize("old", [False, True])
 def test_nothing_is_run_to_tell_what_a_file_is(name: str, old: bool, tmp_path: Path) -> None:
     path, witness = tmp_path / name, tmp_path / "witness"
-    torch.save(
-        {"state_dict": Evil(witness)}, path, _use_new_zipfile_serialization=not old
-    )
+    torch.save({"state_dict": Evil(witness)}, path, _use_new_zipfile_serialization=not old)
     assert any(asked.endswith("mkdir") for asked in foreign_classes(path))
     message = complaint(lambda: teacher(str(path), **NORMAL))
     assert "never unpickled" in message and "mkdir" in message
@@ -135,15 +136,26 @@ def test_a_python_file_asks_for_the_function(tmp_path: Path) -> None:
     path = tmp_path / "net.py"
     path.write_text("def build(): pass\ndef _own(): pass\nclass Net: pass\n")
     message = complaint(lambda: teacher(str(path)))
-    assert message.endswith(f"name the function that returns the network, {path}:NAME; it has build, Net")
+    assert message.endswith(
+        f"name the function that returns the network, {path}:NAME; it has build, Net"
+    )
     path.write_text("def build(")
     assert f"{path} is not Python: " in complaint(lambda: teacher(str(path)))
 
 
 def test_names_of_libraries_are_offered(monkeypatch: pytest.MonkeyPatch) -> None:
-    known = hubs.Hub("", lambda _: ["resnet18", "vit_tiny"], lambda *_: hubs.Found(Tiny()))
+    def names(_: object) -> list[str]:
+        return ["resnet18", "vit_tiny"]
+
+    def imported(hub: str) -> str:
+        return hub
+
+    def built(*_: Any) -> hubs.Found:
+        return hubs.Found(Tiny())
+
+    known = hubs.Hub("", names, built)
     monkeypatch.setattr(hubs, "HUBS", {"timm": known, "pytorchcv": known})
-    monkeypatch.setattr(hubs, "_import", lambda hub: hub)
+    monkeypatch.setattr(hubs, "_import", imported)
     assert hubs.offered("resnet18") == ["timm:resnet18", "pytorchcv:resnet18"]
     assert hubs.offered("timm/vit_tiny.augreg_in1k") == ["timm:vit_tiny.augreg_in1k"]
     assert hubs.offered("resnet") == []

@@ -104,7 +104,8 @@ def test_the_export_that_is_advised_works(tmp_path: Path, monkeypatch: pytest.Mo
 
 
 def test_the_student_of_a_distillation_is_looked_at_too() -> None:
-    for given in (Tiny, Tiny().state_dict(), None, (Tiny(), 3)):
+    strange: list[Any] = [Tiny, Tiny().state_dict(), None, (Tiny(), 3)]
+    for given in strange:
         message = complaint(
             lambda given=given: datafree.distill("digits_resnet8", student=given), ModelError
         )

@@ -47,9 +47,7 @@ def test_other_precisions_are_quantized_as_float32_copies(form: str, kind: torch
     found = from_module(given, input_shape=SHAPE)
     name = "Tiny" if form == "module" else "ExportedProgram"
     short = str(kind).removeprefix("torch.")
-    assert found.notes == (
-        f"{name} holds {short} numbers: it is quantized as a float32 copy",
-    )
+    assert found.notes == (f"{name} holds {short} numbers: it is quantized as a float32 copy",)
     graph = capture(found.model, found.spec)
     floats = {t.dtype for t in graph.state_dict().values() if t.is_floating_point()}
     assert floats == {torch.float32}

@@ -16,7 +16,7 @@ SHAPE = (1, 8, 8)
 ADVICE = "give the right input_shape, as C,H,W"
 
 
-def network(forward: Callable[..., Any], *layers: nn.Module) -> nn.Module:
+def network(forward: Callable[[Any, Any], Any], *layers: nn.Module) -> nn.Module:
     """A module with this `forward`, which gets the layers in a list as its first argument."""
 
     class Net(nn.Module):
@@ -24,8 +24,8 @@ def network(forward: Callable[..., Any], *layers: nn.Module) -> nn.Module:
             super().__init__()
             self.layers = nn.ModuleList(layers)
 
-    def bound(self: Net, *args: Any, **kwargs: Any) -> Any:
-        return forward(self.layers, *args, **kwargs)
+    def bound(self: Net, x: Any) -> Any:
+        return forward(self.layers, x)
 
     Net.forward = bound
     return Net()
@@ -44,7 +44,7 @@ class Sized(nn.Module):
 
 
 def _asserted(x: Tensor) -> None:
-    assert x.shape[1] == 3  # noqa: S101
+    assert x.shape[1] == 3
 
 
 def _told(x: Tensor) -> None:
@@ -83,7 +83,9 @@ class Two(Tiny):
 
 
 class Three(Tiny):
-    def forward(self, x: Tensor, *, scale: float, shift: float, bias: float = 0.0) -> Tensor:
+    def forward(  # pyright: ignore[reportIncompatibleMethodOverride]
+        self, x: Tensor, *, scale: float, shift: float, bias: float = 0.0
+    ) -> Tensor:
         return super().forward(x) * scale + shift + bias
 
 

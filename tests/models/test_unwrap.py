@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -57,7 +58,7 @@ class LikeFabric(nn.Module):
         return self._forward_module(*args)
 
 
-WRAPPERS = {
+WRAPPERS: dict[str, Callable[[nn.Module, Path], nn.Module]] = {
     "data parallel": lambda net, _: nn.DataParallel(net),
     "distributed": _distributed,
     "compiled": lambda net, _: _compiled(net),
@@ -115,7 +116,7 @@ class Wrapping(nn.Module):
         super().__init__()
         self.features: nn.Module = nn.DataParallel(nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU()))
         self.again = self.features
-        self.blocks = nn.ModuleList([_compiled(nn.Conv2d(4, 4, 1)), nn.Linear(4, 3)])
+        self.blocks: Any = nn.ModuleList([_compiled(nn.Conv2d(4, 4, 1)), nn.Linear(4, 3)])
 
     def forward(self, x: Tensor) -> Tensor:
         return self.blocks[1](self.blocks[0](self.features(x)).mean((2, 3)))
