@@ -134,11 +134,11 @@ def run(  # noqa: PLR0913 - one door, what a caller may bring
         if images is None and config.image_file is not None:
             images = SyntheticSet.load(config.image_file).fitted(spec, config.images)
         plan = make_plan(config, graph, spec, given=images is not None)
-        notes = noted(teacher, graph)
         if images is None and plan.synthesizer is None:
             images = SyntheticSet.none(spec)
         companion = find_companion(student, config, spec)
         team = gather_team(device, config.precision) if plan.trainer is not None else Team()
+        notes = noted(teacher, graph) if team.rank == 0 else []
         if tell is not None and team.rank == 0:
             found = foretold(
                 config, graph, spec, plan.synthesizer, plan.reconstructor, plan.trainer
