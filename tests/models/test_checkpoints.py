@@ -127,7 +127,7 @@ CHOICES: dict[str, tuple[Any, str]] = {
     ),
     "half": (
         {k: v.half() if v.is_floating_point() else v for k, v in OWN.items()},
-        "its float16 numbers become the network's own",
+        "its float16 numbers became float32, as in the network",
     ),
 }
 

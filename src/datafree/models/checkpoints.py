@@ -115,13 +115,12 @@ def told(chosen: Candidate, others: list[Candidate], wanted: Mapping[str, Tensor
     left = [name for name in chosen.left if not name.startswith(beside)]
     if left:
         lines.append(f"what is not of the network was left out: {some(left)} ({len(left)} in all)")
-    kinds = {
-        _dtype(tensor)
+    pairs = {
+        (_dtype(tensor), _dtype(wanted[key]))
         for key, tensor in chosen.state.items()
         if key in wanted and wanted[key].is_floating_point() and tensor.dtype != wanted[key].dtype
     }
-    if kinds:
-        lines.append(f"its {' and '.join(sorted(kinds))} numbers become the network's own")
+    lines += [f"its {old} numbers became {new}, as in the network" for old, new in sorted(pairs)]
     return lines
 
 
