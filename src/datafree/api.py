@@ -64,7 +64,6 @@ from datafree.models.given import recognised
 from datafree.progress import Progress, silent
 from datafree.recipes import laid_over, recipe_fields
 from datafree.runs.benchmark import benchmark_run
-from datafree.runs.notes import warn_of
 from datafree.runs.pipeline import Result, run
 from datafree.runs.plan import exporter_for
 from datafree.runs.sets import opened, synthesize_set
@@ -134,11 +133,27 @@ class AnyStudent(Frozen):
     by name starts from weights drawn anew."""
 
 
-class QuantizeCall(Shows, FolderOptions, AnyImages, QuantizeOptions, RecipeOptions):
+class AnyMetric(Frozen):
+    """A measure of the user's own."""
+
+    panel: ClassVar[str] = "Output"
+
+    metric: Annotated[
+        str | Callable[..., float] | None, SkipValidation, Shown("top-1, or mean IoU")
+    ] = None
+    """Measure of your own on the test images: a function, or `file.py:function`, of what the
+    network returns for all of them and of their labels, which returns a number."""
+
+
+class QuantizeCall(  # pyright: ignore[reportIncompatibleVariableOverride] - takes functions too
+    Shows, FolderOptions, AnyImages, AnyMetric, QuantizeOptions, RecipeOptions
+):
     """All that `quantize` takes beside the network."""
 
 
-class DistillCall(Shows, FolderOptions, DistillOptions, RecipeOptions, AnyStudent):
+class DistillCall(  # pyright: ignore[reportIncompatibleVariableOverride] - takes functions too
+    Shows, FolderOptions, AnyMetric, DistillOptions, RecipeOptions, AnyStudent
+):
     """All that `distill` takes beside the teacher."""
 
 
@@ -248,12 +263,7 @@ def distill(model: Network, call: DistillCall) -> Result:
         DatafreeError: one line that says what was wrong and what to do.
     """
     teacher, described_as = _teacher(model, call)
-    own = None
-    if not isinstance(call.student, str):
-        spec = teacher.spec
-        made = from_module(call.student, input_shape=spec.shape, mean=spec.mean, std=spec.std)
-        own = made.model
-        warn_of(made.notes)
+    own = None if isinstance(call.student, str) else call.student
     base = {"model": described_as, "student": _source(call.student), "training": "distill"}
     base |= recipe_fields(call.recipe, "distill")
     config = build(RunConfig, distillation(base, _given(call, DistillOptions)), "distill")
@@ -365,12 +375,17 @@ def benchmark(
 def _given(call: Frozen, options: type[Frozen]) -> dict[str, Any]:
     """The fields of `options` that the caller named."""
     named = call.model_fields_set & options.model_fields.keys()
-    return {name: getattr(call, name) for name in named}
+    given = {name: getattr(call, name) for name in named}
+    if callable(given.get("metric")):
+        del given["metric"]
+    return given
 
 
 def _where(call: QuantizeCall | DistillCall) -> dict[str, Any]:
     """What a run is told beside its configuration."""
-    return {"folder": call.output, "force": call.force, "progress": call.progress}
+    metric = None if isinstance(call.metric, str) else call.metric
+    where = {"folder": call.output, "force": call.force, "progress": call.progress}
+    return {**where, "metric": metric}
 
 
 def _source(model: nn.Module | ExportedProgram | str) -> str:
@@ -388,7 +403,7 @@ def _teacher(given: Network, call: TeacherOptions) -> tuple[Teacher, str]:
         raise ModelError(
             "weights_file goes with a source given by name: load the weights into your module"
         )
-    known = {name: told[name] for name in ("input_shape", "mean", "std", "classes")}
+    known = {name: told[name] for name in ("input_shape", "mean", "std", "classes", "task")}
     return from_module(model, **known), source
 
 

@@ -347,13 +347,13 @@ def test_several_inputs_are_refused(as_program: bool) -> None:
 
 
 @pytest.mark.parametrize("as_program", [True, False])
-def test_several_outputs_are_refused(as_program: bool) -> None:
+def test_several_outputs_are_those_of_a_teacher(as_program: bool) -> None:
     class Outputs(Base):
         def forward(self, x: Tensor) -> dict[str, Any]:
             return {"logits": self.classify(self.conv(x)), "more": (x, x + 1)}
 
     model = Outputs().eval()
-    with pytest.raises(CaptureError, match="returns 3 values; wrap it"):
+    with pytest.raises(CaptureError, match="come as a teacher"):
         capture(exported(model) if as_program else model, SPEC)
 
 

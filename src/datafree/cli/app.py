@@ -91,6 +91,7 @@ def synthesize(model: str, output: str, force: bool, **options: Any) -> None:
         Argument("run", "Model", "Folder written by quantize."),
         field_option(RunConfig, "data"),
         field_option(RunConfig, "limit"),
+        field_option(RunConfig, "metric"),
         field_option(RunConfig, "images_per_batch"),
         Option(
             ["--onnx"], "Output", is_flag=True,
@@ -105,10 +106,11 @@ def evaluate(run: str, onnx: bool, **options: Any) -> None:
 
     changes = given_fields(options)
     config, measured = evaluate_run(Path(run), changes, onnx=onnx, progress=console.progress)
-    rows = [(name, f"{value:.2f}") for name, value in measured["top1"].items()]
+    ((measure, (what, unit)),) = (item for item in console.MEASURES.items() if item[0] in measured)
+    rows = [(name, f"{value:.2f}") for name, value in measured[measure].items()]
     title = f"{config.model} {config.label}, policy {config.policy}"
     title += f", {measured['test_images']} images"
-    console.show_table(title, ("network", "top-1 %"), rows)
+    console.show_table(title, ("network", what + unit), rows)
 
 
 @app.command(

@@ -36,6 +36,8 @@ if TYPE_CHECKING:
 out = Console()
 err = Console(stderr=True)
 _TEXT_WIDTH = 100
+MEASURES = {"top1": ("top-1", " %"), "miou": ("mean IoU", " %"), "metric": ("measure", "")}
+"""What networks can reach on labelled images: its name and unit."""
 _NAMES = 6  # layers a row of the table of bits names
 _MANY_UNDECIDED = 0.25  # share of the roundings from which on more steps are worth their time
 
@@ -187,15 +189,15 @@ def bits_rows(allocation: Mapping[str, Any]) -> list[tuple[str, str, str]]:
 
 def measured_rows(metrics: Mapping[str, Any]) -> list[tuple[str, str]]:
     """Name and value of everything measured, as people read it."""
-    rows: list[tuple[str, str]] = [("note", line) for line in metrics.get("notes", ())]
-    if "top1" in metrics:
-        values = ", ".join(f"{name} {value:.2f} %" for name, value in metrics["top1"].items())
-        rows.append((f"top-1 on {metrics['test_images']} images", values))
+    task = metrics.get("task", "classes")
+    rows = [] if task == "classes" else [("task", str(task))]
+    rows += [("note", line) for line in metrics.get("notes", ())]
+    rows += _reached(metrics)
     for name, phase in metrics.get("training", {}).items():
         rows.append((name, _phase(phase)))
     if "held_out" in metrics:
         held = metrics["held_out"]
-        text = f"{held['agreement']:.1f} % same prediction, KL {held['kl']:.4f}"
+        text = _differences(held, task)
         rows.append((f"teacher and student on {held['images']} held-out images", text))
     if metrics.get("sqnr_db"):
         name, value = min(metrics["sqnr_db"].items(), key=lambda item: item[1])
@@ -253,6 +255,30 @@ def show_method(method: Explained) -> None:
 def _print_plain(text: str) -> None:
     """Text as it is: no markup, no wrapping."""
     out.print(text, markup=False, highlight=False, soft_wrap=True)
+
+
+def _reached(metrics: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """What networks reach on labelled images."""
+    return [
+        (
+            f"{title} on {metrics['test_images']} images",
+            ", ".join(f"{network} {value:.2f}{unit}" for network, value in metrics[name].items()),
+        )
+        for name, (title, unit) in MEASURES.items()
+        if name in metrics
+    ]
+
+
+def _differences(held: Mapping[str, Any], task: str) -> str:
+    """How teacher and student differ, in what the network's task has."""
+    told: list[str] = []
+    if "agreement" in held:
+        of = " of positions" if task == "dense classes" else ""
+        told += [f"{held['agreement']:.1f} % same prediction{of}", f"KL {held['kl']:.4f}"]
+    if "error" in held:
+        off = f"numbers off by {100 * held['error']:.2g} % of their deviation"
+        told += [off, f"cosine {held['cosine']:.4f}"]
+    return ", ".join(told)
 
 
 def _phase(phase: Mapping[str, Any]) -> str:

@@ -13,6 +13,7 @@ from pydantic import AfterValidator, BeforeValidator, Field, PlainValidator, mod
 
 from datafree.config.base import Frozen
 from datafree.config.fields import Shown
+from datafree.config.outputs import Task
 from datafree.config.parsing import (
     comma_separated,
     optional_path,
@@ -50,6 +51,9 @@ class TeacherOptions(Frozen):
     """Deviation per channel of images scaled to 0..1, by which they are divided."""
     classes: Annotated[int | None, Field(ge=1), Shown("read off its output")] = None
     """Number of classes a network from a hub is built with."""
+    task: Annotated[Task | None, Shown("guessed from what it returns")] = None
+    """What the network says of an image: `classes`, which it is of; `dense`, a class at every
+    position; `values`, numbers of any meaning, such as features, boxes or another image."""
 
 
 class ModelConfig(TeacherOptions):
@@ -222,9 +226,13 @@ class OutputOptions(Frozen):
     panel: ClassVar[str] = "Output"
 
     data: Annotated[Path | None, Shown("compared without labels")] = None
-    """Labelled test images: .npz with images and labels, folder with labels.csv, CIFAR batches."""
+    """Labelled test images: .npz with images and labels (a class for every pixel where the network
+    has classes at every position), folder with labels.csv, CIFAR batches."""
     limit: Annotated[int | None, Field(ge=1), Shown("all")] = None
     """Use at most this many test images."""
+    metric: Annotated[str | None, Shown("top-1, or mean IoU", "FILE:FUNCTION")] = None
+    """Measure of your own on the test images: a function of what the network returns for all of
+    them and of their labels, which returns a number."""
     images_per_batch: Annotated[int | None, Field(ge=1), Shown("by their size")] = None
     """Images that pass through the network together in calibration and evaluation: fewer take less
     memory. Calibrators that average over batches then see other batches."""

@@ -39,7 +39,7 @@ def lift(exported: fx.GraphModule) -> fx.GraphModule:
         exported: what `ExportedProgram.module(check_guards=False)` returns.
 
     Raises:
-        CaptureError: the graph has several inputs or outputs.
+        CaptureError: the graph has several inputs.
     """
     lifter = _Lifter(exported)
     for node in exported.graph.nodes:
@@ -88,13 +88,8 @@ class _Lifter:
             self.env[node] = self.graph.placeholder(node.name)
             self.images = node
         elif node.op == "output":
-            outputs = map_arg(node.args[0], lambda n: self.env[n])
-            flat = _flatten(outputs)
-            if len(flat) != 1:
-                raise CaptureError(
-                    f"the model returns {len(flat)} values; wrap it so that it returns the logits"
-                )
-            self.graph.output(flat[0])
+            flat = _flatten(map_arg(node.args[0], lambda n: self.env[n]))
+            self.graph.output(flat[0] if len(flat) == 1 else tuple(flat))
         elif node.op == "call_function" and _name(node).startswith(_ASSERTIONS):
             return
         elif node.op == "call_function" and _trains(node):

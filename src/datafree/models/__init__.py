@@ -15,15 +15,17 @@ from types import ModuleType
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.export import ExportedProgram
 
 from datafree.config import InputSpec, ModelConfig, build
+from datafree.config.outputs import Task
 from datafree.errors import ModelError, UnknownNameError
 from datafree.models.archive import load_archive
 from datafree.models.files import SUFFIXES, kind_of, refused_file
 from datafree.models.given import recognised, required
 from datafree.models.hubs import HUBS, Found, fetch, offered
+from datafree.models.outputs import described
 from datafree.models.precision import in_float32
 from datafree.models.programs import found_program
 from datafree.models.trial import explained
@@ -34,6 +36,8 @@ from datafree.user_code import module_at
 from datafree.zoo import ZOO
 
 __all__ = ["Teacher", "from_module", "load_teacher", "sources"]
+
+_SHOWN = 2  # black images that tell what a network returns
 
 
 @dataclass(frozen=True)
@@ -80,7 +84,7 @@ def load_teacher(config: ModelConfig, *, pretrained: bool = True) -> Teacher:
     Raises:
         UnknownNameError: no such network; the nearest names are offered.
         ModelError: the network cannot be had, its weights do not fit or are not finite, its
-            input is not known or wrong, or it does not return one score per class.
+            input is not known or wrong, or it returns no tensor of images.
         ConfigError: the input description contradicts itself.
     """
     found = _find(config, pretrained)
@@ -92,7 +96,7 @@ def load_teacher(config: ModelConfig, *, pretrained: bool = True) -> Teacher:
             f"{config.source} does not say what input it takes: give input_shape as C,H,W"
         )
     mean, std = _normalisation(config, found)
-    teacher = _teacher(found.model, config.source, shape, mean, std, config.classes)
+    teacher = _teacher(found.model, config.source, shape, mean, std, config.classes, config.task)
     return replace(teacher, notes=(*found.notes, *teacher.notes))
 
 
@@ -103,6 +107,7 @@ def from_module(
     mean: tuple[float, ...] | None = None,
     std: tuple[float, ...] | None = None,
     classes: int | None = None,
+    task: Task | None = None,
 ) -> Teacher:
     """A teacher from a module in memory; the module itself is never touched, a copy is taken.
 
@@ -114,10 +119,12 @@ def from_module(
         std: per channel, divided by. None means 1. With both left out the network is taken to
             expect images scaled to 0..1.
         classes: number of classes; None reads it off the output.
+        task: what the network says of an image: `classes`, `dense` (a class at every position) or
+            `values` (numbers); None guesses from what it returns.
 
     Raises:
         ModelError: `model` is no network, a parameter or buffer is not finite, the network does not
-            take this shape, or it does not return one score per class.
+            take this shape, or it returns no tensor with the images along its first dimension.
         ConfigError: the input description contradicts itself.
     """
     network = recognised(model)
@@ -132,25 +139,29 @@ def from_module(
     if shape is None:
         raise ModelError(f"{name} does not say what input it takes: pass input_shape=(C, H, W)")
     filled = (mean or (0.0,) * shape[0], std or (1.0,) * shape[0])
-    return _teacher(found.model, name, shape, *filled, classes)
+    return _teacher(found.model, name, shape, *filled, classes, task)
 
 
-def _teacher(
+def _teacher(  # noqa: PLR0913 - all that must be known of a network
     model: nn.Module | ExportedProgram,
     name: str,
     shape: tuple[int, int, int],
     mean: tuple[float, ...],
     std: tuple[float, ...],
     classes: int | None,
+    task: Task | None,
 ) -> Teacher:
     values = {"shape": shape, "mean": mean, "std": std, "classes": classes or 1}
     spec = build(InputSpec, values, f"input of {name}")
     model, note = in_float32(model, shape, name)
     check_finite(named_tensors(model), name)
-    measured = _count_classes(model, shape, name)
+    heads, plain = described(_returned(model, shape, name), _SHOWN, shape, task, name)
+    first = next((head for head in heads if head.kind != "values"), heads[0])
+    measured = 1 if first.kind == "values" else first.shape[0]
     if classes is not None and classes != measured:
         raise ModelError(f"{name} returns {measured} classes, not {classes}: leave out classes")
-    spec = spec.model_copy(update={"classes": measured})
+    labelled = plain and first.kind in ("classes", "one_logit")
+    spec = spec.model_copy(update={"classes": measured, "outputs": () if labelled else heads})
     state = model.state_dict if isinstance(model, ExportedProgram) else model.state_dict()
     notes = () if note is None else (note,)
     return Teacher(model=model, spec=spec, name=name, digest=state_digest(state), notes=notes)
@@ -170,26 +181,15 @@ def _normalisation(
     return mean, std
 
 
-def _count_classes(
-    model: nn.Module | ExportedProgram, shape: tuple[int, int, int], name: str
-) -> int:
-    """Number of classes, from a forward pass of two black images."""
+def _returned(model: nn.Module | ExportedProgram, shape: tuple[int, int, int], name: str) -> Any:
+    """What the network returns for two black images; its tensors know the steps they come from."""
     call = model.module() if isinstance(model, ExportedProgram) else model
     try:
-        with torch.no_grad():
-            output: Any = call(torch.zeros(2, *shape))
+        with torch.enable_grad():
+            # Not a leaf: a network may write into its images.
+            return call(torch.zeros(_SHOWN, *shape, requires_grad=True) * 1)
     except Exception as error:  # noqa: BLE001 - a stranger's network may raise anything
         raise ModelError(explained(error, call, shape, name)) from None
-    if not isinstance(output, Tensor):
-        raise ModelError(
-            f"{name} must return one tensor of (batch, classes), got {type(output).__name__}"
-        )
-    if output.ndim != 2 or len(output) != 2:
-        raise ModelError(
-            f"{name} must return one tensor of (batch, classes); "
-            f"a batch of 2 gave {tuple(output.shape)}"
-        )
-    return output.shape[1]
 
 
 def _find(config: ModelConfig, pretrained: bool) -> Found:

@@ -15,7 +15,6 @@ from datafree.allocation.budget import describe_layers, resolve_budget
 from datafree.calibrators.base import Calibrator, ImagelessRule, RangeRule
 from datafree.config import InputSpec, Method, RunConfig, build
 from datafree.corrections.prepare import prepare
-from datafree.data import open_labelled
 from datafree.errors import ConfigError
 from datafree.export.base import Exporter
 from datafree.generators import load_generator
@@ -55,7 +54,7 @@ def make_plan(config: RunConfig, graph: fx.GraphModule, spec: InputSpec, *, give
         given: images are given.
 
     Raises:
-        DatafreeError: an option, a budget, the test data, or a network that a method cannot take.
+        DatafreeError: an option, a budget, or a network that a method cannot take.
     """
     rule: Calibrator | ImagelessRule = make_method(config.calibration, "calibrators", RangeRule)
     trainer = _trainer(config, rule, graph)
@@ -64,8 +63,6 @@ def make_plan(config: RunConfig, graph: fx.GraphModule, spec: InputSpec, *, give
     held_out = given and trainer is None and config.holdout > 0 and config.data is None
     if wanted or held_out:
         synthesizer.check(graph)
-    if config.data is not None:
-        open_labelled(config.data, spec, config.limit)
     folded = fold_batch_norms(graph, branches=trainer is None or trainer.folds)
     weight_bits(folded, config.scheme)
     if isinstance(rule, ImagelessRule):

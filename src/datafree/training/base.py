@@ -135,7 +135,7 @@ class Trainer(Frozen):
 
     def generator_config(self, spec: InputSpec) -> GeneratorConfig:
         """The generator for images of `spec`."""
-        condition = "embedding" if self.conditional else "none"
+        condition = "embedding" if self.conditional and spec.labelled else "none"
         return GeneratorConfig(
             shape=spec.shape, classes=spec.answers, latent=self.latent, condition=condition,
             body=self.body, width=self.width,
