@@ -213,6 +213,11 @@ def demo(output: str, force: bool | None) -> None:
 
 def main() -> None:
     """Run the command line; a user's mistake gives one line and exit code 2."""
+    with console.warnings_as_lines():
+        _main()
+
+
+def _main() -> None:
     try:
         sys.exit(app.main(standalone_mode=False) or 0)
     except click.exceptions.NoArgsIsHelpError as asked:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import textwrap
+import warnings
 from collections.abc import Generator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -26,6 +27,7 @@ from rich.table import Table
 
 from datafree.cli.runtimes import runtime_rows
 from datafree.config import RunConfig
+from datafree.errors import NetworkWarning
 from datafree.progress import Step
 
 if TYPE_CHECKING:
@@ -69,6 +71,24 @@ def progress(description: str, total: int) -> Generator[Step]:
     )
     with RichProgress(*columns, console=err, transient=True, disable=not err.is_terminal) as bars:
         yield _Bar(bars, bars.add_task(description, total=total, note=""))
+
+
+@contextmanager
+def warnings_as_lines() -> Generator[None]:
+    """Show what a user should know of a network as one line, without file and line of the code."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("always", NetworkWarning)
+        shown = warnings.showwarning
+
+        def show(message: Warning | str, category: type[Warning], *rest: Any) -> None:
+            if issubclass(category, NetworkWarning):
+                line = f"[bold yellow]note:[/bold yellow] {escape(str(message))}"
+                err.print(line, highlight=False, soft_wrap=True)
+            else:
+                shown(message, category, *rest)
+
+        warnings.showwarning = show
+        yield
 
 
 def run_and_show(config: RunConfig, output: Path, *, force: bool) -> None:
@@ -171,6 +191,7 @@ def measured_rows(metrics: Mapping[str, Any]) -> list[tuple[str, str]]:
     """Name and value of everything measured, as people read it."""
     task = metrics.get("task", "classes")
     rows = [] if task == "classes" else [("task", str(task))]
+    rows += [("note", line) for line in metrics.get("notes", ())]
     rows += _reached(metrics)
     for name, phase in metrics.get("training", {}).items():
         rows.append((name, _phase(phase)))

@@ -40,7 +40,7 @@ class TeacherOptions(Frozen):
     panel: ClassVar[str] = "Model"
 
     weights_file: Annotated[Path | None, Shown("those the source brings")] = None
-    """Weights to load into the model, a .safetensors file."""
+    """Weights to load into the model: a .safetensors file, or a checkpoint of a training."""
     input_shape: Annotated[
         tuple[int, int, int] | None, BeforeValidator(shape), Shown("the source's own", "C,H,W")
     ] = None
@@ -346,7 +346,7 @@ class DistillOptions(
     bits: Annotated[str, BeforeValidator(_bits_or_float)] = "float"
     """Then quantize the student, from W8A8 to W2A2; `float` leaves it as it is."""
     student_weights_file: Annotated[Path | None, Shown("drawn anew")] = None
-    """Weights the student starts from, a .safetensors file."""
+    """Weights the student starts from: a .safetensors file, or a checkpoint of a training."""
     training_options: ShortOptions = Field(default_factory=dict)
     """Hyper-parameter of the distillation: warmup=5000."""
 
@@ -362,6 +362,7 @@ class Networks(Frozen):
     student: Annotated[str | None, Shown("made from the model", "SOURCE")] = None
     """Network to distill into, a source as for the model; its weights are drawn anew."""
     student_weights_file: Annotated[Path | None, Shown("drawn anew")] = None
-    """Weights the student of a distillation starts from, a .safetensors file."""
+    """Weights the student of a distillation starts from: a .safetensors file, or a checkpoint of a
+    training."""
     float_student: Annotated[bool, Shown(hidden=True)] = False
     """Leave the distilled student in float."""

@@ -12,7 +12,7 @@ from torch._ops import OpOverload  # pyright: ignore[reportPrivateUsage]
 from torch.fx.node import map_arg
 
 from datafree.errors import CaptureError
-from datafree.graph._exported import attach, attribute, caller, writes
+from datafree.graph._exported import attach, attribute, caller, casts_nothing, writes
 from datafree.graph.sizes import mark_images
 
 aten = torch.ops.aten
@@ -97,7 +97,7 @@ class _Lifter:
                 f"{_name(node)} is in training mode: call model.eval() before torch.export.export,"
                 " and give F.dropout training=self.training"
             )
-        elif node.op == "call_function" and _name(node) in _IDENTITIES:
+        elif node.op == "call_function" and (_name(node) in _IDENTITIES or casts_nothing(node)):
             self.env[node] = self._mapped(node.args[0])
         elif node.op == "call_function":
             self._call(node)

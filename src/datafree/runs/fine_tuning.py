@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from torch import fx, nn
+from torch.export import ExportedProgram
 
 from datafree.calibrators.base import Calibrator
 from datafree.config import InputSpec, ModelConfig, RunConfig, outputs
@@ -22,6 +23,7 @@ from datafree.models.hubs import HUBS
 from datafree.progress import Progress, silent
 from datafree.reconstruction.base import Reconstructor
 from datafree.runs.folder import GENERATOR, WARM_GENERATOR
+from datafree.runs.notes import warn_of
 from datafree.tensors import device_of, random_numbers
 from datafree.training import Task, Team, Trained, train
 from datafree.training.base import Trainer
@@ -93,7 +95,7 @@ def tune(  # noqa: PLR0913 - what a run hands over
 
 
 def find_companion(
-    student: nn.Module | None, config: RunConfig, spec: InputSpec
+    student: nn.Module | ExportedProgram | None, config: RunConfig, spec: InputSpec
 ) -> fx.GraphModule | None:
     """The network to distill into: the one in memory, or the one `config` names, or none.
 
@@ -104,6 +106,7 @@ def find_companion(
         own = from_module(
             student, input_shape=spec.shape, mean=spec.mean, std=spec.std, task=_task(spec)
         )
+        warn_of(own.notes)
         _fits(own.name, own.spec, spec)
         graph = capture(own.model, spec)
     elif config.companion is not None:
@@ -132,6 +135,7 @@ def other_network(described: ModelConfig, spec: InputSpec, seed: int) -> fx.Grap
     if described.source.partition(":")[0] in HUBS and described.weights_file is None:
         missing["classes"] = spec.classes
     found = load_teacher(described.model_copy(update=missing), pretrained=False)
+    warn_of(found.notes)
     _fits(described.source, found.spec, spec)
     graph = capture(found.model, spec)
     return graph if described.weights_file is not None else forgotten(graph, seed)

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from torch import Tensor, fx, nn
+from torch.export import ExportedProgram
 
 from datafree.calibrators.base import Calibrator
 from datafree.config import InputSpec, RunConfig, Scheme
@@ -35,6 +36,7 @@ from datafree.runs.folder import (
     save_images,
 )
 from datafree.runs.forecast import foretold
+from datafree.runs.notes import noted
 from datafree.runs.plan import Plan, make_method, make_plan, resolve_device
 from datafree.runs.post_training import allocated, quantize_weights
 from datafree.runs.record import Stopwatch, write_metrics
@@ -98,7 +100,7 @@ def run(  # noqa: PLR0913 - one door, what a caller may bring
     config: RunConfig,
     *,
     teacher: Teacher | None = None,
-    student: nn.Module | None = None,
+    student: nn.Module | ExportedProgram | None = None,
     images: SyntheticSet | None = None,
     metric: Metric | None = None,
     folder: Path | None = None,
@@ -119,8 +121,7 @@ def run(  # noqa: PLR0913 - one door, what a caller may bring
             that was interrupted goes on in its folder.
         force: replace a finished run in `folder`.
         progress: shown during long stages.
-        tell: called with what is to be known of the teacher, and with the time the run is expected
-            to take, before the long stages.
+        tell: called with the time the run is expected to take, before the long stages.
 
     Raises:
         OutputExistsError: `folder` holds something else and `force` was not given.
@@ -130,7 +131,7 @@ def run(  # noqa: PLR0913 - one door, what a caller may bring
         refuse(folder, config, force)
     watch = Stopwatch()
     with watch.stage("capture"):
-        teacher = teacher or _loaded(config, tell)
+        teacher = teacher or load_teacher(config.teacher)
         spec, device = teacher.spec, resolve_device(config.device)
         graph = to_device(capture(teacher.model, spec), device)
         _check(graph, spec, config, metric)
@@ -141,6 +142,7 @@ def run(  # noqa: PLR0913 - one door, what a caller may bring
             images = SyntheticSet.none(spec)
         companion = find_companion(student, config, spec)
         team = gather_team(device, config.precision) if plan.trainer is not None else Team()
+        notes = noted(teacher, graph) if team.rank == 0 else []
         if tell is not None and team.rank == 0:
             found = foretold(
                 config, graph, spec, plan.synthesizer, plan.reconstructor, plan.trainer
@@ -153,7 +155,8 @@ def run(  # noqa: PLR0913 - one door, what a caller may bring
     with watch.stage("synthesis"):
         images = _images(graph, spec, config, images, folder, progress)
     metrics: dict[str, Any] = {
-        "teacher": teacher.digest, "images": images.digest(), "task": spec.task
+        "teacher": teacher.digest, "images": images.digest(), "task": spec.task,
+        **({"notes": notes} if notes else {}),
     }  # fmt: skip
     if config.mixed:
         with watch.stage("allocation"):
@@ -185,14 +188,6 @@ def run(  # noqa: PLR0913 - one door, what a caller may bring
         shutil.rmtree(folder / UNFINISHED, ignore_errors=True)
     both = structured(made.student), structured(graph)
     return Result(*both, spec, images, config, metrics, watch.seconds, folder)
-
-
-def _loaded(config: RunConfig, tell: Callable[[str], None] | None) -> Teacher:
-    """The teacher that `config` names, with what its source has to say of it told."""
-    teacher = load_teacher(config.teacher)
-    if tell is not None and teacher.remark:
-        tell(teacher.remark)
-    return teacher
 
 
 def _check(

@@ -20,6 +20,7 @@ from datafree.export.base import Exporter
 from datafree.generators import load_generator
 from datafree.graph.fold import fold_batch_norms
 from datafree.graph.insert import insert_quantizers, weight_bits
+from datafree.graph.untrained import require_statistics
 from datafree.reconstruction.base import Reconstructor
 from datafree.registry import load
 from datafree.synthesis.base import Synthesizer
@@ -65,6 +66,7 @@ def make_plan(config: RunConfig, graph: fx.GraphModule, spec: InputSpec, *, give
     folded = fold_batch_norms(graph, branches=trainer is None or trainer.folds)
     weight_bits(folded, config.scheme)
     if isinstance(rule, ImagelessRule):
+        require_statistics(graph, str(config.calibrator), "mse")
         # Takes a moment, and tells whether all ranges are known.
         prepared, statistics = prepare(graph, config)
         student = insert_quantizers(prepared, config.scheme, spec)

@@ -16,8 +16,9 @@ from datafree.config.options import ExciteOptions
 from datafree.errors import ConfigError, OutputExistsError
 from datafree.graph.capture import capture, to_device
 from datafree.images import SyntheticSet
-from datafree.models import load_teacher
+from datafree.models import Teacher, load_teacher
 from datafree.progress import Progress, silent
+from datafree.runs.notes import noted
 from datafree.runs.pipeline import synthesize_images
 from datafree.runs.plan import make_method, resolve_device
 from datafree.synthesis.base import Stored, Synthesizer
@@ -53,6 +54,20 @@ def synthesize_set(
     if checkpoint is not None:
         shutil.rmtree(checkpoint, ignore_errors=True)
     return made
+
+
+def opened(teacher: Teacher, config: RunConfig) -> fx.GraphModule:
+    """The canonical graph of the network that images are made for, on the device of `config`.
+
+    Raises:
+        DatafreeError: the network cannot be captured, or the method cannot work on it.
+    """
+    graph = to_device(capture(teacher.model, teacher.spec), resolve_device(config.device))
+    if config.image_file is None:
+        synthesizer: Synthesizer = make_method(config.synthesis, "synthesis", Synthesizer)
+        synthesizer.check(graph)
+    noted(teacher, graph)
+    return graph
 
 
 def _plain(
@@ -127,7 +142,7 @@ def synthesize_to_file(
     for place in (path, picture):
         _refuse_existing(place, force)
     teacher = load_teacher(config.teacher)
-    graph = to_device(capture(teacher.model, teacher.spec), resolve_device(config.device))
+    graph = opened(teacher, config)
     checkpoint = path.with_name(f".{path.stem}-unfinished")
     images = synthesize_set(graph, teacher.spec, config, options, progress, checkpoint)
     WRITERS[path.suffix](images, path)

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from datafree.config import Frozen, InputSpec, Scheme
 from datafree.errors import DataError, ModelError
 from datafree.graph.taps import batch_norms
+from datafree.graph.untrained import require_statistics
 from datafree.images import SyntheticSet
 from datafree.progress import Progress, Step, silent
 from datafree.registry import method_name
@@ -149,13 +150,16 @@ class Synthesizer(Frozen):
         """Refuse a network the method cannot work on.
 
         Raises:
-            ModelError: no batch norm where the method needs one; names methods that work.
+            ModelError: no batch norm where the method needs one, or none that saw data; names
+                methods that work.
         """
         if self.needs_batch_norm and not batch_norms(teacher):
             raise ModelError(
                 f"{self.name} matches batch-norm statistics, and this network has no such layer;"
                 " use the method noise, which needs none"
             )
+        if self.needs_batch_norm:
+            require_statistics(teacher, self.name, "noise")
 
     def describe(self) -> dict[str, Any]:
         """Method name and all hyper-parameters, as JSON values."""

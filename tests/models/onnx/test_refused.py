@@ -282,9 +282,10 @@ def test_folded_batch_norms_are_told(tmp_path: Path) -> None:
     tail, weights = head("conv", 6)
     made = model([node("Conv", "images w", "conv"), *tail], weights | {"w": drawn(6, 3, 3, 3)})
     found = teacher(str(save(tmp_path / "net.onnx", made)), **ASKED)
-    assert found.remark.startswith(f"{tmp_path / 'net.onnx'} has no batch norms: they were folded")
-    assert "optimize=False" in found.remark and "TrainingMode.PRESERVE" in found.remark
-    assert not teacher(str(save(tmp_path / "net.onnx", small())), **ASKED).remark
+    (note,) = found.notes
+    assert note.startswith(f"{tmp_path / 'net.onnx'} has no batch norms: they were folded")
+    assert "optimize=False" in note and "TrainingMode.PRESERVE" in note
+    assert not teacher(str(save(tmp_path / "net.onnx", small())), **ASKED).notes
 
 
 def test_one_channel_asks_for_one_mean(tmp_path: Path) -> None:

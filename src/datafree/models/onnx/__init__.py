@@ -58,19 +58,19 @@ def load_onnx(path: Path, shape: tuple[int, int, int] | None = None) -> Found:
         ) from error
     check_finite(named_tensors(graph), str(path))
     check_same(graph, file, shape)
-    return Found(graph, shape, remark=_remark(file))
+    return Found(graph, shape, notes=_notes(file))
 
 
-def _remark(file: OnnxFile) -> str:
+def _notes(file: OnnxFile) -> tuple[str, ...]:
     """A word where a convolutional network has no batch norms, as most exported files have none."""
     operators = {node.op_type for node in nodes(file.model.graph)}
     if "Conv" not in operators or "BatchNormalization" in operators:
-        return ""
+        return ()
     return (
         f"{file.path} has no batch norms: they were folded when it was exported, or there were "
         "none. No image can be matched to their statistics, and no bias be corrected from them. To "
         "keep them, export with optimize=False, or with dynamo=False, do_constant_folding=False and"
-        " training=torch.onnx.TrainingMode.PRESERVE, after model.eval()."
+        " training=torch.onnx.TrainingMode.PRESERVE, after model.eval().",
     )
 
 
