@@ -5,6 +5,11 @@ Shapes: B images, N batch-norm layers, C channels of a layer.
 
 from __future__ import annotations
 
+from datafree.losses.attention import (
+    attention_distance,
+    differential_entropy,
+    patch_similarity,
+)
 from datafree.losses.correlation import correlation_inhibition
 from datafree.losses.gradients import gradient_diversity, gradient_matching, gradient_similarity
 from datafree.losses.images import image_norm, total_variation
@@ -32,11 +37,13 @@ from datafree.losses.statistics import (
 
 __all__ = [
     "STATISTICS_EPS",
+    "attention_distance",
     "batch_distance",
     "batch_statistics",
     "class_logits",
     "clipped_normal_mean",
     "correlation_inhibition",
+    "differential_entropy",
     "distillation",
     "enhancement_weights",
     "gradient_diversity",
@@ -47,6 +54,7 @@ __all__ = [
     "input_distance",
     "kl_distance",
     "margin_loss",
+    "patch_similarity",
     "sample_statistics",
     "slack_distance",
     "slack_margin",
