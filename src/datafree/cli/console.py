@@ -167,7 +167,7 @@ def bits_rows(allocation: Mapping[str, Any]) -> list[tuple[str, str, str]]:
 
 def measured_rows(metrics: Mapping[str, Any]) -> list[tuple[str, str]]:
     """Name and value of everything measured, as people read it."""
-    rows: list[tuple[str, str]] = []
+    rows = [("chosen", metrics["chosen"])] if "chosen" in metrics else []
     if "top1" in metrics:
         values = ", ".join(f"{name} {value:.2f} %" for name, value in metrics["top1"].items())
         rows.append((f"top-1 on {metrics['test_images']} images", values))

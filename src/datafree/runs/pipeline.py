@@ -23,6 +23,7 @@ from datafree.graph.settle import settle
 from datafree.images import SyntheticSet, batch_size, device_batches
 from datafree.models import Teacher, load_teacher
 from datafree.progress import Progress, silent
+from datafree.runs.choices import say, settled
 from datafree.runs.exporting import check_export, export_student
 from datafree.runs.fine_tuning import dreamt, find_companion, held_out, save_generators, tune
 from datafree.runs.folder import (
@@ -56,8 +57,9 @@ class Result:
         teacher: the canonical float graph it was made from.
         spec: input of both.
         images: the images it was calibrated with; none where no stage needed any.
-        config: everything that was chosen, defaults included; bits of layers that were allocated
-            stand in ``config.layer_bits``.
+        config: everything that was chosen, defaults included, with the methods that fit the network
+            where several were named; bits of layers that were allocated stand in
+            ``config.layer_bits``.
         metrics: accuracy or agreement, noise per layer, export parity, what the runtime made of the
             file; JSON values.
         seconds: by stage.
@@ -115,7 +117,8 @@ def run(  # noqa: PLR0913 - one door, what a caller may bring
             that was interrupted goes on in its folder.
         force: replace a finished run in `folder`.
         progress: shown during long stages.
-        tell: called with the time the run is expected to take, before the long stages.
+        tell: called, before the long stages, with the time the run is expected to take and with
+            what a network without batch norms made it choose; None warns of the latter.
 
     Raises:
         OutputExistsError: `folder` holds something else and `force` was not given.
@@ -131,23 +134,22 @@ def run(  # noqa: PLR0913 - one door, what a caller may bring
         check_export(graph, spec, config)  # a mistake is told before anything takes long
         if images is None and config.image_file is not None:
             images = SyntheticSet.load(config.image_file).fitted(spec, config.images)
+        asked, choices = config, settled(config, graph, given=images is not None)
+        config = choices.config
         plan = make_plan(config, graph, spec, given=images is not None)
         if images is None and plan.synthesizer is None:
             images = SyntheticSet.none(spec)
         companion = find_companion(student, config, spec)
         team = gather_team(device, config.precision) if plan.trainer is not None else Team()
-        if tell is not None and team.rank == 0:
-            found = foretold(
-                config, graph, spec, plan.synthesizer, plan.reconstructor, plan.trainer
-            )
-            tell(found)
+        if team.rank == 0:
+            _tell(tell, config, choices.text, plan, graph, spec)
     if folder is not None and team.rank == 0:
         given = "" if images is None else images.digest()
-        claim(folder, config, f"{teacher.digest} {given}{_files(config)}")
+        claim(folder, asked, f"{teacher.digest} {given}{_files(config)}")
     team.wait()
     with watch.stage("synthesis"):
         images = _images(graph, spec, config, images, folder, progress)
-    metrics: dict[str, Any] = {"teacher": teacher.digest, "images": images.digest()}
+    metrics: dict[str, Any] = {"teacher": teacher.digest, "images": images.digest(), **choices.told}
     if config.mixed:
         with watch.stage("allocation"):
             folds = plan.trainer is None or plan.trainer.folds
@@ -176,6 +178,21 @@ def run(  # noqa: PLR0913 - one door, what a caller may bring
         write_metrics(folder / "metrics.json", metrics, watch.seconds)
         shutil.rmtree(folder / UNFINISHED, ignore_errors=True)
     return Result(made.student, graph, spec, images, config, metrics, watch.seconds, folder)
+
+
+def _tell(
+    tell: Callable[[str], None] | None,
+    config: RunConfig,
+    chosen: str,
+    plan: Plan,
+    graph: fx.GraphModule,
+    spec: InputSpec,
+) -> None:
+    """Say what was chosen and how long it will take."""
+    if chosen:
+        (tell or say)(chosen)
+    if tell is not None:
+        tell(foretold(config, graph, spec, plan.synthesizer, plan.reconstructor, plan.trainer))
 
 
 def _files_written(  # noqa: PLR0913 - what a run hands over
@@ -278,6 +295,7 @@ def synthesize_images(
 
     Arguments as in `Synthesizer.generate`; `scheme` is that of the student they are for, if known.
     """
+    config = settled(config, graph).config
     synthesizer: Synthesizer = make_method(config.synthesis, "synthesis", Synthesizer)
     if scheme is not None:
         synthesizer = synthesizer.for_scheme(scheme)

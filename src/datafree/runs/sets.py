@@ -18,6 +18,7 @@ from datafree.graph.capture import capture, to_device
 from datafree.images import SyntheticSet
 from datafree.models import load_teacher
 from datafree.progress import Progress, silent
+from datafree.runs.choices import say, settled
 from datafree.runs.pipeline import synthesize_images
 from datafree.runs.plan import make_method, resolve_device
 from datafree.synthesis.base import Stored, Synthesizer
@@ -31,19 +32,24 @@ WRITERS: dict[str, Callable[[SyntheticSet, Path], None]] = {
 """By the suffix of the output; a name without suffix is a folder of pictures."""
 
 
-def synthesize_set(
+def synthesize_set(  # noqa: PLR0913 - what a set depends on, and who hears of it
     graph: fx.GraphModule,
     spec: InputSpec,
     config: RunConfig,
     options: ExciteOptions,
     progress: Progress = silent,
     checkpoint: Path | None = None,
+    tell: Callable[[str], None] = say,
 ) -> SyntheticSet:
     """The images `config` asks for, made or from a file, excited as `options` say.
 
     Other arguments as in `Synthesizer.generate`; with a `checkpoint` images that wait for being
-    excited are kept too.
+    excited are kept too. `tell` hears of a method that the network made it choose.
     """
+    choices = settled(config, graph, given=config.image_file is not None)
+    config = choices.config
+    if choices.images:
+        tell(choices.images)
     step = excite_step(options)
     plain = _plain(graph, spec, config, progress, checkpoint, keep=step is not None)
     if step is None:
@@ -102,6 +108,7 @@ def synthesize_to_file(
     *,
     force: bool = False,
     progress: Progress = silent,
+    tell: Callable[[str], None] = say,
 ) -> SyntheticSet:
     """Synthesise the images `config` describes and write them to `path`, with a picture beside.
 
@@ -111,6 +118,7 @@ def synthesize_to_file(
         options: whether and how they are excited; None is the default.
         force: replace what is there.
         progress: shown while it takes.
+        tell: called with what the network made it choose.
 
     Raises:
         OutputExistsError: `path`, or its picture, exists and `force` was not given.
@@ -129,7 +137,7 @@ def synthesize_to_file(
     teacher = load_teacher(config.teacher)
     graph = to_device(capture(teacher.model, teacher.spec), resolve_device(config.device))
     checkpoint = path.with_name(f".{path.stem}-unfinished")
-    images = synthesize_set(graph, teacher.spec, config, options, progress, checkpoint)
+    images = synthesize_set(graph, teacher.spec, config, options, progress, checkpoint, tell)
     WRITERS[path.suffix](images, path)
     images.save_grid(picture)
     return images

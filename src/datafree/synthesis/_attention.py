@@ -5,10 +5,8 @@ from __future__ import annotations
 import math
 from typing import ClassVar
 
-from torch import Tensor, fx, nn
+from torch import Tensor
 
-from datafree.errors import ModelError
-from datafree.graph.attention import find_attention
 from datafree.synthesis._pixels import PixelOptimizer
 
 _MOST_PREFIXES = 16
@@ -19,16 +17,6 @@ class AttentionMethod(PixelOptimizer):
     """Base of methods that need attention in the network."""
 
     needs_attention: ClassVar[bool] = True
-
-    def check(self, teacher: nn.Module) -> None:
-        """Refuse a network without attention.
-
-        Raises:
-            ModelError: no attention; names methods that work.
-        """
-        super().check(teacher)
-        if not isinstance(teacher, fx.GraphModule) or not find_attention(teacher):
-            raise ModelError(f"{self.name} looks at attention, and this network has none")
 
 
 def by_image(values: Tensor, count: int) -> Tensor:
@@ -44,28 +32,20 @@ def by_image(values: Tensor, count: int) -> Tensor:
     return values.flatten(0, -4) if values.ndim > 4 else values
 
 
-def patches_of(tokens: Tensor, shape: tuple[int, ...]) -> Tensor:
-    """The last tokens of (…, tokens, features) that make a grid: the patches.
-
-    Args:
-        tokens: of an image of `shape`, or of a window of it.
-        shape: (C, H, W) of the image.
-    """
-    return tokens[..., prefix_tokens(tokens.shape[-2], shape) :, :]
-
-
-def prefix_tokens(count: int, shape: tuple[int, ...]) -> int:
+def prefix_tokens(count: int, shape: tuple[int, ...], *, windows: bool = False) -> int:
     """How many of `count` tokens stand before the patches: the fewest that leave a grid.
 
-    197 tokens of a square image are a class and 14 by 14 patches; 49 are a window of 7 by 7 and no
-    class.
+    197 tokens of a square image are a class and 14 by 14 patches. Windows have no such tokens: of
+    Swin's 49 none is a class.
 
     Args:
         count: tokens of an attention.
         shape: (C, H, W) of the image.
+        windows: each image has several attentions side by side.
     """
     tried = range(min(_MOST_PREFIXES, count - 1) + 1)
-    return next((n for n in tried if _grid(count - n, shape) is not None), 0)
+    whole = () if windows else tried
+    return next((n for n in whole if _grid(count - n, shape) is not None), 0)
 
 
 def grid_of(count: int, shape: tuple[int, ...]) -> tuple[int, int]:
@@ -77,13 +57,13 @@ def grid_of(count: int, shape: tuple[int, ...]) -> tuple[int, int]:
         count: patches of an image, or of a window of it.
         shape: (C, H, W) of the image.
     """
-    return _grid(count, shape) or (1, count)
+    side = math.isqrt(count)
+    square = (side, side) if side * side == count else (1, count)
+    return _grid(count, shape) or square
 
 
 def _grid(count: int, shape: tuple[int, ...]) -> tuple[int, int] | None:
+    """Sides of the image by one number, if they make `count` patches."""
     height, width = shape[-2:]
-    for size in range(1, min(height, width) + 1):
-        if (height // size) * (width // size) == count:
-            return height // size, width // size
-    side = math.isqrt(count)
-    return (side, side) if side * side == count else None
+    grids = ((height // size, width // size) for size in range(1, min(height, width) + 1))
+    return next((grid for grid in grids if grid[0] * grid[1] == count), None)

@@ -71,16 +71,16 @@ class Stage:
 
     Attributes:
         iterations: steps.
-        jitter: share of a side that images are rolled by at most, up or down, left or right.
+        reach: share of a side that images are rolled by at most, up or down, left or right.
     """
 
     iterations: int
-    jitter: float
+    reach: float
 
     def shift(self, shape: tuple[int, ...], generator: torch.Generator) -> tuple[int, ...]:
         """Whole pixels to roll images of `shape` (C, …) by in one step, in every direction."""
-        reach = [round(self.jitter * side) for side in shape[1:]]
-        return tuple(int(torch.randint(-most, most + 1, (), generator=generator)) for most in reach)
+        most = [round(self.reach * side) for side in shape[1:]]
+        return tuple(int(torch.randint(-side, side + 1, (), generator=generator)) for side in most)
 
 
 class PixelOptimizer(Synthesizer):

@@ -20,13 +20,13 @@ from datafree.tensors import device_of
 class Prior(PixelOptimizer):
     """Start from images with the spectrum of photographs, and make the network answer to them.
 
-    ``min_x label_weight CE(x, y) - stretch_weight mean_n min(max_k o - min_k o, limit_n) + tv_weight
-    TV(x)`` over images that begin as noise whose amplitude falls with frequency f as ``1 /
-    f^falloff``, as that of photographs does, with colours that mostly agree. Group norms and layer
-    norms keep no statistics, so what is plausible comes from the start and is kept by few steps at
-    a low rate; the two terms of the outputs o make logits as wide as on data. Stretching alone has
-    no end: it stops for image n at a limit between `least_spread` and `most_spread` times what the
-    start has on average, so that images differ in how sure the network is.
+    ``min_x label_weight CE(x, y) - stretch_weight mean_n min(max_k o - min_k o, limit_n) +
+    tv_weight TV(x)`` over images that begin as noise whose amplitude falls with frequency f as
+    ``1 / f^falloff``, as that of photographs does, with colours that mostly agree. Group norms and
+    layer norms keep no statistics, so what is plausible comes from the start and is kept by few
+    steps at a low rate; the two terms of the outputs o make logits as wide as on data. Stretching
+    alone has no end: for image n it stops at a limit between `least_spread` and `most_spread` times
+    what the start has on average, so that images differ in how sure the network is.
 
     Any network with one output tensor will do.
     """
@@ -44,7 +44,7 @@ class Prior(PixelOptimizer):
     """Steps in which the rate rises to its highest; it then falls to 0 as a cosine does."""
     tv_weight: float = Field(default=0.001, ge=0)
     """Weight of the total variation."""
-    jitter: float = Field(default=1 / 16, ge=0, le=0.5)
+    shift: float = Field(default=1 / 16, ge=0, le=0.5)
     """Share of a side that images are rolled by at most, anew in every step."""
     falloff: float = Field(default=1.0, ge=0)
     """Exponent with which amplitudes of the start fall with frequency; 0 is white noise."""
@@ -57,7 +57,7 @@ class Prior(PixelOptimizer):
 
     def stages(self) -> tuple[Stage, ...]:
         """A single one."""
-        return (Stage(self.iterations, self.jitter),)
+        return (Stage(self.iterations, self.shift),)
 
     def make_batch(
         self, teacher: nn.Module, spec: InputSpec, batch: Batch, state: Any

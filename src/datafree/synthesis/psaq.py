@@ -18,7 +18,7 @@ from datafree.losses import (
     patch_similarity,
     total_variation,
 )
-from datafree.synthesis._attention import AttentionMethod, by_image, patches_of
+from datafree.synthesis._attention import AttentionMethod, by_image, prefix_tokens
 from datafree.synthesis._images import balanced_targets
 from datafree.synthesis._pixels import Stage
 from datafree.synthesis.base import Batch
@@ -47,7 +47,7 @@ class PSAQ(AttentionMethod):
 
     iterations: int = Field(default=500, ge=1)
     """Steps of Adam in each of two stages."""
-    jitter: float = Field(default=15 / 224, ge=0, le=0.5)
+    shift: float = Field(default=15 / 224, ge=0, le=0.5)
     """Share of a side that images are rolled by at most, anew in every step; twice as far in the
     second stage."""
     bandwidth: float = Field(default=0.01, gt=0)
@@ -63,7 +63,7 @@ class PSAQ(AttentionMethod):
 
     def stages(self) -> tuple[Stage, ...]:
         """Two of the same length."""
-        return tuple(Stage(self.iterations, reach * self.jitter) for reach in (1, 2))
+        return tuple(Stage(self.iterations, reach * self.shift) for reach in (1, 2))
 
     def prepare(self, teacher: nn.Module, spec: InputSpec, generator: torch.Generator) -> Any:
         """A copy of the teacher that shows what its attentions return."""
@@ -95,6 +95,8 @@ class PSAQ(AttentionMethod):
 
     def _entropy(self, values: Tensor, spec: InputSpec, count: int) -> Tensor:
         """Mean over images (and windows) of the entropy of one attention's similarities."""
-        patches = patches_of(by_image(values, count).mean(1), spec.shape)
-        similarities = patch_similarity(patches).flatten(1)
+        tokens = by_image(values, count).mean(1)
+        windows = len(tokens) > count
+        first = prefix_tokens(tokens.shape[1], spec.shape, windows=windows)
+        similarities = patch_similarity(tokens[:, first:]).flatten(1)
         return differential_entropy(similarities, self.bandwidth, self.points).mean()

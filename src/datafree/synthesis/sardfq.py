@@ -48,7 +48,7 @@ class SARDFQ(AttentionMethod):
 
     iterations: int = Field(default=1000, ge=1)
     """Steps of Adam per batch."""
-    jitter: float = Field(default=0.0, ge=0, le=0.5)
+    shift: float = Field(default=0.0, ge=0, le=0.5)
     """Share of a side that images are rolled by at most, anew in every step."""
     attention_weight: float = Field(default=1.0, ge=0)
     """Weight of the attention priors."""
@@ -67,7 +67,7 @@ class SARDFQ(AttentionMethod):
 
     def stages(self) -> tuple[Stage, ...]:
         """A single one."""
-        return (Stage(self.iterations, self.jitter),)
+        return (Stage(self.iterations, self.shift),)
 
     def prepare(self, teacher: nn.Module, spec: InputSpec, generator: torch.Generator) -> Any:
         """A copy of the teacher, and one that shows where its attentions look."""
@@ -184,7 +184,7 @@ def _looked(weights: Tensor, spec: InputSpec, count: int) -> Tensor:
         count: images B.
     """
     matrices = by_image(weights, count)
-    first = prefix_tokens(matrices.shape[-1], spec.shape)
+    first = prefix_tokens(matrices.shape[-1], spec.shape, windows=len(matrices) > count)
     rows = matrices[..., 0, first:] if first else matrices.mean(-2)
     return rows / rows.sum(-1, keepdim=True).clamp(min=torch.finfo(rows.dtype).tiny)
 
