@@ -64,8 +64,8 @@ def settled(config: RunConfig, graph: fx.GraphModule, *, given: bool = False) ->
     plain = not batch_norms(graph)
     method, calibrator = str(config.method), str(config.calibrator)
     if "," in method:
-        changes["method"] = _image_method(method, graph)
-        if config.tuning is None and not given:
+        changes["method"], fits = _image_method(method, graph)
+        if fits and config.tuning is None and not given:
             notes.append(f"{_IMAGES} {changes['method']}")
     if "," in calibrator:
         changes["calibrator"] = _calibrator(calibrator, plain=plain)
@@ -82,12 +82,12 @@ def say(notes: str) -> None:
     warnings.warn(notes, UserWarning, stacklevel=2)
 
 
-def _image_method(names: str, graph: fx.GraphModule) -> str:
-    """The first of `names` whose method fits `graph`; the last if none does."""
+def _image_method(names: str, graph: fx.GraphModule) -> tuple[str, bool]:
+    """The first of `names` whose method fits `graph`, and True; the last and False if none does."""
     given = _split(names)
     classes = [load("datafree.synthesis", name, Synthesizer) for name in given]
-    found = (name for name, cls in zip(given, classes, strict=True) if cls.fits(graph))
-    return next(found, given[-1])
+    found = [name for name, cls in zip(given, classes, strict=True) if cls.fits(graph)]
+    return (found[0], True) if found else (given[-1], False)
 
 
 def _calibrator(names: str, *, plain: bool) -> str:

@@ -34,6 +34,8 @@ class Trainer(Frozen):
 
     citation: ClassVar[str] = ""
     """Where the method comes from: authors, title, venue, year."""
+    needs_batch_norm: ClassVar[bool] = False
+    """Whether a network without batch norms is refused."""
     conditional: ClassVar[bool] = True
     sees_blocks: ClassVar[bool] = False
     """Whether the losses look at the outputs of the generator's blocks."""
@@ -150,10 +152,10 @@ class Trainer(Frozen):
         Raises:
             ModelError: no batch norm where the method needs one; names methods that work.
         """
-        if not batch_norms(teacher):
+        if self.needs_batch_norm and not batch_norms(teacher):
             raise ModelError(
                 f"{self.name} matches batch-norm statistics, and this network has no such layer;"
-                " use dfqf or distill, which do without"
+                " use dfqf, gdfq or distill, which do without"
             )
 
     def check_rounding(self) -> None:

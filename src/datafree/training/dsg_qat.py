@@ -18,7 +18,7 @@ from datafree.graph.alignment import (
     as_one_sample,
     margins,
 )
-from datafree.graph.taps import stored_statistics
+from datafree.graph.taps import batch_norms, stored_statistics
 from datafree.losses import class_logits, correlation_inhibition, enhancement_weights
 from datafree.training.base import Dream, Fraction
 from datafree.training.gdfq import GDFQ
@@ -43,7 +43,8 @@ class DSGQAT(GDFQ):
     vectors, whose shape is not an image's. The student learns as in `gdfq`.
 
     With `granularity` `batch`, statistics are those of the whole batch, as in GDFQ and in DSG's
-    code, and what is enhanced is layer ``t mod N`` in step t.
+    code, and what is enhanced is layer ``t mod N`` in step t. Without batch norms there is nothing
+    to align with, and that term is left out.
     """
 
     citation: ClassVar[str] = (
@@ -74,7 +75,9 @@ class DSGQAT(GDFQ):
     """Gaussian images the margins are measured on."""
 
     def remember(self, teacher: nn.Module, spec: InputSpec, random: torch.Generator) -> Any:
-        """The margins, Eq. (6)."""
+        """The margins, Eq. (6); None without batch norms."""
+        if not batch_norms(teacher):
+            return None
         count = self.margin_images if self.epsilon else 2  # without slack any images will do
         noise = torch.randn(count, *spec.shape, generator=random)
         return _Margins(*margins(teacher, noise, self.epsilon, self.granularity))
@@ -84,10 +87,9 @@ class DSGQAT(GDFQ):
     ) -> dict[str, Tensor]:
         """Classes, slack alignment, correlation."""
         del student
-        terms = {
-            "classes": F.cross_entropy(class_logits(dream.logits), dream.asked),
-            "alignment": self.alpha * self._alignment(dream, memory),
-        }
+        terms = {"classes": F.cross_entropy(class_logits(dream.logits), dream.asked)}
+        if memory is not None:
+            terms["alignment"] = self.alpha * self._alignment(dream, memory)
         if self.beta:
             terms["correlation"] = self.beta * self._correlation(dream)
         return terms
