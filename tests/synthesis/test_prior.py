@@ -61,7 +61,7 @@ def test_classes_are_shown_and_outputs_stretched_no_further_than_wanted() -> Non
         "learning_rate": 0.1,
     }
 
-    def made(**changes: float) -> tuple[torch.Tensor, torch.Tensor]:
+    def made(**changes: Any) -> tuple[torch.Tensor, torch.Tensor]:
         found = Prior(iterations=60, **{**plain, **changes}).generate(graph, SPEC, 16)
         assert found.targets is not None
         with torch.no_grad():
