@@ -6,10 +6,10 @@ signatures and the arguments below the descriptions come from there.
 
 from __future__ import annotations
 
-import copy
 import inspect
 import textwrap
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import (
     Annotated,
@@ -28,6 +28,7 @@ from pydantic import ConfigDict, PlainValidator, SkipValidation, ValidationError
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 from torch import Tensor, fx, nn
+from torch.export import ExportedProgram
 
 from datafree.config import (
     DistillOptions,
@@ -56,20 +57,24 @@ from datafree.config.options import (
 from datafree.config.parsing import reference
 from datafree.errors import ConfigError, ModelError
 from datafree.export.base import Exporter, ExportReport
-from datafree.graph.capture import capture, to_device
+from datafree.graph.capture import to_device
 from datafree.images import SyntheticSet
 from datafree.models import Teacher, from_module, load_teacher
+from datafree.models.given import recognised
 from datafree.progress import Progress, silent
 from datafree.recipes import laid_over, recipe_fields
 from datafree.runs.benchmark import benchmark_run
 from datafree.runs.pipeline import Result, run
-from datafree.runs.plan import exporter_for, resolve_device
-from datafree.runs.sets import synthesize_set
+from datafree.runs.plan import exporter_for
+from datafree.runs.sets import opened, synthesize_set
 from datafree.runtimes import Runtime
 
 P = ParamSpec("P")
 C = TypeVar("C", bound=Frozen)
 R = TypeVar("R")
+
+Network = nn.Module | ExportedProgram | str | Path
+"""A network in memory, or where one comes from: a name, a file."""
 
 
 class Shows(Frozen):
@@ -121,16 +126,34 @@ class AnyStudent(Frozen):
     model_config = ConfigDict(arbitrary_types_allowed=True)
     panel: ClassVar[str] = "Model"
 
-    student: str | nn.Module
+    student: Annotated[
+        str | nn.Module | ExportedProgram, PlainValidator(partial(recognised, what="the student"))
+    ]
     """Network to distill into. A module is copied and starts from its own weights; a source given
     by name starts from weights drawn anew."""
 
 
-class QuantizeCall(Shows, FolderOptions, AnyImages, QuantizeOptions, RecipeOptions):
+class AnyMetric(Frozen):
+    """A measure of the user's own."""
+
+    panel: ClassVar[str] = "Output"
+
+    metric: Annotated[
+        str | Callable[..., float] | None, SkipValidation, Shown("top-1, or mean IoU")
+    ] = None
+    """Measure of your own on the test images: a function, or `file.py:function`, of what the
+    network returns for all of them and of their labels, which returns a number."""
+
+
+class QuantizeCall(  # pyright: ignore[reportIncompatibleVariableOverride] - takes functions too
+    Shows, FolderOptions, AnyImages, AnyMetric, QuantizeOptions, RecipeOptions
+):
     """All that `quantize` takes beside the network."""
 
 
-class DistillCall(Shows, FolderOptions, DistillOptions, RecipeOptions, AnyStudent):
+class DistillCall(  # pyright: ignore[reportIncompatibleVariableOverride] - takes functions too
+    Shows, FolderOptions, AnyMetric, DistillOptions, RecipeOptions, AnyStudent
+):
     """All that `distill` takes beside the teacher."""
 
 
@@ -142,7 +165,7 @@ class SynthesizeCall(
 
 def takes(
     options: Callable[P, C],
-) -> Callable[[Callable[[nn.Module | str, C], R]], Callable[Concatenate[nn.Module | str, P], R]]:
+) -> Callable[[Callable[[Network, C], R]], Callable[Concatenate[Network, P], R]]:
     """Turn a function of (model, options) into one that takes the options as keywords.
 
     Types come from the fields of the class; signature and documentation are written from them.
@@ -152,9 +175,9 @@ def takes(
     """
 
     def wrap(
-        door: Callable[[nn.Module | str, C], R],
-    ) -> Callable[Concatenate[nn.Module | str, P], R]:
-        def opened(model: nn.Module | str, /, *args: P.args, **kwargs: P.kwargs) -> R:
+        door: Callable[[Network, C], R],
+    ) -> Callable[Concatenate[Network, P], R]:
+        def opened(model: Network, /, *args: P.args, **kwargs: P.kwargs) -> R:
             assert inspect.isclass(options)  # noqa: S101 - only classes are decorated with
             try:
                 given = options(*args, **renamed(kwargs, options.model_fields))
@@ -172,7 +195,7 @@ def _documented(opened: Any, door: Any, options: Any) -> Any:
     opened.__name__, opened.__qualname__ = door.__name__, door.__qualname__
     opened.__module__ = door.__module__
     kinds = inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.KEYWORD_ONLY
-    first = inspect.Parameter("model", kinds[0], annotation=nn.Module | str)
+    first = inspect.Parameter("model", kinds[0], annotation=Network)
     own = [_parameter(name, options.model_fields[name], kinds[1]) for name in in_panels(options)]
     returned = get_type_hints(door)["return"]
     opened.__signature__ = inspect.Signature([first, *own], return_annotation=returned)
@@ -197,14 +220,15 @@ def _told(field: Described) -> str:
 
 
 @takes(QuantizeCall)
-def quantize(model: nn.Module | str, call: QuantizeCall) -> Result:
+def quantize(model: Network, call: QuantizeCall) -> Result:
     """Quantize a trained network without any of its data.
 
     Options that are not given are as the recipe has them, or else as their default.
 
     Args:
-        model: a module, or any source the command line takes (`digits_resnet8`, `timm:NAME`, a
-            `.pt2` file …). A module is copied, never changed.
+        model: a module, a program of `torch.export`, or any source the command line takes
+            (`digits_resnet8`, `timm:NAME`, a `.pt2` file …). A module is copied, never changed;
+            wrappers (`DataParallel`, `torch.compile`, …) and trainers stay behind.
         call: what is listed below.
 
     Returns:
@@ -225,7 +249,7 @@ def quantize(model: nn.Module | str, call: QuantizeCall) -> Result:
 
 
 @takes(DistillCall)
-def distill(model: nn.Module | str, call: DistillCall) -> Result:
+def distill(model: Network, call: DistillCall) -> Result:
     """Teach another, smaller network what a trained one knows, without data (DFQF, Algorithm 1).
 
     Args:
@@ -239,7 +263,7 @@ def distill(model: nn.Module | str, call: DistillCall) -> Result:
         DatafreeError: one line that says what was wrong and what to do.
     """
     teacher, described_as = _teacher(model, call)
-    own = None if isinstance(call.student, str) else copy.deepcopy(call.student).eval()
+    own = None if isinstance(call.student, str) else call.student
     base = {"model": described_as, "student": _source(call.student), "training": "distill"}
     base |= recipe_fields(call.recipe, "distill")
     config = build(RunConfig, distillation(base, _given(call, DistillOptions)), "distill")
@@ -247,7 +271,7 @@ def distill(model: nn.Module | str, call: DistillCall) -> Result:
 
 
 @takes(SynthesizeCall)
-def synthesize(model: nn.Module | str, call: SynthesizeCall) -> SyntheticSet:
+def synthesize(model: Network, call: SynthesizeCall) -> SyntheticSet:
     """Images a network remembers, in normalised space.
 
     Args:
@@ -264,8 +288,7 @@ def synthesize(model: nn.Module | str, call: SynthesizeCall) -> SyntheticSet:
     own = {"progress", *ExciteOptions.model_fields}
     given = {n: v for n, v in _given(call, SynthesizeCall).items() if n not in own}
     config = build(RunConfig, {**given, "model": described_as}, "synthesize")
-    graph = to_device(capture(teacher.model, teacher.spec), resolve_device(config.device))
-    return synthesize_set(graph, teacher.spec, config, call, call.progress)
+    return synthesize_set(opened(teacher, config), teacher.spec, config, call, call.progress)
 
 
 def export_student(
@@ -352,31 +375,35 @@ def benchmark(
 def _given(call: Frozen, options: type[Frozen]) -> dict[str, Any]:
     """The fields of `options` that the caller named."""
     named = call.model_fields_set & options.model_fields.keys()
-    return {name: getattr(call, name) for name in named}
+    given = {name: getattr(call, name) for name in named}
+    if callable(given.get("metric")):
+        del given["metric"]
+    return given
 
 
 def _where(call: QuantizeCall | DistillCall) -> dict[str, Any]:
     """What a run is told beside its configuration."""
-    return {"folder": call.output, "force": call.force, "progress": call.progress}
+    metric = None if isinstance(call.metric, str) else call.metric
+    where = {"folder": call.output, "force": call.force, "progress": call.progress}
+    return {**where, "metric": metric}
 
 
-def _source(model: nn.Module | str) -> str:
+def _source(model: nn.Module | ExportedProgram | str) -> str:
     return model if isinstance(model, str) else f"<{type(model).__name__} in memory>"
 
 
-def _teacher(model: nn.Module | str, call: TeacherOptions) -> tuple[Teacher, str]:
+def _teacher(given: Network, call: TeacherOptions) -> tuple[Teacher, str]:
     """The teacher, and what its source is called."""
+    model = recognised(given)
     source = _source(model)
     told = {name: getattr(call, name) for name in TeacherOptions.model_fields}
     if isinstance(model, str):
         return load_teacher(ModelConfig(source=source, **told)), source
-    if call.input_shape is None:
-        raise ModelError(f"{source} does not say what input it takes: pass input_shape=(C, H, W)")
     if call.weights_file is not None:
         raise ModelError(
             "weights_file goes with a source given by name: load the weights into your module"
         )
-    known = {name: told[name] for name in ("input_shape", "mean", "std", "classes")}
+    known = {name: told[name] for name in ("input_shape", "mean", "std", "classes", "task")}
     return from_module(model, **known), source
 
 

@@ -3,7 +3,8 @@
 Three layouts are read, all without unpickling anything:
 
 * ``.npz`` with ``images`` (uint8, N x H x W x C, or N x H x W for grey) and ``labels``
-  (N integers);
+  (N integers; N x H x W of them where the network tells a class at every position; numbers of any
+  shape, N first, for a measure of the user's own);
 * a folder with ``labels.csv`` (columns ``filename,class_index``) beside the pictures, read lazily;
 * CIFAR-10 binary batches (3073-byte records): one file, or a folder with ``test_batch.bin``.
 
@@ -21,7 +22,7 @@ import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 import numpy as np
 import torch
@@ -57,7 +58,7 @@ class LabelledImages:
 
     Attributes:
         source: reads the pictures.
-        labels: (N,) int64 classes.
+        labels: (N,) int64 classes, or what there is instead, N first.
         spec: input of the network they are normalised for.
         name: where they come from, for reports.
     """
@@ -75,7 +76,7 @@ class LabelledImages:
         """All images in order, in batches of at most `size`.
 
         Yields:
-            images (B, C, H, W) float32, normalised; labels (B,) int64.
+            images (B, C, H, W) float32, normalised; labels (B,) int64, or what there is instead.
 
         Raises:
             DataError: a picture cannot be read or is smaller than the network's input.
@@ -95,13 +96,21 @@ class LabelledImages:
         return self.source.read(indices).float().div_(255).sub_(mean).div_(std)
 
 
-def open_labelled(path: Path, spec: InputSpec, limit: int | None = None) -> LabelledImages:
+Labels = Literal["classes", "maps", "any"]
+"""A class of every image, a class at every position, numbers of any meaning and shape."""
+
+
+def open_labelled(
+    path: Path, spec: InputSpec, limit: int | None = None, labelled: Labels = "classes"
+) -> LabelledImages:
     """Open labelled data of any of the three layouts.
 
     Args:
         path: file or folder.
         spec: input of the network: shape, mean, std, and the number of classes.
         limit: keep only the first so many images; None keeps all.
+        labelled: what the labels are. Maps lie on the images as they are, which must have the size
+            of the network's input.
 
     Raises:
         DataError: nothing is there, the layout is none of the three, the images do not fit the
@@ -110,11 +119,13 @@ def open_labelled(path: Path, spec: InputSpec, limit: int | None = None) -> Labe
     path = Path(path)
     if not path.exists():
         raise DataError(f"there is no {path}: labelled data is {_LAYOUTS}")
-    source, labels = _open(path, spec)
+    source, labels = _open(path, spec, labelled)
     if not len(labels):
         raise DataError(f"{path} holds no images")
-    _check_labels(labels, spec, path)
-    kept = torch.from_numpy(labels[:limit].astype(np.int64))
+    if labelled == "classes":
+        _check_labels(labels, spec, path)
+    kept = torch.from_numpy(labels[:limit])
+    kept = kept if kept.is_floating_point() else kept.long()
     return LabelledImages(source=source, labels=kept, spec=spec, name=str(path))
 
 
@@ -208,7 +219,12 @@ class _Folder:
         return fit(pixels[None], self.spec, str(file))
 
 
-def _open(path: Path, spec: InputSpec) -> tuple[PixelSource, NDArray[np.int64]]:
+def _open(path: Path, spec: InputSpec, labelled: Labels) -> tuple[PixelSource, NDArray[Any]]:
+    if labelled != "classes" and path.suffix != ".npz":
+        raise DataError(
+            f"{path} holds one class for every image, and this network tells none: give an .npz"
+            " file with images and labels"
+        )
     if path.is_dir():
         if (path / "labels.csv").is_file():
             return _open_folder(path, spec)
@@ -216,13 +232,13 @@ def _open(path: Path, spec: InputSpec) -> tuple[PixelSource, NDArray[np.int64]]:
             return _open_cifar(path / "test_batch.bin", spec)
         raise DataError(f"folder {path} has neither labels.csv nor test_batch.bin")
     if path.suffix == ".npz":
-        return _open_npz(path, spec)
+        return _open_npz(path, spec, labelled)
     if path.suffix == ".bin":
         return _open_cifar(path, spec)
     raise DataError(f"cannot tell what {path} is: labelled data is {_LAYOUTS}")
 
 
-def _open_npz(path: Path, spec: InputSpec) -> tuple[PixelSource, NDArray[np.int64]]:
+def _open_npz(path: Path, spec: InputSpec, labelled: Labels) -> tuple[PixelSource, NDArray[Any]]:
     try:
         with path.open("rb") as file:
             images, labels = _arrays(np.load(file, allow_pickle=False), path)
@@ -233,12 +249,30 @@ def _open_npz(path: Path, spec: InputSpec) -> tuple[PixelSource, NDArray[np.int6
             f"images in {path} must be uint8 of shape (N, H, W, C) or (N, H, W), "
             f"got {images.dtype} {images.shape}"
         )
-    if labels.shape != images.shape[:1] or labels.dtype.kind not in "iu":
-        raise DataError(
-            f"labels in {path} must be {len(images)} integers, got {labels.dtype} {labels.shape}"
-        )
+    _check_form(images, labels, spec, path, labelled)
     pixels = torch.from_numpy(images if images.ndim == 4 else images[..., None]).permute(0, 3, 1, 2)
     return _stack(pixels, spec, path), labels
+
+
+def _check_form(
+    images: NDArray[Any], labels: NDArray[Any], spec: InputSpec, path: Path, labelled: Labels
+) -> None:
+    """Refuse labels of another kind than asked for."""
+    got = f"got {labels.dtype} {labels.shape}"
+    integers = labels.dtype.kind in "iu"
+    if labelled == "classes" and not (labels.shape == images.shape[:1] and integers):
+        raise DataError(f"labels in {path} must be {len(images)} integers, {got}")
+    if labelled == "maps":
+        size = spec.shape[1:]
+        if images.shape[1:3] != size:
+            raise DataError(
+                f"images in {path} are {images.shape[1]}x{images.shape[2]} pixels, the network"
+                f" takes {size[0]}x{size[1]}: where every pixel has a class sizes must be the same"
+            )
+        if not (labels.shape == images.shape[:3] and integers):
+            raise DataError(f"labels in {path} must be a class for every pixel, {got}")
+    if labels.ndim < 1 or len(labels) != len(images) or labels.dtype.kind not in "iufb":
+        raise DataError(f"labels in {path} must be numbers for {len(images)} images, {got}")
 
 
 def _arrays(content: object, path: Path) -> tuple[NDArray[Any], NDArray[Any]]:

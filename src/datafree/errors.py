@@ -1,4 +1,4 @@
-"""Every error a user can meet. Each message names what was wrong, where, and what to do."""
+"""Every error and warning a user can meet: what was wrong, where, and what to do."""
 
 from __future__ import annotations
 
@@ -51,3 +51,7 @@ class InferenceError(DatafreeError):
 
 class OutputExistsError(DatafreeError):
     """An output path that exists already and was not to be replaced."""
+
+
+class NetworkWarning(UserWarning):
+    """What a user should know of a network that is taken all the same: it was not trained, say."""

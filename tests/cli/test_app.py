@@ -34,7 +34,14 @@ def test_methods_lists_all(datafree_command: Command) -> None:
 def test_models_lists_all_sources(datafree_command: Command) -> None:
     done = datafree_command("models")
     assert done.code == 0
-    for name in ("digits_resnet8", "timm:NAME", "torchvision:NAME", "pytorchcv:NAME", "FILE.pt2"):
+    for name in (
+        "digits_resnet8",
+        "timm:NAME",
+        "torchvision:NAME",
+        "pytorchcv:NAME",
+        "FILE.pt2",
+        "FILE.onnx",
+    ):
         assert name in done.out
 
 

@@ -12,7 +12,8 @@ from datafree.calibrators.minmax import MinMax
 from datafree.config import Scheme
 from datafree.errors import ParityError
 from datafree.export._notes import float_notes
-from datafree.export.base import Exporter, Parity
+from datafree.export._parity import Parity
+from datafree.export.base import Exporter
 from datafree.export.onnx import Onnx
 from datafree.export.pt2 import Pt2
 from datafree.graph.capture import capture
@@ -27,19 +28,26 @@ def parity(mismatches: int, noise: float) -> Parity:
     return Parity(images=32, mismatches=mismatches, difference=0.1, spread=10.0, noise=noise)
 
 
-def test_a_file_may_differ_by_twice_what_the_student_differs_from_itself_and_no_more() -> None:
-    path, exact = Path("student.onnx"), parity(0, 0.0)
-    Onnx().judge(parity(2, 0.1), exact, path)
-    Onnx().judge(parity(4, 0.25), parity(1, 0.1), path)
+def test_a_file_may_differ_by_four_times_what_the_student_differs_from_itself() -> None:
+    path, still = Path("student.onnx"), parity(0, 0.0)
+    Onnx().judge(parity(2, 0.1), still, path)
+    Onnx().judge(parity(4, 0.45), parity(1, 0.1), path)
     for found, own in (
-        (parity(3, 0.0), exact),
-        (parity(0, 0.11), exact),
+        (parity(3, 0.0), still),
+        (parity(0, 0.11), still),
         (parity(5, 0.0), parity(1, 0.1)),
-        (parity(0, 0.31), parity(1, 0.1)),
-        (parity(0, float("nan")), exact),
+        (parity(0, 0.51), parity(1, 0.1)),
+        (parity(0, float("nan")), still),
     ):
         with pytest.raises(ParityError, match="not kept"):
             Onnx().judge(found, own, path)
+
+
+def test_whole_numbers_may_differ_in_nothing() -> None:
+    same = Parity(images=32, mismatches=0, difference=0.0, spread=10.0, noise=0.0)
+    Onnx().judge(same, None, Path("student.onnx"))
+    with pytest.raises(ParityError, match="no difference at all"):
+        Onnx(noise=10).judge(parity(0, 1e-9), None, Path("student.onnx"))
 
 
 class Upsampling(nn.Module):

@@ -16,7 +16,7 @@ from datafree.calibrators.minmax import MinMax
 from datafree.config import InputSpec, Scheme
 from datafree.errors import ExportError
 from datafree.export._input import as_bytes, from_bytes
-from datafree.export.base import Parity
+from datafree.export._parity import Parity
 from datafree.export.onnx import Onnx
 from datafree.graph.capture import capture
 from datafree.graph.fold import fold_batch_norms
@@ -138,7 +138,7 @@ def test_tensors_beside_the_file(tmp_path: Path) -> None:
 class Failing(Onnx):
     """Refuses everything that it wrote."""
 
-    def judge(self, parity: Parity, own: Parity, path: Path) -> None:
+    def judge(self, parity: Parity, own: Parity | None, path: Path) -> None:
         raise ExportError("no")
 
 

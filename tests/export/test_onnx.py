@@ -19,7 +19,8 @@ from torch import Tensor, fx, nn
 from datafree.calibrators.base import Calibrator, calibrate
 from datafree.config import InputSpec, Scheme
 from datafree.errors import ExportError, OutputExistsError, ParityError
-from datafree.export.base import About, Exporter, ExportReport, Written, compare_logits, predict
+from datafree.export._parity import compare_outputs, predict
+from datafree.export.base import About, Exporter, ExportReport, Written
 from datafree.export.onnx import Onnx
 from datafree.graph.capture import capture
 from datafree.graph.fold import fold_batch_norms
@@ -233,7 +234,7 @@ def test_the_standard_itself_says_what_the_student_says(
     batch = images(4)
     (found,) = ReferenceEvaluator(str(path)).run(None, {"images": batch.numpy()})  # pyright: ignore
     with torch.no_grad():
-        parity = compare_logits(student(batch), torch.from_numpy(np.asarray(found)))
+        parity = compare_outputs(student(batch), torch.from_numpy(np.asarray(found)))
     assert parity.noise < 1e-2
 
 
@@ -250,6 +251,7 @@ def test_file_description(written: ExportReport) -> None:
         "input_mean": "[0.5, 0.4, 0.3]",
         "input_std": "[0.2, 0.2, 0.1]",
         "input_channels": "RGB",
+        "task": "classes",
         "scheme": "W4A4",
     }
     assert model.producer_name == "datafree"
@@ -273,7 +275,7 @@ def test_report(written: ExportReport, w4a4: fx.GraphModule) -> None:
 
 @pytest.mark.parametrize("batch", [1, 3])
 def test_any_batch_size(written: ExportReport, w4a4: fx.GraphModule, batch: int) -> None:
-    parity = compare_logits(
+    parity = compare_outputs(
         predict(w4a4, images(batch)), predict(Onnx().run(written.path), images(batch))
     )
     assert parity.images == batch and parity.relative < 1e-3

@@ -268,6 +268,22 @@ def test_odd_networks_are_captured_and_folded(make: type[nn.Module]) -> None:
         torch.testing.assert_close(folded(images(batch)), expected, rtol=1e-4, atol=1e-5)
 
 
+class Casts(Base):
+    """To the numbers that tensors have already, in all spellings; and to others and back."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.conv(x.to(self.conv.weight.dtype)).to(torch.float32)
+        x = self.bn(x.to(self.bn.weight)).float().to("cpu", torch.float32)
+        return self.classify(torch.relu(x).double().float())
+
+
+def test_casts_that_change_nothing_are_no_part_of_the_graph() -> None:
+    graph = capture(randomized(Casts(), images(8)), SPEC)
+    kinds = [node.args[1] for node in graph.graph.nodes if "aten.to" in str(node.target)]
+    assert kinds == [torch.float64, torch.float32]
+    assert targets(fold_batch_norms(graph)) == ["conv", "relu", "linear"]
+
+
 def test_devices_in_calls_move_along() -> None:
     class Fresh(Base):
         def forward(self, x: Tensor) -> Tensor:
@@ -331,13 +347,13 @@ def test_several_inputs_are_refused(as_program: bool) -> None:
 
 
 @pytest.mark.parametrize("as_program", [True, False])
-def test_several_outputs_are_refused(as_program: bool) -> None:
+def test_several_outputs_are_those_of_a_teacher(as_program: bool) -> None:
     class Outputs(Base):
         def forward(self, x: Tensor) -> dict[str, Any]:
             return {"logits": self.classify(self.conv(x)), "more": (x, x + 1)}
 
     model = Outputs().eval()
-    with pytest.raises(CaptureError, match="returns 3 values; wrap it"):
+    with pytest.raises(CaptureError, match="come as a teacher"):
         capture(exported(model) if as_program else model, SPEC)
 
 

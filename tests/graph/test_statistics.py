@@ -7,7 +7,7 @@ from torch import nn
 from datafree.graph.capture import capture
 from datafree.graph.fold import fold_batch_norms
 from datafree.graph.statistics import Normal, layer_statistics, rescaled
-from networks import SPEC, captured, images, randomized
+from networks import NETWORKS, SPEC, captured, images, randomized
 
 
 @pytest.mark.parametrize(
@@ -70,11 +70,20 @@ def test_of_two_batch_norms_in_a_row_the_second_counts() -> None:
     model = nn.Sequential(
         nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4), nn.BatchNorm2d(4),
         nn.Flatten(), nn.Linear(256, 5),
-    ).eval()  # fmt: skip
+    )  # fmt: skip
+    model = randomized(model, images(8))
     nn.init.constant_(model.get_submodule("2").get_parameter("bias"), 7.0)
     graph = capture(model, SPEC)
     (found,) = layer_statistics(graph).values()
     torch.testing.assert_close(found.mean, torch.full((4,), 7.0, dtype=torch.float64))
+
+
+def test_a_batch_norm_that_never_saw_data_tells_nothing() -> None:
+    model = randomized(NETWORKS["Tiny"](), images(8))
+    norm = model.get_submodule("bn2")
+    assert isinstance(norm, nn.BatchNorm2d)
+    norm.reset_running_stats()
+    assert set(layer_statistics(capture(model, SPEC))) == {"conv1"}
 
 
 def test_branches_that_became_one_convolution_return_their_sum() -> None:

@@ -76,15 +76,41 @@ def test_unreadable_weights(tmp_path: Path, name: str) -> None:
 
 
 def test_weights_of_unknown_format(tmp_path: Path) -> None:
-    message = complaint(lambda: teacher("digits_resnet8", weights_file=tmp_path / "w.h5"))
-    assert "use .safetensors, .pt or .pth" in message
+    path = tmp_path / "w.h5"
+    path.write_bytes(b"\x89HDF\r\n\x1a\n" + bytes(32))
+    message = complaint(lambda: teacher("digits_resnet8", weights_file=path))
+    assert message.startswith(f"cannot read weights from {path}: it is damaged, or not written by")
+    assert "use .safetensors, or save model.state_dict() with torch.save" in message
+    assert "it is a folder" in complaint(lambda: teacher("digits_resnet8", weights_file=tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("kind", "said"),
+    [
+        ("script", "is TorchScript: save torch.jit.load(path).state_dict() with torch.save"),
+        ("program", "is a network with its weights: pass it as the model"),
+        ("network", "holds a whole network (tests.teachers.Tiny), not only tensors"),
+    ],
+)
+def test_files_that_hold_more_than_weights(tmp_path: Path, kind: str, said: str) -> None:
+    path, net = tmp_path / "w.pt", Tiny().eval()
+    if kind == "script":
+        with pytest.warns(DeprecationWarning, match=r"torch\.jit"):
+            torch.jit.save(torch.jit.trace(net, torch.zeros(2, 1, 8, 8)), path)
+    elif kind == "program":
+        torch.export.save(torch.export.export(net, (torch.zeros(2, 1, 8, 8),)), tmp_path / "w.pt2")
+        path = (tmp_path / "w.pt2").rename(path)
+    else:
+        torch.save(net, path)
+    message = complaint(lambda: teacher("digits_resnet8", weights_file=path))
+    assert f"{path} {said.replace('tests.teachers', Tiny.__module__)}" in message
 
 
 def test_a_weight_file_that_would_run_code_does_not(tmp_path: Path) -> None:
     path, witness = tmp_path / "evil.pth", tmp_path / "witness"
     torch.save({"conv.weight": Evil(witness)}, path)
     message = complaint(lambda: teacher("digits_resnet8", weights_file=path))
-    assert "never unpickled" in message
+    assert "mkdir" in message and "never unpickled" in message
     assert not witness.exists()
 
 
@@ -93,8 +119,3 @@ def test_a_weight_file_without_a_state_dict(tmp_path: Path) -> None:
     torch.save([torch.ones(1)], path)
     message = complaint(lambda: teacher("digits_resnet8", weights_file=path))
     assert "does not hold a state dict" in message
-
-
-def test_a_weight_file_as_source_is_explained() -> None:
-    message = complaint(lambda: teacher("resnet.safetensors"))
-    assert "holds weights without a network" in message and "as weights_file" in message

@@ -220,7 +220,7 @@ def test_a_student_of_other_classes_is_refused(small: Path) -> None:
         training_options=QUICK,
     )  # fmt: skip
     with pytest.raises(
-        ModelError, match=r"to 3 classes and its teacher .* to 10: choose a student"
+        ModelError, match=r"to 3 classes and its teacher .* to 10 classes: choose a"
     ):
         run(config)
 

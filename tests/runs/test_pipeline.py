@@ -137,7 +137,7 @@ def test_held_out_images_are_not_the_calibration_images(monkeypatch: pytest.Monk
 
 def test_without_holdout_and_data_nothing_is_compared() -> None:
     metrics = run(config(holdout=0)).metrics
-    assert set(metrics) == {"teacher", "images", "sqnr_db"}
+    assert set(metrics) == {"teacher", "images", "task", "sqnr_db"}
 
 
 def test_without_export_there_is_no_onnx(tmp_path: Path) -> None:
@@ -285,9 +285,9 @@ def test_a_replaced_relu6_counts_as_loss(monkeypatch: pytest.MonkeyPatch) -> Non
     model.eval()
     compared: list[fx.GraphModule] = []
 
-    def spy(teacher: fx.GraphModule, student: fx.GraphModule, batches: Any) -> Any:
+    def spy(teacher: fx.GraphModule, student: fx.GraphModule, batches: Any, heads: Any) -> Any:
         compared.append(teacher)
-        return compare(teacher, student, batches)
+        return compare(teacher, student, batches, heads)
 
     monkeypatch.setattr(pipeline, "compare", spy)
     teacher = from_module(model, input_shape=SPEC.shape, mean=SPEC.mean, std=SPEC.std)
@@ -311,9 +311,9 @@ def padded() -> nn.Sequential:
 def test_absorbed_biases_count_as_loss(monkeypatch: pytest.MonkeyPatch) -> None:
     compared: list[fx.GraphModule] = []
 
-    def spy(teacher: fx.GraphModule, student: fx.GraphModule, batches: Any) -> Any:
+    def spy(teacher: fx.GraphModule, student: fx.GraphModule, batches: Any, heads: Any) -> Any:
         compared.append(teacher)
-        return compare(teacher, student, batches)
+        return compare(teacher, student, batches, heads)
 
     monkeypatch.setattr(pipeline, "compare", spy)
     model = padded()

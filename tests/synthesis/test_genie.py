@@ -20,7 +20,7 @@ from datafree.synthesis import _genie
 from datafree.synthesis._generator import ImageGenerator
 from datafree.synthesis.base import Batch
 from datafree.synthesis.genie import Genie
-from networks import SPEC, build, captured, images
+from networks import SPEC, build, captured, images, randomized
 from reference import genie_loss
 
 pytestmark = pytest.mark.integration
@@ -180,7 +180,8 @@ def test_any_image_and_any_number(
     spec = InputSpec(shape=shape, mean=(0.5,) * channels, std=(0.5,) * channels, classes=3)
     conv, norm = nn.Conv2d(channels, 2, 3, stride=2, padding=1), nn.BatchNorm2d(2)
     width = 2 * -(-shape[1] // 2) * -(-shape[2] // 2)
-    teacher = capture(nn.Sequential(conv, norm, nn.Flatten(), nn.Linear(width, 3)), spec)
+    network = nn.Sequential(conv, norm, nn.Flatten(), nn.Linear(width, 3))
+    teacher = capture(randomized(network, images(8, shape=shape)), spec)
     watched = Watched(monkeypatch)
     result = Genie(iterations=2, batch_size=2, label_weight=0.5).generate(teacher, spec, count)
     assert result.images.shape == (count, *shape)

@@ -25,7 +25,7 @@ from datafree.synthesis.intraq import (
     soft_inception,
     soft_targets,
 )
-from networks import SPEC, build, captured, images
+from networks import SPEC, build, captured, images, randomized
 from reference import batch_norm_inputs
 from watching import Watched
 
@@ -316,7 +316,8 @@ def test_the_rate_falls_when_the_loss_does_not(monkeypatch: pytest.MonkeyPatch) 
 
 def test_networks_without_a_classifier_are_refused() -> None:
     spec = InputSpec(shape=(3, 2, 2), mean=(0.5,) * 3, std=(0.5,) * 3, classes=12)
-    teacher = capture(nn.Sequential(nn.BatchNorm2d(3), nn.Flatten()).eval(), spec)
+    network = nn.Sequential(nn.BatchNorm2d(3), nn.Flatten())
+    teacher = capture(randomized(network, images(8, shape=spec.shape)), spec)
     with pytest.raises(ModelError, match=r"intraq compares what.*use the method zeroq"):
         IntraQ(iterations=1).generate(teacher, spec, 2)
 
@@ -324,7 +325,8 @@ def test_networks_without_a_classifier_are_refused() -> None:
 def test_a_convolution_as_classifier() -> None:
     spec = InputSpec(shape=(3, 4, 4), mean=(0.5,) * 3, std=(0.5,) * 3, classes=2)
     layers = nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Conv2d(4, 2, 2), nn.Flatten()
-    teacher = capture(nn.Sequential(*layers).eval(), spec)
+    network = randomized(nn.Sequential(*layers), images(8, shape=spec.shape))
+    teacher = capture(network, spec)
     method = IntraQ(iterations=2, lambda_lower=0.5, **WHOLE)
     near = method.generate(teacher, spec, 4).images
     assert not near.equal(method.model_copy(update=BARE).generate(teacher, spec, 4).images)

@@ -22,7 +22,7 @@ from datafree.synthesis import genie, sadag
 from datafree.synthesis._matching import Matcher, matching
 from datafree.synthesis.genie import Genie
 from datafree.synthesis.sadag import SADAG
-from networks import SPEC, captured, images, quantizer_of
+from networks import SPEC, captured, images, quantizer_of, randomized
 
 pytestmark = pytest.mark.integration
 
@@ -234,6 +234,6 @@ def test_finished_stages_are_not_repeated(tmp_path: Path, monkeypatch: pytest.Mo
 
 def test_a_network_without_classifier_is_refused() -> None:
     model = nn.Sequential(nn.Conv2d(3, 5, 1), nn.BatchNorm2d(5), nn.AdaptiveAvgPool2d(1))
-    graph = capture(nn.Sequential(model, nn.Flatten()).eval(), SPEC)
+    graph = capture(randomized(nn.Sequential(model, nn.Flatten()), images(8)), SPEC)
     with pytest.raises(ModelError, match=r"sadag matches gradients.*none; use the method genie"):
         SADAG(**QUICK).generate(graph, SPEC, 2)

@@ -13,9 +13,9 @@ from torch import Tensor, nn
 from datafree.config import Frozen, InputSpec
 from datafree.graph.taps import BatchNorm, batch_norms, tap_batch_norms
 from datafree.images import SyntheticSet
-from datafree.losses import margin_loss, standardized_distance
+from datafree.losses import first_logits, margin_loss, standardized_distance
 from datafree.progress import Progress, silent
-from datafree.synthesis._images import balanced_targets
+from datafree.synthesis._images import asked_classes
 from datafree.synthesis.base import Batch, Stored, even_batches, join
 from datafree.tensors import device_of, fast_copy, state_digest
 
@@ -93,9 +93,9 @@ class Excite(Frozen):
         spec, device = images.spec, device_of(network)
         pixels = _Pixels.of(spec, device)
         given = images.images[batch.start : batch.start + batch.size]
-        targets = balanced_targets(batch, spec.answers)
+        targets = asked_classes(batch, spec)
         shares = pixels.shares(given.to(device)).contiguous(memory_format=torch.channels_last)
-        labels = targets.to(device)
+        labels = None if targets is None else targets.to(device)
         shares.requires_grad_()
         optimizer = torch.optim.Adam([shares], lr=self.learning_rate)
         schedule = torch.optim.lr_scheduler.CosineAnnealingLR(
@@ -105,8 +105,9 @@ class Excite(Frozen):
             for _ in range(self.steps):
                 logits = network(pixels.normalised(shares))
                 loss = _distance(taps)
-                if self.push:
-                    loss = loss + self.push * margin_loss(logits, labels, self.margin)
+                if self.push and labels is not None:
+                    answers = first_logits(logits, spec.outputs)
+                    loss = loss + self.push * margin_loss(answers, labels, self.margin)
                 (shares.grad,) = torch.autograd.grad(loss, [shares])
                 optimizer.step()
                 schedule.step()

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, fx
 
 from datafree.config import Scheme
@@ -13,7 +12,8 @@ from datafree.errors import ConfigError, ModelError
 from datafree.graph.activations import Rows, passed, share, stored
 from datafree.graph.blocks import find_blocks, output_name, subgraph
 from datafree.graph.insert import quantizable_layers, quantized_layer
-from datafree.losses import class_logits
+from datafree.graph.outputs import heads_of
+from datafree.losses import Heads, distillation
 from datafree.progress import Progress, silent
 from datafree.quant.modules import QUANTIZABLE
 from datafree.tensors import device_of
@@ -37,6 +37,8 @@ def sensitivities(
 
         Omega_l(k) = 1/n sum_j KL(softmax M(x_j) || softmax M_l(k)(x_j)).
 
+    Of a network with several outputs, or without classes, it is the sum of the divergences at all
+    positions and of the relative squared errors of numbers (`datafree.losses.distillation`).
     Activations stay in float. Weights are on the grids `insert_quantizers` would give them. What
     lies before a layer's block is computed once for all layers after it, so this takes about half
     of ``layers x bits`` passes through the network.
@@ -65,7 +67,8 @@ def sensitivities(
     _check_weights(folded)
     limit = share(memory_gb, _TENSORS_HELD)
     border = stored(images, device_of(folded), limit)
-    expected = _log_probabilities(folded, border, "the float network")
+    heads = heads_of(folded)
+    expected = _returned(folded, border, "the float network")
     end = output_name(folded)
     found: dict[str, dict[int, float]] = {}
     with progress("sensitivity", len(quantizable_layers(folded)) * len(bits)) as step:
@@ -79,7 +82,7 @@ def sensitivities(
                     rest.set_submodule(path, quantized_layer(layer, scheme, width))
                     where = f"the network with {path} at {width} bits"
                     found[path][width] = _divergence(
-                        expected, _log_probabilities(rest, border, where)
+                        expected, _returned(rest, border, where), heads
                     )
                     step(1)
                 rest.set_submodule(path, layer)
@@ -87,21 +90,21 @@ def sensitivities(
     return {path: found[path] for path in quantizable_layers(folded)}
 
 
-def _log_probabilities(network: fx.GraphModule, inputs: Rows, what: str) -> Tensor:
-    """(N, K) logarithms of the class probabilities, float64."""
+def _returned(network: fx.GraphModule, inputs: Rows, what: str) -> Tensor:
+    """(N, numbers) that the network returns, float64."""
     with torch.no_grad():
-        logits = torch.cat([network(values).cpu() for _, values in inputs.chunks()])
-    if not bool(torch.isfinite(logits).all()):
+        outputs = torch.cat([network(values).cpu() for _, values in inputs.chunks()])
+    if not bool(torch.isfinite(outputs).all()):
         raise ModelError(
             f"outputs of {what} are not finite: check its weights and the images before choosing"
             " bits"
         )
-    return F.log_softmax(class_logits(logits.double()), dim=1)
+    return outputs.double()
 
 
-def _divergence(expected: Tensor, actual: Tensor) -> float:
-    """Mean over rows of the KL divergence between log-probabilities (N, K)."""
-    total = F.kl_div(actual, expected, log_target=True, reduction="batchmean")
+def _divergence(expected: Tensor, actual: Tensor, heads: Heads) -> float:
+    """How far what a network returns is from what is expected, both (N, numbers)."""
+    total = distillation(actual, expected, temperature=1.0, heads=heads)
     return max(float(total), 0.0)  # rounding can leave -1e-17
 
 

@@ -78,9 +78,7 @@ def synthesize(model: str, output: str, force: bool, **options: Any) -> None:
     own = {name: given.pop(name) for name in ExciteOptions.model_fields if name in given}
     resolved = build(RunConfig, {"model": model, **given}, "options")
     path, step = Path(output), build(ExciteOptions, own, "options")
-    made = synthesize_to_file(
-        resolved, path, step, force=force, progress=console.progress, tell=console.out.print
-    )
+    made = synthesize_to_file(resolved, path, step, force=force, progress=console.progress)
     method = dict(made.metadata).get("method", resolved.method)
     console.out.print(
         f"{len(made)} images of {method}: {path}, {path.with_suffix('.png')};"
@@ -94,6 +92,7 @@ def synthesize(model: str, output: str, force: bool, **options: Any) -> None:
         Argument("run", "Model", "Folder written by quantize."),
         field_option(RunConfig, "data"),
         field_option(RunConfig, "limit"),
+        field_option(RunConfig, "metric"),
         field_option(RunConfig, "images_per_batch"),
         Option(
             ["--onnx"], "Output", is_flag=True,
@@ -108,10 +107,11 @@ def evaluate(run: str, onnx: bool, **options: Any) -> None:
 
     changes = given_fields(options)
     config, measured = evaluate_run(Path(run), changes, onnx=onnx, progress=console.progress)
-    rows = [(name, f"{value:.2f}") for name, value in measured["top1"].items()]
+    ((measure, (what, unit)),) = (item for item in console.MEASURES.items() if item[0] in measured)
+    rows = [(name, f"{value:.2f}") for name, value in measured[measure].items()]
     title = f"{config.model} {config.label}, policy {config.policy}"
     title += f", {measured['test_images']} images"
-    console.show_table(title, ("network", "top-1 %"), rows)
+    console.show_table(title, ("network", what + unit), rows)
 
 
 @app.command(
@@ -214,6 +214,11 @@ def demo(output: str, force: bool | None) -> None:
 
 def main() -> None:
     """Run the command line; a user's mistake gives one line and exit code 2."""
+    with console.warnings_as_lines():
+        _main()
+
+
+def _main() -> None:
     try:
         sys.exit(app.main(standalone_mode=False) or 0)
     except click.exceptions.NoArgsIsHelpError as asked:

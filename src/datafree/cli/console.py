@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import textwrap
+import warnings
 from collections.abc import Generator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -26,6 +27,7 @@ from rich.table import Table
 
 from datafree.cli.runtimes import runtime_rows
 from datafree.config import RunConfig
+from datafree.errors import NetworkWarning
 from datafree.progress import Step
 
 if TYPE_CHECKING:
@@ -34,6 +36,8 @@ if TYPE_CHECKING:
 out = Console()
 err = Console(stderr=True)
 _TEXT_WIDTH = 100
+MEASURES = {"top1": ("top-1", " %"), "miou": ("mean IoU", " %"), "metric": ("measure", "")}
+"""What networks can reach on labelled images: its name and unit."""
 _NAMES = 6  # layers a row of the table of bits names
 _MANY_UNDECIDED = 0.25  # share of the roundings from which on more steps are worth their time
 
@@ -67,6 +71,24 @@ def progress(description: str, total: int) -> Generator[Step]:
     )
     with RichProgress(*columns, console=err, transient=True, disable=not err.is_terminal) as bars:
         yield _Bar(bars, bars.add_task(description, total=total, note=""))
+
+
+@contextmanager
+def warnings_as_lines() -> Generator[None]:
+    """Show what a user should know of a network as one line, without file and line of the code."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("always", NetworkWarning)
+        shown = warnings.showwarning
+
+        def show(message: Warning | str, category: type[Warning], *rest: Any) -> None:
+            if issubclass(category, NetworkWarning):
+                line = f"[bold yellow]note:[/bold yellow] {escape(str(message))}"
+                err.print(line, highlight=False, soft_wrap=True)
+            else:
+                shown(message, category, *rest)
+
+        warnings.showwarning = show
+        yield
 
 
 def run_and_show(config: RunConfig, output: Path, *, force: bool) -> None:
@@ -167,15 +189,15 @@ def bits_rows(allocation: Mapping[str, Any]) -> list[tuple[str, str, str]]:
 
 def measured_rows(metrics: Mapping[str, Any]) -> list[tuple[str, str]]:
     """Name and value of everything measured, as people read it."""
-    rows = [("chosen", metrics["chosen"])] if "chosen" in metrics else []
-    if "top1" in metrics:
-        values = ", ".join(f"{name} {value:.2f} %" for name, value in metrics["top1"].items())
-        rows.append((f"top-1 on {metrics['test_images']} images", values))
+    task = metrics.get("task", "classes")
+    rows = [] if task == "classes" else [("task", str(task))]
+    rows += [("note", line) for line in metrics.get("notes", ())]
+    rows += _reached(metrics)
     for name, phase in metrics.get("training", {}).items():
         rows.append((name, _phase(phase)))
     if "held_out" in metrics:
         held = metrics["held_out"]
-        text = f"{held['agreement']:.1f} % same prediction, KL {held['kl']:.4f}"
+        text = _differences(held, task)
         rows.append((f"teacher and student on {held['images']} held-out images", text))
     if metrics.get("sqnr_db"):
         name, value = min(metrics["sqnr_db"].items(), key=lambda item: item[1])
@@ -233,6 +255,30 @@ def show_method(method: Explained) -> None:
 def _print_plain(text: str) -> None:
     """Text as it is: no markup, no wrapping."""
     out.print(text, markup=False, highlight=False, soft_wrap=True)
+
+
+def _reached(metrics: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """What networks reach on labelled images."""
+    return [
+        (
+            f"{title} on {metrics['test_images']} images",
+            ", ".join(f"{network} {value:.2f}{unit}" for network, value in metrics[name].items()),
+        )
+        for name, (title, unit) in MEASURES.items()
+        if name in metrics
+    ]
+
+
+def _differences(held: Mapping[str, Any], task: str) -> str:
+    """How teacher and student differ, in what the network's task has."""
+    told: list[str] = []
+    if "agreement" in held:
+        of = " of positions" if task == "dense classes" else ""
+        told += [f"{held['agreement']:.1f} % same prediction{of}", f"KL {held['kl']:.4f}"]
+    if "error" in held:
+        off = f"numbers off by {100 * held['error']:.2g} % of their deviation"
+        told += [off, f"cosine {held['cosine']:.4f}"]
+    return ", ".join(told)
 
 
 def _phase(phase: Mapping[str, Any]) -> str:

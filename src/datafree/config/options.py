@@ -13,6 +13,7 @@ from pydantic import AfterValidator, BeforeValidator, Field, PlainValidator, mod
 
 from datafree.config.base import Frozen
 from datafree.config.fields import Shown
+from datafree.config.outputs import Task
 from datafree.config.parsing import (
     comma_separated,
     optional_path,
@@ -39,7 +40,7 @@ class TeacherOptions(Frozen):
     panel: ClassVar[str] = "Model"
 
     weights_file: Annotated[Path | None, Shown("those the source brings")] = None
-    """Weights to load into the model, a .safetensors file."""
+    """Weights to load into the model: a .safetensors file, or a checkpoint of a training."""
     input_shape: Annotated[
         tuple[int, int, int] | None, BeforeValidator(shape), Shown("the source's own", "C,H,W")
     ] = None
@@ -50,6 +51,9 @@ class TeacherOptions(Frozen):
     """Deviation per channel of images scaled to 0..1, by which they are divided."""
     classes: Annotated[int | None, Field(ge=1), Shown("read off its output")] = None
     """Number of classes a network from a hub is built with."""
+    task: Annotated[Task | None, Shown("guessed from what it returns")] = None
+    """What the network says of an image: `classes`, which it is of; `dense`, a class at every
+    position; `values`, numbers of any meaning, such as features, boxes or another image."""
 
 
 class ModelConfig(TeacherOptions):
@@ -224,9 +228,13 @@ class OutputOptions(Frozen):
     panel: ClassVar[str] = "Output"
 
     data: Annotated[Path | None, Shown("compared without labels")] = None
-    """Labelled test images: .npz with images and labels, folder with labels.csv, CIFAR batches."""
+    """Labelled test images: .npz with images and labels (a class for every pixel where the network
+    has classes at every position), folder with labels.csv, CIFAR batches."""
     limit: Annotated[int | None, Field(ge=1), Shown("all")] = None
     """Use at most this many test images."""
+    metric: Annotated[str | None, Shown("top-1, or mean IoU", "FILE:FUNCTION")] = None
+    """Measure of your own on the test images: a function of what the network returns for all of
+    them and of their labels, which returns a number."""
     images_per_batch: Annotated[int | None, Field(ge=1), Shown("by their size")] = None
     """Images that pass through the network together in calibration and evaluation: fewer take less
     memory. Calibrators that average over batches then see other batches."""
@@ -340,7 +348,7 @@ class DistillOptions(
     bits: Annotated[str, BeforeValidator(_bits_or_float)] = "float"
     """Then quantize the student, from W8A8 to W2A2; `float` leaves it as it is."""
     student_weights_file: Annotated[Path | None, Shown("drawn anew")] = None
-    """Weights the student starts from, a .safetensors file."""
+    """Weights the student starts from: a .safetensors file, or a checkpoint of a training."""
     training_options: ShortOptions = Field(default_factory=dict)
     """Hyper-parameter of the distillation: warmup=5000."""
 
@@ -352,10 +360,11 @@ class Networks(Frozen):
 
     model: str
     """The network: digits_resnet8, timm:NAME, torchvision:NAME, pytorchcv:NAME, FILE.pt2,
-    package.module:factory or path/file.py:factory."""
+    FILE.onnx, package.module:factory or path/file.py:factory."""
     student: Annotated[str | None, Shown("made from the model", "SOURCE")] = None
     """Network to distill into, a source as for the model; its weights are drawn anew."""
     student_weights_file: Annotated[Path | None, Shown("drawn anew")] = None
-    """Weights the student of a distillation starts from, a .safetensors file."""
+    """Weights the student of a distillation starts from: a .safetensors file, or a checkpoint of a
+    training."""
     float_student: Annotated[bool, Shown(hidden=True)] = False
     """Leave the distilled student in float."""

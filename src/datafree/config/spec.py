@@ -7,6 +7,7 @@ from typing import Self
 from pydantic import Field, FiniteFloat, field_validator, model_validator
 
 from datafree.config.base import Frozen
+from datafree.config.outputs import Output
 
 _WHITE = 255
 _LARGEST = 2.0
@@ -23,7 +24,42 @@ class InputSpec(Frozen):
     std: tuple[FiniteFloat, ...]
     """Per channel, divided by after the mean is subtracted."""
     classes: int = Field(ge=1)
-    """Number of outputs of the classifier; 1 is the logit of the second of two classes."""
+    """Number of outputs of the classifier; 1 is the logit of the second of two classes, and what
+    networks without classes have here."""
+    outputs: tuple[Output, ...] = ()
+    """What it returns; empty where that is one tensor of (batch, classes). Graphs return several as
+    one tensor: `datafree.graph.outputs`."""
+
+    @property
+    def heads(self) -> tuple[Output, ...]:
+        """What it returns, of every network."""
+        if self.outputs:
+            return self.outputs
+        kind = "classes" if self.classes > 1 else "one_logit"
+        return (Output(name="logits", shape=(self.classes,), kind=kind),)
+
+    @property
+    def principal(self) -> Output:
+        """What the network is about: its first output with classes, or else its first."""
+        for head in self.heads:
+            if head.kind != "values":
+                return head
+        first, *_ = self.heads
+        return first
+
+    @property
+    def labelled(self) -> bool:
+        """Whether the network says of an image which class it is of."""
+        return self.principal.kind in ("classes", "one_logit")
+
+    @property
+    def task(self) -> str:
+        """What the network does, in words."""
+        kind, heads = self.principal.kind, self.heads
+        if kind == "values":
+            several = len(heads) > 1 or len(self.principal.shape) == 2
+            return "detection heads" if several else "regression or embedding"
+        return {"classes": "classes", "one_logit": "one logit"}.get(kind, "dense classes")
 
     @property
     def answers(self) -> int:

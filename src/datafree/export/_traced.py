@@ -20,7 +20,7 @@ from datafree.export.base import About, trace
 
 OPSET = 21
 IR_VERSION = 10
-INPUT, OUTPUT = "images", "logits"
+INPUT = "images"
 _SIDES = ("height", "width")
 
 
@@ -43,7 +43,7 @@ def traced(marked: fx.GraphModule, spec: InputSpec, *, any_size: bool = False) -
                 opset_version=OPSET,
                 verbose=False,
                 input_names=[INPUT],
-                output_names=[OUTPUT],
+                output_names=output_names(spec),
             )
     except ExportError:
         raise
@@ -57,6 +57,12 @@ def traced(marked: fx.GraphModule, spec: InputSpec, *, any_size: bool = False) -
             f"this network cannot be written as ONNX opset {OPSET}: torch falls back to {found}"
         )
     return model
+
+
+def output_names(spec: InputSpec) -> list[str]:
+    """Names of a file's outputs: `logits`, or where they stand in what the network returns."""
+    names = [head.name for head in spec.heads]
+    return [f"{name}_out" if name == INPUT else name for name in names]
 
 
 @contextmanager
@@ -116,5 +122,6 @@ def describe(model: onnx.ModelProto, spec: InputSpec, about: About) -> None:
         "input_mean": json.dumps(list(spec.mean)),
         "input_std": json.dumps(list(spec.std)),
         "input_channels": "RGB" if spec.shape[0] == 3 else str(spec.shape[0]),
+        "task": spec.task,
     }
     helper.set_model_props(model, {**properties, **about})

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import copy
 import math
 from abc import abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
@@ -21,59 +20,27 @@ from datafree.config import Frozen, InputSpec
 from datafree.errors import ExportError, OutputExistsError, ParityError
 from datafree.export._notes import float_notes
 from datafree.export._optional import needed
+from datafree.export._parity import (
+    Parity,
+    Predictor,
+    alike,
+    compare_outputs,
+    predict,
+    sensitivity,
+)
 from datafree.files import atomic_path
 from datafree.graph.capture import to_device
 from datafree.graph.floats import computations
-from datafree.losses import class_logits
+from datafree.graph.outputs import separate, together
 from datafree.quant.modules import QUANTIZED, ActivationQuantizer, Quantizer
 from datafree.registry import method_name
-
-Predictor = Callable[[Tensor], Tensor]
-"""Maps normalised images (B, C, H, W) to logits (B, K)."""
 
 About = Mapping[str, str]
 """What a file says of itself: texts by name."""
 NOTHING_MORE: About = MappingProxyType({})
 
 CHECK_IMAGES = 32
-_CHECK_BATCH = 32
-
-
-@dataclass(frozen=True)
-class Parity:
-    """How a written file differs from the student on the same images.
-
-    Attributes:
-        images: number of images.
-        mismatches: images with another prediction.
-        difference: largest absolute difference of two logits.
-        spread: largest minus smallest logit of the student.
-        noise: root mean square of the differences over the standard deviation of the logits.
-    """
-
-    images: int
-    mismatches: int
-    difference: float
-    spread: float
-    noise: float
-
-    @property
-    def agreement(self) -> float:
-        """Share of identical predictions, in percent."""
-        return 100 * (1 - self.mismatches / max(self.images, 1))
-
-    @property
-    def relative(self) -> float:
-        """Largest difference over the spread of the student's logits."""
-        return self.difference / max(self.spread, 1e-30)
-
-    def __str__(self) -> str:
-        """One line for messages and tables."""
-        return (
-            f"{self.agreement:.1f} % identical predictions on {self.images} images, logits off by"
-            f" at most {self.difference:.3g} ({100 * self.relative:.2g} % of their spread,"
-            f" noise {100 * self.noise:.2g} %)"
-        )
+_OWN = 4  # so often the student's own noise is allowed
 
 
 @dataclass(frozen=True)
@@ -147,11 +114,13 @@ class Exporter(Frozen):
     """Targets whose students it can write, with quantized activations; empty for all students."""
 
     tolerance: float = Field(default=0.99, ge=0, le=1)
-    """Smallest share of identical predictions. Two images more may always differ, so that near-ties
-    in a small set raise no alarm."""
+    """Smallest share of identical predictions, those aside that the noise between file and student
+    explains. Two images more may always differ. A file whose runtime computes whole numbers may
+    differ in nothing, whatever is given here."""
     noise: float = Field(default=0.1, ge=0)
-    """Largest deviation of the logits from the student's, over the deviation of those. Predictions
-    alone miss a wrong file where a network answers all check images alike."""
+    """Largest deviation of what the file returns from what the student does, over the deviation of
+    that. Four times what the student's own values move is added, if all that its quantizers read
+    moves by a millionth or its sums take another order."""
 
     @property
     def name(self) -> str:
@@ -190,7 +159,7 @@ class Exporter(Frozen):
             )
         check_ready(student)
         self.check_target(student)
-        student = plain_copy(student)
+        student = plain_copy(together(student))
         if check is None:
             check = torch.randn(
                 CHECK_IMAGES, *spec.shape, generator=torch.Generator().manual_seed(0)
@@ -198,12 +167,12 @@ class Exporter(Frozen):
         stored = self.prepared(student)
         check = self.accepted(check, spec)
         with atomic_path(path) as temporary:
-            written = self.write(stored, spec, temporary, about)
+            written = self.write(separate(stored), spec, temporary, about)
             expected = predict(self.expected(student), check)
             actual = predict(self.run(temporary), check)
-            parity = compare_logits(expected, actual)
-            again = expected if self.exact(student) else predict(_other_order(student), check)
-            own = compare_logits(expected, again)
+            parity = compare_outputs(expected, actual, spec.outputs)
+            exact = self.exact(student)
+            own = None if exact else sensitivity(student, check, spec.outputs)
             self.judge(parity, own, path)
             findings = self.inspect(stored, temporary, check, actual)
             size = written.bytes or temporary.stat().st_size
@@ -218,7 +187,7 @@ class Exporter(Frozen):
             opset=written.opset,
             parity=parity,
             saturates=findings.saturates,
-            notes=(*written.notes, *findings.notes, *float_notes(steps)),
+            notes=(*written.notes, *findings.notes, *alike(expected), *float_notes(steps)),
         )
 
     def check_target(self, student: fx.GraphModule) -> None:
@@ -269,7 +238,8 @@ class Exporter(Frozen):
         """Write the file.
 
         Args:
-            student: as `prepared` returned it.
+            student: as `prepared` returned it, but that it returns a tuple of tensors where the
+                network does not return logits: a tensor for each of ``spec.outputs``.
             spec: as in `export`.
             path: a temporary file that may be overwritten.
             about: as in `export`.
@@ -279,24 +249,33 @@ class Exporter(Frozen):
     def run(self, path: Path) -> Predictor:
         """The file as a predictor on the CPU, computed by the format's runtime."""
 
-    def judge(self, parity: Parity, own: Parity, path: Path) -> None:
+    def judge(self, parity: Parity, own: Parity | None, path: Path) -> None:
         """Accept or refuse the file.
 
         A few bits make a network chaotic: a sum rounded in another order tips an activation to the
         next code, and the difference grows from layer to layer. A runtime cannot be asked for more
-        than the student manages itself when torch sums in another order, so that is added to what
-        is allowed.
+        than the student manages itself, so that is added to what is allowed.
 
         Args:
             parity: the file against the student.
-            own: the student against itself with another order of summation.
+            own: the student against itself, see `sensitivity`; None where the file's runtime
+                computes whole numbers, of which there is one right result.
             path: for the message.
 
         Raises:
             ParityError: predictions or logits differ beyond `tolerance` or `noise`.
         """
-        allowed = 2 + math.floor((1 - self.tolerance) * parity.images) + 2 * own.mismatches
-        noise = self.noise + 2 * own.noise
+        if own is None:
+            if parity.difference:
+                raise ParityError(
+                    f"{path} does not compute what the student computes: {parity} (allowed: no"
+                    " difference at all, since all between quantizers are whole numbers); the file"
+                    " was not kept"
+                )
+            return
+        spared = math.floor((1 - self.tolerance) * parity.rows)
+        allowed = 2 * (parity.rows == parity.images) + spared + 2 * own.mismatches
+        noise = self.noise + _OWN * own.noise
         if parity.mismatches > allowed or not parity.noise <= noise:
             raise ParityError(
                 f"{path} does not compute what the student computes: {parity} (allowed: {allowed}"
@@ -391,38 +370,6 @@ def plain_copy(student: fx.GraphModule) -> fx.GraphModule:
     for parameter in copied.parameters():
         parameter.data = parameter.data.contiguous()
     return copied
-
-
-def _other_order(student: fx.GraphModule) -> Predictor:
-    """The same student with channels-last kernels, which sum in another order."""
-    other = copy.deepcopy(student)
-    for parameter in other.parameters():
-        if parameter.ndim == 4:
-            parameter.data = parameter.data.contiguous(memory_format=torch.channels_last)
-    return lambda images: other(images.contiguous(memory_format=torch.channels_last))
-
-
-def predict(predictor: Predictor, images: Tensor) -> Tensor:
-    """Logits (B, K) of all `images`, in batches, without gradients."""
-    with torch.no_grad():
-        return torch.cat([predictor(batch) for batch in images.cpu().split(_CHECK_BATCH)])
-
-
-def compare_logits(expected: Tensor, actual: Tensor) -> Parity:
-    """How `actual` differs from the student's `expected` logits, both (B, K)."""
-    error = (actual - expected).double()
-    centred = expected.double() - expected.double().mean()
-    return Parity(
-        images=len(expected),
-        mismatches=int((_answers(expected) != _answers(actual)).sum()),
-        difference=float(error.abs().max()),
-        spread=float(expected.max() - expected.min()),
-        noise=float(error.square().mean().sqrt() / centred.square().mean().sqrt().clamp(min=1e-30)),
-    )
-
-
-def _answers(logits: Tensor) -> Tensor:
-    return class_logits(logits).argmax(1)
 
 
 def float_weight_bytes(student: nn.Module) -> int:

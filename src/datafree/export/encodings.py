@@ -18,9 +18,10 @@ from torch import Tensor, fx
 from datafree.config import InputSpec
 from datafree.errors import ExportError, OutputExistsError
 from datafree.export._markers import DOMAIN, with_markers
-from datafree.export._traced import INPUT, OPSET, OUTPUT, describe, first_line, strip, traced
+from datafree.export._traced import INPUT, OPSET, describe, first_line, strip, traced
 from datafree.export.base import About, Exporter, ExportReport, Predictor, Written
 from datafree.graph.fold import fold_into_grids
+from datafree.graph.outputs import lined_up
 from datafree.quant.modules import QUANTIZED, Quantizer
 
 _VERSION = "0.6.1"
@@ -100,8 +101,8 @@ class Encodings(Exporter):
             raise ExportError(f"onnxruntime cannot load {path}: {first_line(error)}") from error
 
         def run(images: Tensor) -> Tensor:
-            (logits,) = session.run([OUTPUT], {INPUT: images.float().contiguous().numpy()})
-            return torch.from_numpy(logits)
+            found = session.run(None, {INPUT: images.float().contiguous().numpy()})
+            return lined_up([torch.from_numpy(tensor) for tensor in found])
 
         return run
 

@@ -22,13 +22,13 @@ from datafree.export._input import as_bytes, described_input, from_bytes, take_b
 from datafree.export._legal import problems
 from datafree.export._markers import with_markers
 from datafree.export._names import name_after_layers
+from datafree.export._parity import compare_outputs, predict
 from datafree.export._saving import ONE_FILE, beside, save
 from datafree.export._storage import WeightType
 from datafree.export._traced import (
     INPUT,
     IR_VERSION,
     OPSET,
-    OUTPUT,
     describe,
     first_line,
     strip,
@@ -42,13 +42,12 @@ from datafree.export.base import (
     Predictor,
     Written,
     check_any_size,
-    compare_logits,
     larger,
     plain_copy,
-    predict,
 )
 from datafree.graph.fold import fold_into_grids
 from datafree.graph.integer import as_computed, float_operators
+from datafree.graph.outputs import lined_up, separate
 from datafree.graph.settle import rules_of
 from datafree.quant.modules import ActivationQuantizer
 
@@ -165,7 +164,7 @@ class Onnx(Exporter):
                 "onnxruntime's default settings cannot run this file: set"
                 f' SessionOptions.add_session_config_entry("{_PLAIN[0]}", "1").'
             )
-        saturates = compare_logits(logits, default).relative > _SATURATED
+        saturates = compare_outputs(logits, default).relative > _SATURATED
         if saturates or _qdq.can_saturate(student, self.weight_type):
             where = "On this CPU" if saturates else "On x86 CPUs without VNNI"
             notes.append(
@@ -192,7 +191,7 @@ def write_float(network: fx.GraphModule, spec: InputSpec, path: Path) -> None:
     Raises:
         ExportError: ONNX cannot express the network.
     """
-    model = traced(plain_copy(network), spec)
+    model = traced(separate(plain_copy(network)), spec)
     strip(model)
     model.ir_version = IR_VERSION
     save(model, path)
@@ -217,7 +216,7 @@ def _check_other_size(student: fx.GraphModule, file: Predictor, images: Tensor) 
         ExportError: the student itself cannot take them.
     """
     expected = check_any_size(as_computed(student), images[:4])
-    found = compare_logits(expected, predict(file, larger(images[:4])))
+    found = compare_outputs(expected, predict(file, larger(images[:4])))
     if found.noise > _OTHER_SIZE:
         raise ParityError(f"with larger images the file computes something else: {found}")
 
@@ -242,9 +241,9 @@ def _session(path: Path, *entries: tuple[str, str]) -> Predictor:
     def run(images: Tensor) -> Tensor:
         given = images.float().contiguous() if spec is None else as_bytes(images, spec)
         try:
-            (logits,) = session.run([OUTPUT], {INPUT: given.numpy()})
+            found = session.run(None, {INPUT: given.numpy()})
         except Exception as error:
             raise ExportError(f"onnxruntime cannot run {path}: {first_line(error)}") from error
-        return torch.from_numpy(logits)
+        return lined_up([torch.from_numpy(tensor) for tensor in found])
 
     return run

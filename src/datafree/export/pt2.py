@@ -11,15 +11,16 @@ from torch import Tensor, fx
 
 from datafree.config import InputSpec
 from datafree.errors import ExportError, ParityError
+from datafree.export._parity import Parity
 from datafree.export.base import (
     About,
     Exporter,
-    Parity,
     Predictor,
     Written,
     float_weight_bytes,
     trace,
 )
+from datafree.graph.outputs import lined_up
 
 
 class Pt2(Exporter):
@@ -48,11 +49,11 @@ class Pt2(Exporter):
         module = torch.export.load(path).module()
 
         def run(images: Tensor) -> Tensor:
-            return module(images)
+            return lined_up(module(images))
 
         return run
 
-    def judge(self, parity: Parity, own: Parity, path: Path) -> None:
+    def judge(self, parity: Parity, own: Parity | None, path: Path) -> None:
         """Refuse any difference at all.
 
         Raises:

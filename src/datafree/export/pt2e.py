@@ -13,6 +13,7 @@ from datafree.config import InputSpec
 from datafree.errors import ExportError
 from datafree.export._decomposed import decomposed, stored_bytes
 from datafree.export.base import About, Exporter, Predictor, Written, trace
+from datafree.graph.outputs import lined_up
 
 
 class Pt2e(Exporter):
@@ -47,6 +48,6 @@ class Pt2e(Exporter):
         module = torch.export.load(io.BytesIO(path.read_bytes())).module()
 
         def run(images: Tensor) -> Tensor:
-            return module(images)
+            return lined_up(module(images))
 
         return run

@@ -17,6 +17,7 @@ from datafree.export._decomposed import decomposed, one_reader_each, stored_byte
 from datafree.export._optional import needed, quiet
 from datafree.export.base import About, Exporter, Predictor, Written
 from datafree.graph.edges import module_of, operator_of
+from datafree.graph.outputs import lined_up
 from datafree.quant.modules import ActivationQuantizer
 
 _NO_WORK = ("quantize_", "dequantize_", "dim_order_ops")
@@ -89,7 +90,7 @@ class Pte(Exporter):
             padded = torch.cat([images, images[:1].expand(rest, -1, -1, -1)]).float()
             try:
                 parts = [part.contiguous() for part in padded.split(batch)]
-                found = [method.execute([part])[0].clone() for part in parts]
+                found = [lined_up([t.clone() for t in method.execute([part])]) for part in parts]
             except Exception as error:
                 raise ExportError(f"ExecuTorch cannot run {path}: {error}") from error
             return torch.cat(found)[: len(images)]

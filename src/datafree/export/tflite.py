@@ -14,6 +14,7 @@ from datafree.errors import ExportError
 from datafree.export._decomposed import decomposed, rounded_bytes
 from datafree.export._optional import needed, quiet
 from datafree.export.base import About, Exporter, Predictor, Written
+from datafree.graph.outputs import lined_up
 
 _LAYERS = frozenset(("CONV_2D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED"))
 
@@ -70,7 +71,7 @@ class Tflite(Exporter):
             ExportError: it cannot load or run the file.
         """
         interpreter = self._interpreter(path)
-        (source,), (result,) = interpreter.get_input_details(), interpreter.get_output_details()
+        (source,), results = interpreter.get_input_details(), interpreter.get_output_details()
 
         def one(image: Tensor) -> Tensor:
             values = image[None].float().numpy()
@@ -80,6 +81,9 @@ class Tflite(Exporter):
                 values = np.clip(codes, -128, 127).astype(np.int8)
             interpreter.set_tensor(source["index"], values)
             interpreter.invoke()
+            return lined_up([returned(result) for result in results])
+
+        def returned(result: Any) -> Tensor:
             found = interpreter.get_tensor(result["index"])
             scale, zero = result["quantization"]
             if result["dtype"] == np.int8:

@@ -4,13 +4,30 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
 from torch import Tensor, fx, nn
 from torch._ops import OpOverload  # pyright: ignore[reportPrivateUsage]
+
+aten = torch.ops.aten
 
 
 def writes(node: fx.Node) -> bool:
     """Whether `node` changes one of its arguments in place."""
     return isinstance(node.target, OpOverload) and node.target._schema.is_mutable  # pyright: ignore[reportPrivateUsage]
+
+
+def casts_nothing(node: fx.Node) -> bool:
+    """Whether `node` casts a tensor to the numbers it has, as ``x.to(layer.weight.dtype)`` does."""
+    if getattr(node.target, "overloadpacket", None) is not aten.to or len(node.args) > 2:
+        return False
+    sources = node.all_input_nodes
+    before, after = sources[0].meta.get("val") if sources else None, node.meta.get("val")
+    return (
+        isinstance(before, Tensor)
+        and isinstance(after, Tensor)
+        and (before.dtype, before.device) == (after.dtype, after.device)
+        and node.kwargs.keys() <= {"dtype", "device"}
+    )
 
 
 def caller(node: fx.Node) -> tuple[str, str]:

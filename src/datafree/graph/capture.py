@@ -1,7 +1,8 @@
 """From any model to the canonical graph: `torch.export`, then standard layers for aten calls.
 
-The result is a plain `torch.fx.GraphModule` that equals the original bit for bit at any batch size,
-autocast aside, whose lower precision is left out.
+The result is a plain `torch.fx.GraphModule` that equals the original at any batch size, autocast
+aside, whose lower precision is left out: bit for bit, but where torch adds the same numbers in
+another order, up to a millionth of the largest.
 Convolutions, linear layers, batch norms and activation functions are `call_module` nodes under
 their original module paths and share the original tensors; everything else stays as aten calls.
 """
@@ -15,14 +16,17 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 from torch.export import Dim, ExportedProgram
+from torch.utils._pytree import TreeSpec, tree_leaves
 
 from datafree.config import InputSpec
 from datafree.errors import CaptureError
 from datafree.graph.constants import fold_constants
 from datafree.graph.lift import lift
+from datafree.graph.outputs import PER_IMAGE, Structure, joined
 from datafree.graph.regions import open_regions
 from datafree.graph.sizes import localise_sizes
 
+_TOLERANCE = 1e-6  # of the largest number that is returned
 _TRACED_BATCH = 2
 _CHECKED_BATCH = 3
 
@@ -31,12 +35,14 @@ def capture(model: nn.Module | ExportedProgram, spec: InputSpec) -> fx.GraphModu
     """The canonical graph of `model`, in eval mode, with parameters that need no gradient.
 
     Args:
-        model: a module with one image batch in and one tensor out, or a program from `torch.export`
-            with a dynamic batch. It is not changed; its tensors are shared.
-        spec: its input.
+        model: a module with one image batch in, or a program from `torch.export` with a dynamic
+            batch. It is not changed; its tensors are shared.
+        spec: what it takes and returns.
 
     Returns:
-        A graph module from (B, C, H, W) normalised images to (B, classes), for any B of at least 1.
+        A graph module from (B, C, H, W) normalised images to (B, classes), for any B of at least 1;
+        of a network that returns something else, to all that it returns side by side
+        (`datafree.graph.outputs`).
 
     Raises:
         CaptureError: the model cannot be exported with a dynamic batch (the message names the line
@@ -51,7 +57,8 @@ def capture(model: nn.Module | ExportedProgram, spec: InputSpec) -> fx.GraphModu
             " a name that torch.fx uses itself, such as graph or code: rename it"
         ) from error
     lifted = lift(localise_sizes(fold_constants(original)))
-    _check_equal(original, lifted, spec)
+    pairs = _checked(original, lifted, spec)
+    _put_together(original, lifted, pairs, spec, program.call_spec.out_spec)
     return lifted
 
 
@@ -106,7 +113,14 @@ def _explain(error: Exception) -> str:
     )
 
 
-def _check_equal(original: nn.Module, lifted: nn.Module, spec: InputSpec) -> None:
+def _checked(
+    original: fx.GraphModule, lifted: fx.GraphModule, spec: InputSpec
+) -> list[tuple[Any, Any]]:
+    """All leaves of what the original returns for some images, and those of what is lifted.
+
+    Raises:
+        CaptureError: a batch of another size is refused, there are NaN, or the two differ.
+    """
     tensor = next(iter(lifted.parameters()), torch.zeros(()))
     generator = torch.Generator().manual_seed(0)
     images = torch.randn(_CHECKED_BATCH, *spec.shape, generator=generator).to(tensor.device)
@@ -114,21 +128,82 @@ def _check_equal(original: nn.Module, lifted: nn.Module, spec: InputSpec) -> Non
     weights = {name: weight.detach() for name, weight in original.named_parameters()}
     with torch.no_grad():
         try:
-            expected: Any = torch.func.functional_call(original, weights, (images.clone(),))
+            returned: Any = torch.func.functional_call(original, weights, (images.clone(),))
         except Exception as error:
             raise CaptureError(
                 f"the exported program refuses a batch of {_CHECKED_BATCH}:"
                 f" {_first_line(error)}; export"
                 ' it with dynamic_shapes=({0: torch.export.Dim("batch")},)'
             ) from error
-        actual = lifted(images.clone())
-    if not isinstance(expected, Tensor) or expected.ndim != 2:
+        actual: Any = lifted(images.clone())
+    pairs = list(zip(tree_leaves(returned), tree_leaves(actual), strict=True))
+    for expected, found in pairs:
+        if isinstance(expected, Tensor):
+            _check_equal(expected, found)
+    return pairs
+
+
+def _check_equal(expected: Tensor, actual: Tensor) -> None:
+    if torch.equal(expected, actual):
+        return
+    if bool(expected.isnan().any()):
         raise CaptureError(
-            "the model must return one tensor (batch, classes); wrap it in a module that does"
+            "the model returns NaN for Gaussian images: check its weights, and what it divides by"
         )
-    if not torch.equal(expected, actual):
-        difference = (expected - actual).abs().max().item()
+    difference = (expected.double() - actual.double()).abs().max().item()
+    if difference > _TOLERANCE * expected.double().abs().max().item():
         raise CaptureError(
             f"the captured graph differs from the model by {difference:.3g}: the model writes into"
             " a tensor that another part of it still reads; replace in-place operations on views"
         )
+
+
+def _put_together(
+    original: fx.GraphModule,
+    lifted: fx.GraphModule,
+    pairs: list[tuple[Any, Any]],
+    spec: InputSpec,
+    tree: TreeSpec | None,
+) -> None:
+    """Let `lifted` return logits, or all it returns side by side.
+
+    Raises:
+        CaptureError: a tensor that is not of images, or something else than `spec` says.
+    """
+    (end,) = original.graph.find_nodes(op="output")
+    values = [getattr(x, "meta", {}).get("val") for x in tree_leaves(list(end.args))]
+    found = [
+        isinstance(value, Tensor) and value.ndim > 0 and isinstance(value.shape[0], torch.SymInt)
+        for value in values
+    ]
+    shapes = [tuple(actual.shape[1:]) for (_, actual), own in zip(pairs, found, strict=True) if own]
+    (output,) = lifted.graph.find_nodes(op="output")
+    returned: Any = output.args[0]
+    nodes = list(returned) if isinstance(returned, tuple) else [returned]
+    nodes = [node for node, own in zip(nodes, found, strict=True) if own]
+    if not spec.outputs or tree is None:
+        if len(shapes) == 1 and len(shapes[0]) == 1:
+            output.args = (nodes[0],)
+            lifted.recompile()
+            return
+        raise CaptureError(
+            "the model must return one tensor (batch, classes), or come as a teacher, which says"
+            " what it returns: datafree.models.from_module(model, input_shape=…)"
+        )
+    if shapes != [head.shape for head in spec.outputs]:
+        told = ", ".join(f"{head.name} {head.shape}" for head in spec.outputs)
+        raise CaptureError(
+            f"the model returns tensors of {shapes} for an image, and is said to return {told}:"
+            " torch.export takes another way through it than images do"
+        )
+    for (_, actual), own in zip(pairs, found, strict=True):
+        if own and len(actual) != _CHECKED_BATCH:
+            raise CaptureError(
+                f"the model returns {len(actual)} rows for {_CHECKED_BATCH} images: let it return"
+                " the images along the first dimension"
+            )
+    leaves = tuple(
+        PER_IMAGE if own else actual for (_, actual), own in zip(pairs, found, strict=True)
+    )
+    output.args = (tuple(nodes),)
+    joined(lifted, Structure(tree, leaves, spec.outputs))

@@ -13,6 +13,7 @@ from typing import Any
 from torch import fx, nn
 from torch._ops import OpOverload  # pyright: ignore[reportPrivateUsage]
 
+from datafree.graph.outputs import is_end
 from datafree.graph.sizes import is_size, rank_of, values_read
 from datafree.quant.modules import QUANTIZABLE, ChannelCopies
 from datafree.targets import Target
@@ -123,7 +124,7 @@ def is_result(graph_module: fx.GraphModule, node: fx.Node) -> bool:
     """Whether the network returns the values of `node`, perhaps moved about."""
     readers = [user for user in node.users if not is_size(user)]
     return any(
-        user.op == "output" or (moves(graph_module, user) and is_result(graph_module, user))
+        is_end(user) or (moves(graph_module, user) and is_result(graph_module, user))
         for user in readers
     )
 
@@ -263,7 +264,7 @@ class _Edges:
         if self.kinds[self._producer(node)] in self.rules.behind:
             return False
         behind = self._behind_moves(user) if moves(self.graph_module, user) else [user]
-        return all(reader.op == "output" for reader in behind)
+        return all(is_end(reader) for reader in behind)
 
     def _leads_to_integer(self, user: fx.Node) -> bool:
         if moves(self.graph_module, user):

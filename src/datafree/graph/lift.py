@@ -12,7 +12,7 @@ from torch._ops import OpOverload  # pyright: ignore[reportPrivateUsage]
 from torch.fx.node import map_arg
 
 from datafree.errors import CaptureError
-from datafree.graph._exported import attach, attribute, caller, writes
+from datafree.graph._exported import attach, attribute, caller, casts_nothing, writes
 from datafree.graph.sizes import mark_images
 
 aten = torch.ops.aten
@@ -39,7 +39,7 @@ def lift(exported: fx.GraphModule) -> fx.GraphModule:
         exported: what `ExportedProgram.module(check_guards=False)` returns.
 
     Raises:
-        CaptureError: the graph has several inputs or outputs.
+        CaptureError: the graph has several inputs.
     """
     lifter = _Lifter(exported)
     for node in exported.graph.nodes:
@@ -88,13 +88,8 @@ class _Lifter:
             self.env[node] = self.graph.placeholder(node.name)
             self.images = node
         elif node.op == "output":
-            outputs = map_arg(node.args[0], lambda n: self.env[n])
-            flat = _flatten(outputs)
-            if len(flat) != 1:
-                raise CaptureError(
-                    f"the model returns {len(flat)} values; wrap it so that it returns the logits"
-                )
-            self.graph.output(flat[0])
+            flat = _flatten(map_arg(node.args[0], lambda n: self.env[n]))
+            self.graph.output(flat[0] if len(flat) == 1 else tuple(flat))
         elif node.op == "call_function" and _name(node).startswith(_ASSERTIONS):
             return
         elif node.op == "call_function" and _trains(node):
@@ -102,7 +97,7 @@ class _Lifter:
                 f"{_name(node)} is in training mode: call model.eval() before torch.export.export,"
                 " and give F.dropout training=self.training"
             )
-        elif node.op == "call_function" and _name(node) in _IDENTITIES:
+        elif node.op == "call_function" and (_name(node) in _IDENTITIES or casts_nothing(node)):
             self.env[node] = self._mapped(node.args[0])
         elif node.op == "call_function":
             self._call(node)

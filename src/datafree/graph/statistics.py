@@ -13,6 +13,7 @@ from datafree.graph.affine import count_calls
 from datafree.graph.branches import Merged
 from datafree.graph.fold import fold_and_tell
 from datafree.graph.taps import BatchNorm
+from datafree.graph.untrained import virgin
 
 
 @dataclass(frozen=True)
@@ -38,7 +39,8 @@ def layer_statistics(graph_module: fx.GraphModule) -> dict[str, Normal]:
     A batch norm of slope g, offset beta, and running variance v returns the mean beta and the
     deviation ``|g| sqrt(v / (v + eps))``: the paper's |g|, but right for a channel that is constant
     too. It stands under the path of the layer it folds back into, or its own where it stays.
-    Batch norms called several times, or folded into the layers after them, give nothing.
+    Batch norms called several times, folded into the layers after them, or without data since they
+    were created (`datafree.graph.untrained`) give nothing.
 
     A convolution that branches became returns their sum: means add, deviations add in quadrature,
     since branches of a sum count as uncorrelated here as everywhere. It is missing where a branch
@@ -48,7 +50,7 @@ def layer_statistics(graph_module: fx.GraphModule) -> dict[str, Normal]:
         graph_module: the canonical graph before `fold_batch_norms`; not changed.
     """
     folded = fold_and_tell(graph_module)
-    branches = {path: _output(norm) for path, norm in folded.norms.items()}
+    branches = {path: _output(norm) for path, norm in folded.norms.items() if not virgin(norm)}
     sums = {record.path: _sum(record, branches) for record in folded.merged}
     called = count_calls(folded.graph)
     known = {path: sums.get(path, normal) for path, normal in branches.items()} | sums

@@ -5,6 +5,15 @@ Shapes: B images, N batch-norm layers, C channels of a layer.
 
 from __future__ import annotations
 
+from datafree.losses.answers import (
+    Heads,
+    class_logits,
+    class_rows,
+    first_logits,
+    parts,
+    relative_error,
+    values,
+)
 from datafree.losses.attention import (
     attention_distance,
     differential_entropy,
@@ -14,7 +23,6 @@ from datafree.losses.correlation import correlation_inhibition
 from datafree.losses.gradients import gradient_diversity, gradient_matching, gradient_similarity
 from datafree.losses.images import image_norm, total_variation
 from datafree.losses.logits import (
-    class_logits,
     distillation,
     inception_score_loss,
     margin_loss,
@@ -37,15 +45,18 @@ from datafree.losses.statistics import (
 
 __all__ = [
     "STATISTICS_EPS",
+    "Heads",
     "attention_distance",
     "batch_distance",
     "batch_statistics",
     "class_logits",
+    "class_rows",
     "clipped_normal_mean",
     "correlation_inhibition",
     "differential_entropy",
     "distillation",
     "enhancement_weights",
+    "first_logits",
     "gradient_diversity",
     "gradient_matching",
     "gradient_similarity",
@@ -54,12 +65,15 @@ __all__ = [
     "input_distance",
     "kl_distance",
     "margin_loss",
+    "parts",
     "patch_similarity",
+    "relative_error",
     "sample_statistics",
     "slack_distance",
     "slack_margin",
     "soft_cross_entropy",
     "standardized_distance",
     "total_variation",
+    "values",
     "variance_distance",
 ]

@@ -12,25 +12,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from datafree.losses.answers import Heads, class_logits, class_rows, relative_error, values
+
 PROBABILITY_FLOOR = 1e-8
 """Least mean probability of a class whose logarithm is taken."""
 
 
-def class_logits(logits: Tensor) -> Tensor:
-    """Logits of classes, (B, K): of a network with one logit z those of two classes, 0 and z.
-
-    Their softmax is ``1 - sigmoid(z)`` and ``sigmoid(z)``, so that no loss or measure is constant:
-    a positive logit is class 1.
-
-    Args:
-        logits: (B, K), K at least 1.
-    """
-    if logits.shape[1] > 1:
-        return logits
-    return torch.cat((torch.zeros_like(logits), logits), 1)
-
-
-def inception_score_loss(logits: Tensor, alpha: float = 40.0) -> Tensor:
+def inception_score_loss(logits: Tensor, alpha: float = 40.0, heads: Heads = ()) -> Tensor:
     """Confident on every image, balanced over the batch (DFQF Eq. 5).
 
     With ``p_i = softmax(logits_i)`` and their mean ``q`` over the batch,
@@ -40,19 +28,24 @@ def inception_score_loss(logits: Tensor, alpha: float = 40.0) -> Tensor:
     Args:
         logits: (B, K) of the teacher.
         alpha: weight of the batch's entropy; 1 gives minus the logarithm of the inception score.
+        heads: what the teacher returns, if it is more than logits; those with classes are summed,
+            and nothing is left of a network that has none.
 
     Returns:
         Scalar, at least ``-alpha log K`` (one class per image, all classes equally often); for
         ``alpha >= 1`` at most 0, but for what the floor takes off ``H(q)``: less than
         ``alpha K 1e-8``.
     """
-    logs = F.log_softmax(class_logits(logits), 1)
-    own = _entropy(logs.exp(), logs)
-    mean = logs.exp().mean(0, keepdim=True)
-    return own - alpha * _entropy(mean, mean.clamp(min=PROBABILITY_FLOOR).log())
+    total = logits.new_zeros(())
+    for rows in class_rows(logits, heads):
+        logs = F.log_softmax(rows, 1)
+        mean = logs.exp().mean(0, keepdim=True)
+        own = _entropy(logs.exp(), logs)
+        total = total + own - alpha * _entropy(mean, mean.clamp(min=PROBABILITY_FLOOR).log())
+    return total
 
 
-def soft_cross_entropy(student_logits: Tensor, teacher_logits: Tensor) -> Tensor:
+def soft_cross_entropy(student_logits: Tensor, teacher_logits: Tensor, heads: Heads = ()) -> Tensor:
     """Cross-entropy of the student against the teacher's probabilities (DFQF's ``L_S``).
 
     ``-1/B sum_i sum_c softmax(teacher_i)_c log softmax(student_i)_c``, temperature 1. It exceeds
@@ -62,12 +55,17 @@ def soft_cross_entropy(student_logits: Tensor, teacher_logits: Tensor) -> Tensor
     Args:
         student_logits: (B, K).
         teacher_logits: (B, K), not detached in here.
+        heads: what both return, if it is more than logits. Those with classes are summed, and the
+            relative squared error of those with numbers (`relative_error`).
 
     Returns:
         Scalar, at least the teacher's mean entropy.
     """
-    student, teacher = class_logits(student_logits), class_logits(teacher_logits)
-    return _entropy(F.softmax(teacher, 1), F.log_softmax(student, 1))
+    total = _numbers(student_logits, teacher_logits, heads)
+    pairs = zip(class_rows(student_logits, heads), class_rows(teacher_logits, heads), strict=True)
+    for student, teacher in pairs:
+        total = total + _entropy(F.softmax(teacher, 1), F.log_softmax(student, 1))
+    return total
 
 
 def distillation(
@@ -75,6 +73,7 @@ def distillation(
     teacher_logits: Tensor,
     temperature: float = 20.0,
     reduction: Literal["batch", "element"] = "batch",
+    heads: Heads = (),
 ) -> Tensor:
     """KL divergence of softened probabilities (algorithms C.1).
 
@@ -88,14 +87,18 @@ def distillation(
         reduction: ``batch`` sums over classes and averages over images (IntraQ, HAST, SynQ);
             ``element`` also divides by K, as the code of GDFQ and DSG does: a thousand times less
             on ImageNet.
+        heads: as in `soft_cross_entropy`.
 
     Returns:
         Scalar, not negative but for rounding.
     """
-    student = F.log_softmax(class_logits(student_logits) / temperature, 1)
-    teacher = F.log_softmax(class_logits(teacher_logits) / temperature, 1)
-    divergence = (teacher.exp() * (teacher - student)).sum(1).mean() * temperature**2
-    return divergence if reduction == "batch" else divergence / student.shape[1]
+    total = _numbers(student_logits, teacher_logits, heads)
+    pairs = zip(class_rows(student_logits, heads), class_rows(teacher_logits, heads), strict=True)
+    for own, wanted in pairs:
+        student, teacher = (F.log_softmax(rows / temperature, 1) for rows in (own, wanted))
+        divergence = (teacher.exp() * (teacher - student)).sum(1).mean() * temperature**2
+        total = total + (divergence if reduction == "batch" else divergence / student.shape[1])
+    return total
 
 
 def margin_loss(logits: Tensor, targets: Tensor, margin: float) -> Tensor:
@@ -116,6 +119,14 @@ def margin_loss(logits: Tensor, targets: Tensor, margin: float) -> Tensor:
     own = logits.gather(1, targets[:, None]).squeeze(1)
     others = logits.scatter(1, targets[:, None], -torch.inf).amax(1)
     return F.relu(margin - (own - others)).mean()
+
+
+def _numbers(student: Tensor, teacher: Tensor, heads: Heads) -> Tensor:
+    """Relative squared error of all heads without classes, 0 where there are none."""
+    total = student.new_zeros(())
+    for own, wanted in zip(values(student, heads), values(teacher, heads), strict=True):
+        total = total + relative_error(own, wanted)
+    return total
 
 
 def _entropy(probabilities: Tensor, logs: Tensor) -> Tensor:

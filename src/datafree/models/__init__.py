@@ -1,30 +1,36 @@
 """Teachers: trained networks with everything that must be known about their input.
 
 A teacher comes from the built-in zoo, from another library by name (``timm:``, ``torchvision:``,
-``pytorchcv:``), from a ``.pt2`` file that brings no Python code, from a factory function of the
-user's, or from memory (`from_module`). Whatever the source does not know about the input is asked
-for by name.
-How a stranger's ``.pt2`` is read without running code from it is told in `datafree.models.archive`.
+``pytorchcv:``), from a ``.pt2`` or ``.onnx`` file that brings no Python code, from a factory
+function of the user's, or from memory (`from_module`). Whatever the source does not know about the
+input is asked for by name.
+How a stranger's file is read without running code from it is told in `datafree.models.archive` and
+`datafree.models.onnx`.
 """
 
 from __future__ import annotations
 
-import copy
-from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.export import ExportedProgram
-from torch.export.graph_signature import TensorArgument
 
 from datafree.config import InputSpec, ModelConfig, build
+from datafree.config.outputs import Task
 from datafree.errors import ModelError, UnknownNameError
 from datafree.models.archive import load_archive
-from datafree.models.hubs import HUBS, Found, fetch
+from datafree.models.files import SUFFIXES, kind_of, refused_file
+from datafree.models.given import recognised, required
+from datafree.models.hubs import HUBS, Found, fetch, offered
+from datafree.models.outputs import described
+from datafree.models.precision import in_float32
+from datafree.models.programs import found_program
+from datafree.models.trial import explained
+from datafree.models.unwrap import copied, settled, unwrap_inside
 from datafree.models.weights import check_finite, load_weights, named_tensors
 from datafree.tensors import state_digest
 from datafree.user_code import module_at
@@ -32,7 +38,7 @@ from datafree.zoo import ZOO
 
 __all__ = ["Teacher", "from_module", "load_teacher", "sources"]
 
-_WEIGHT_SUFFIXES = (".safetensors", ".pt", ".pth", ".bin", ".ckpt", ".onnx")
+_SHOWN = 2  # black images that tell what a network returns
 
 
 @dataclass(frozen=True)
@@ -44,12 +50,14 @@ class Teacher:
         spec: input shape, normalisation, number of classes.
         name: the source it came from, for reports.
         digest: SHA-256 over names and bytes of its parameters and buffers.
+        notes: what became of it on the way that a user should know, a line each.
     """
 
     model: nn.Module | ExportedProgram
     spec: InputSpec
     name: str
     digest: str
+    notes: tuple[str, ...] = ()
 
 
 def sources() -> list[tuple[str, str]]:
@@ -60,6 +68,7 @@ def sources() -> list[tuple[str, str]]:
         *zoo,
         *hubs,
         ("FILE.pt2", "a program written by torch.export.save; no code is needed or run"),
+        ("FILE.onnx", "a float network as ONNX; no code is needed or run (extra: onnx)"),
         ("package.module:factory", "a function without arguments that returns the network"),
         ("path/to/file.py:factory", "the same, from a file"),
     ]
@@ -77,67 +86,87 @@ def load_teacher(config: ModelConfig, *, pretrained: bool = True) -> Teacher:
     Raises:
         UnknownNameError: no such network; the nearest names are offered.
         ModelError: the network cannot be had, its weights do not fit or are not finite, its
-            input is not known or wrong, or it does not return one score per class.
+            input is not known or wrong, or it returns no tensor of images.
         ConfigError: the input description contradicts itself.
     """
     found = _find(config, pretrained)
     if isinstance(found.model, nn.Module):
-        found.model.eval()
+        settled(found.model)
     shape = config.input_shape or found.shape
     if shape is None:
         raise ModelError(
             f"{config.source} does not say what input it takes: give input_shape as C,H,W"
         )
     mean, std = _normalisation(config, found)
-    return _teacher(found.model, config.source, shape, mean, std, config.classes)
+    teacher = _teacher(found.model, config.source, shape, mean, std, config.classes, config.task)
+    return replace(teacher, notes=(*found.notes, *teacher.notes))
 
 
 def from_module(
-    model: nn.Module,
+    model: nn.Module | ExportedProgram,
     *,
-    input_shape: tuple[int, int, int],
+    input_shape: tuple[int, int, int] | None = None,
     mean: tuple[float, ...] | None = None,
     std: tuple[float, ...] | None = None,
     classes: int | None = None,
+    task: Task | None = None,
 ) -> Teacher:
     """A teacher from a module in memory; the module itself is never touched, a copy is taken.
 
     Args:
-        model: the trained network; its copy is put on the CPU and in eval mode.
-        input_shape: channels, height, width.
+        model: the trained network, which is taken out of its wrappers and copied, on the CPU, in
+            eval mode and in float32; or a program of `torch.export`.
+        input_shape: channels, height, width; None where a program says so itself.
         mean: per channel, subtracted from images scaled to 0..1. None means 0.
         std: per channel, divided by. None means 1. With both left out the network is taken to
             expect images scaled to 0..1.
         classes: number of classes; None reads it off the output.
+        task: what the network says of an image: `classes`, `dense` (a class at every position) or
+            `values` (numbers); None guesses from what it returns.
 
     Raises:
-        ModelError: a parameter or buffer is not finite, the network does not take this shape, or
-            it does not return one score per class.
+        ModelError: `model` is no network, a parameter or buffer is not finite, the network does not
+            take this shape, or it returns no tensor with the images along its first dimension.
         ConfigError: the input description contradicts itself.
     """
-    own = copy.deepcopy(model).cpu().eval()
-    channels = input_shape[0]
-    filled = (mean or (0.0,) * channels, std or (1.0,) * channels)
-    return _teacher(own, type(model).__name__, input_shape, *filled, classes)
+    network = recognised(model)
+    name = type(network).__name__
+    if isinstance(network, str):
+        raise ModelError(f"{network!r} is the name of a network: load_teacher finds it")
+    if isinstance(network, ExportedProgram):
+        found = found_program(network, name, input_shape)
+    else:
+        found = Found(copied(network))
+    shape = input_shape or found.shape
+    if shape is None:
+        raise ModelError(f"{name} does not say what input it takes: pass input_shape=(C, H, W)")
+    filled = (mean or (0.0,) * shape[0], std or (1.0,) * shape[0])
+    return _teacher(found.model, name, shape, *filled, classes, task)
 
 
-def _teacher(
+def _teacher(  # noqa: PLR0913 - all that must be known of a network
     model: nn.Module | ExportedProgram,
     name: str,
     shape: tuple[int, int, int],
     mean: tuple[float, ...],
     std: tuple[float, ...],
     classes: int | None,
+    task: Task | None,
 ) -> Teacher:
     values = {"shape": shape, "mean": mean, "std": std, "classes": classes or 1}
     spec = build(InputSpec, values, f"input of {name}")
+    model, note = in_float32(model, shape, name)
     check_finite(named_tensors(model), name)
-    measured = _count_classes(model, shape, name)
+    heads, plain = described(_returned(model, shape, name), _SHOWN, shape, task, name)
+    first = next((head for head in heads if head.kind != "values"), heads[0])
+    measured = 1 if first.kind == "values" else first.shape[0]
     if classes is not None and classes != measured:
         raise ModelError(f"{name} returns {measured} classes, not {classes}: leave out classes")
-    spec = spec.model_copy(update={"classes": measured})
+    labelled = plain and first.kind in ("classes", "one_logit")
+    spec = spec.model_copy(update={"classes": measured, "outputs": () if labelled else heads})
     state = model.state_dict if isinstance(model, ExportedProgram) else model.state_dict()
-    return Teacher(model=model, spec=spec, name=name, digest=state_digest(state))
+    notes = () if note is None else (note,)
+    return Teacher(model=model, spec=spec, name=name, digest=state_digest(state), notes=notes)
 
 
 def _normalisation(
@@ -154,34 +183,15 @@ def _normalisation(
     return mean, std
 
 
-def _dims(sizes: tuple[int | torch.SymInt, ...]) -> str:
-    return ", ".join(str(size) for size in sizes)
-
-
-def _count_classes(
-    model: nn.Module | ExportedProgram, shape: tuple[int, int, int], name: str
-) -> int:
-    """Number of classes, from a forward pass of two black images."""
+def _returned(model: nn.Module | ExportedProgram, shape: tuple[int, int, int], name: str) -> Any:
+    """What the network returns for two black images; its tensors know the steps they come from."""
     call = model.module() if isinstance(model, ExportedProgram) else model
     try:
-        with torch.no_grad():
-            output: Any = call(torch.zeros(2, *shape))
+        with torch.enable_grad():
+            # Not a leaf: a network may write into its images.
+            return call(torch.zeros(_SHOWN, *shape, requires_grad=True) * 1)
     except Exception as error:  # noqa: BLE001 - a stranger's network may raise anything
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[-1].strip()
-        raise ModelError(
-            f"{name} does not take images of {_dims(shape)} (channels, height, width): {reason}; "
-            "give the right input_shape, as C,H,W"
-        ) from None
-    if not isinstance(output, Tensor):
-        raise ModelError(
-            f"{name} must return one tensor of (batch, classes), got {type(output).__name__}"
-        )
-    if output.ndim != 2 or len(output) != 2:
-        raise ModelError(
-            f"{name} must return one tensor of (batch, classes); "
-            f"a batch of 2 gave {tuple(output.shape)}"
-        )
-    return output.shape[1]
+        raise ModelError(explained(error, call, shape, name)) from None
 
 
 def _find(config: ModelConfig, pretrained: bool) -> Found:
@@ -193,16 +203,16 @@ def _find(config: ModelConfig, pretrained: bool) -> Found:
         wanted = pretrained and config.weights_file is None
         found = fetch(prefix, rest, pretrained=wanted, classes=config.classes)
         return _with_weights(found, config)
-    if source.endswith(".pt2"):
+    path = Path(source)
+    if source.endswith(".pt2") or (path.is_file() and kind_of(path) == "program"):
         return _from_archive(config)
+    if source.endswith(".onnx"):
+        return _from_onnx(config)
     if ":" in source:
-        return _with_weights(Found(_call_factory(source)), config)
-    if source.endswith(_WEIGHT_SUFFIXES):
-        raise ModelError(
-            f"{source} holds weights without a network: pass package.module:factory with "
-            f"{source} as weights_file, or a .pt2 file from torch.export.save"
-        )
-    raise UnknownNameError("model", source, [name for name, _ in sources()])
+        return _from_factory(config)
+    if source.endswith(SUFFIXES) or path.exists():
+        raise refused_file(path)
+    raise UnknownNameError("model", source, offered(source) or [name for name, _ in sources()])
 
 
 def _from_zoo(config: ModelConfig) -> Found:
@@ -212,78 +222,68 @@ def _from_zoo(config: ModelConfig) -> Found:
 
 
 def _with_weights(found: Found, config: ModelConfig) -> Found:
-    if config.weights_file is not None and isinstance(found.model, nn.Module):
-        load_weights(found.model, config.weights_file)
-    return found
+    if config.weights_file is None:
+        return found
+    if not isinstance(found.model, nn.Module):
+        raise ModelError(f"{config.source} brings its own weights: leave out weights_file")
+    notes = load_weights(found.model, config.weights_file)
+    return replace(found, notes=(*found.notes, *notes))
+
+
+def _from_factory(config: ModelConfig) -> Found:
+    model = _call_factory(config.source)
+    if isinstance(model, ExportedProgram):
+        return _with_weights(found_program(model, config.source, config.input_shape), config)
+    return _with_weights(Found(unwrap_inside(model)), config)
+
+
+def _from_onnx(config: ModelConfig) -> Found:
+    from datafree.models.onnx import load_onnx  # imports onnx and what reads it, seconds
+
+    _refuse_weights(config)
+    return load_onnx(Path(config.source), config.input_shape)
+
+
+def _refuse_weights(config: ModelConfig) -> None:
+    if config.weights_file is not None:
+        raise ModelError(f"{config.source} brings its own weights: leave out weights_file")
 
 
 def _from_archive(config: ModelConfig) -> Found:
-    if config.weights_file is not None:
-        raise ModelError(f"{config.source} brings its own weights: leave out weights_file")
-    program = load_archive(Path(config.source))
-    sizes = _input_sizes(program, config.source)
-    if isinstance(sizes[0], int):
-        raise ModelError(
-            f"{config.source} was exported for batches of {sizes[0]} only: export it again with "
-            "torch.export.export(model, (images,), dynamic_shapes=({0: torch.export.Dim.AUTO},)) "
-            "and at least 2 images"
-        )
-    fixed = sizes[1:]
-    asked = config.input_shape or fixed
-    if any(
-        isinstance(size, int) and size != other for size, other in zip(fixed, asked, strict=True)
-    ):
-        raise ModelError(
-            f"{config.source} was exported for images of {_dims(fixed)} (channels, height, width), "
-            f"not {_dims(asked)}: leave out input_shape"
-        )
-    return Found(program, _all_fixed(fixed))
+    _refuse_weights(config)
+    path = Path(config.source)
+    if path.is_file() and kind_of(path) in ("torchscript", "pickle", "safetensors"):
+        raise refused_file(path)
+    return found_program(load_archive(path), config.source, config.input_shape)
 
 
-def _all_fixed(sizes: tuple[int | torch.SymInt, ...]) -> tuple[int, int, int] | None:
-    channels, height, width = sizes
-    if isinstance(channels, int) and isinstance(height, int) and isinstance(width, int):
-        return channels, height, width
-    return None
-
-
-def _input_sizes(program: ExportedProgram, name: str) -> tuple[int | torch.SymInt, ...]:
-    """Sizes of the one image input, symbolic where they are free."""
-    inputs = [
-        item for item in program.graph_signature.input_specs if item.kind.name == "USER_INPUT"
-    ]
-    nodes = {node.name: node for node in program.graph.nodes}
-    values = [
-        nodes[item.arg.name].meta.get("val")
-        for item in inputs
-        if isinstance(item.arg, TensorArgument)
-    ]
-    if (
-        len(inputs) != 1
-        or len(values) != 1
-        or not isinstance(values[0], Tensor)
-        or values[0].ndim != 4
-    ):
-        raise ModelError(f"{name} must take one batch of images (batch, channels, height, width)")
-    return tuple(values[0].shape)
-
-
-def _call_factory(source: str) -> nn.Module:
+def _call_factory(source: str) -> nn.Module | ExportedProgram:
     place, _, name = source.rpartition(":")
     module = _import_place(place, source)
-    factory: Callable[[], Any] | None = getattr(module, name, None)
+    factory: Any = getattr(module, name, None)
     if factory is None:
         functions = [
             key for key, value in vars(module).items() if callable(value) and key[0] != "_"
         ]
         raise UnknownNameError(f"function of {place}", name, functions)
-    try:
-        model = factory()
-    except Exception as error:
-        raise ModelError(f"{source}() failed: {type(error).__name__}: {error}") from error
-    if not isinstance(model, nn.Module):
-        raise ModelError(f"{source}() returned {type(model).__name__}, not a torch.nn.Module")
-    return model
+    if isinstance(factory, nn.Module | ExportedProgram) or not callable(factory):
+        model, what = factory, source  # the network itself
+    else:
+        what = f"what {source}() returned"
+        if needed := required(factory):
+            raise ModelError(
+                f"{source} needs {', '.join(needed)}: name a function that takes nothing and"
+                " returns the network"
+            )
+        try:
+            model = factory()
+        except Exception as error:
+            raise ModelError(f"{source}() failed: {type(error).__name__}: {error}") from error
+    if isinstance(model, str):
+        raise ModelError(f"{source}() returned str, not a torch.nn.Module")
+    network = recognised(model, what)
+    assert not isinstance(network, str)  # noqa: S101 - refused above
+    return network
 
 
 def _import_place(place: str, source: str) -> ModuleType:

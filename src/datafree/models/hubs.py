@@ -30,12 +30,14 @@ class Found:
         shape: channels, height, width.
         mean: per channel.
         std: per channel.
+        notes: what a user should know of how it was found, a line each.
     """
 
     model: nn.Module | ExportedProgram
     shape: tuple[int, int, int] | None = None
     mean: tuple[float, ...] | None = None
     std: tuple[float, ...] | None = None
+    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -81,6 +83,23 @@ def fetch(hub: str, name: str, *, pretrained: bool, classes: int | None = None) 
                 f"{reason}); give them as a file: weights_file=file.safetensors"
             ) from None
         raise ModelError(f"{hub} cannot build {name}: {type(error).__name__}: {reason}") from None
+
+
+def offered(name: str) -> list[str]:
+    """The sources that end with `name`, in the libraries that are installed.
+
+    ``resnet18``, or ``timm/resnet18``, gives ``timm:resnet18`` and ``torchvision:resnet18``.
+    """
+    found: list[str] = []
+    bare = name.rpartition("/")[2]
+    for hub, entry in HUBS.items():
+        try:
+            names = set(entry.names(_import(hub)))
+        except Exception:  # noqa: BLE001 - a broken library offers nothing
+            continue
+        if bare in names or (hub == "timm" and bare.partition(".")[0] in names):
+            found.append(f"{hub}:{bare}")
+    return found
 
 
 def _import(hub: str) -> ModuleType:

@@ -2,82 +2,110 @@
 
 from __future__ import annotations
 
+import argparse
 import pickle
 from collections.abc import Iterable
 from itertools import chain
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
+import numpy as np
 import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.export import ExportedProgram
 
 from datafree.errors import ModelError
+from datafree.models.checkpoints import candidates, told
+from datafree.models.files import foreign_classes, kind_of, pickled_network
 
-_COUNTER = "num_batches_tracked"
+_SCALAR = np.float64().__reduce__()[0]
+_PLAIN: list[Any] = [
+    argparse.Namespace,
+    *((_SCALAR, f"numpy.{core}.multiarray.scalar") for core in ("core", "_core")),
+    np.dtype,
+    *(type(np.dtype(name)) for name in ("f2", "f4", "f8", "i4", "i8", "u8", "?")),
+]
+"""What trainings put beside weights and what holds nothing but values: arguments, best scores."""
 
 
-def load_weights(model: nn.Module, path: Path) -> None:
+def load_weights(model: nn.Module, path: Path) -> list[str]:
     """Load the file at `path` into `model`, in place; all of it or nothing.
 
-    A common prefix ``module.`` is removed; BN's batch counters, which inference ignores, may be
-    absent.
+    Where the tensors stand in a checkpoint, and what wrappers put before or into their names, is
+    found by the names of the network; averaged weights are preferred. BN's batch counters, which
+    inference ignores, may be absent.
 
     Args:
         model: the network.
-        path: ``.safetensors``, or ``.pt``/``.pth`` holding a plain state dict.
+        path: ``.safetensors``, or a checkpoint that ``torch.load(weights_only=True)`` reads.
+
+    Returns:
+        What a user should know: which weights were taken where there are several, what was left.
 
     Raises:
         ModelError: the file cannot be read, or its tensors are not those of the network.
     """
-    given = read_weights(path)
     wanted = model.state_dict()
-    missing = [key for key in wanted if key not in given and not key.endswith(_COUNTER)]
-    foreign = [key for key in given if key not in wanted]
-    shapes = [
-        f"{key} is {tuple(given[key].shape)} in the file, {tuple(wanted[key].shape)} in the network"
-        for key in wanted
-        if key in given and given[key].shape != wanted[key].shape
-    ]
-    problems = [
-        f"{len(found)} {kind} ({_some(found)})"
-        for found, kind in (
-            (missing, "tensors of the network are missing"),
-            (foreign, "tensors are not of this network"),
-            (shapes, "shapes differ"),
+    found = candidates(read_weights(path), wanted)
+    if not found:
+        raise ModelError(f"{path} does not hold a state dict (tensors by name)")
+    fitting = [one for one in found if not one.problems(wanted)]
+    if not fitting:
+        nearest = max(found, key=lambda one: len(one.state.keys() & wanted.keys()))
+        place = f" (its {nearest.place})" if nearest.place else ""
+        raise ModelError(
+            f"{path}{place} does not fit the network: {'; '.join(nearest.problems(wanted))}"
         )
-        if found
-    ]
-    if problems:
-        raise ModelError(f"{path} does not fit the network: {'; '.join(problems)}")
-    model.load_state_dict(given, strict=False)
+    chosen = fitting[0]
+    model.load_state_dict(chosen.state, strict=False)
+    return [f"{path}: {line}" for line in told(chosen, fitting[1:], wanted)]
 
 
-def read_weights(path: Path) -> dict[str, Tensor]:
-    """Names and tensors of a weight file, without the prefix ``module.``.
+def read_weights(path: Path) -> Any:
+    """What a weight file holds: tensors by name, or a checkpoint with them in it.
 
     Raises:
-        ModelError: the file is missing, damaged, or holds something other than tensors by name.
+        ModelError: the file is missing, damaged, no weight file, or holds objects other than
+            tensors and plain values.
     """
-    if path.suffix not in (".safetensors", ".pt", ".pth"):
-        raise ModelError(f"cannot read weights from {path}: use .safetensors, .pt or .pth")
-    try:
-        if path.suffix == ".safetensors":
-            content: Any = load_file(path)
-        else:
-            content = torch.load(path, map_location="cpu", weights_only=True)
-    except OSError as error:
-        raise ModelError(f"cannot read weights from {path}: {error.strerror or error}") from None
-    except pickle.UnpicklingError:
+    if not path.is_file():
+        reason = "it is a folder" if path.is_dir() else "No such file or directory"
+        raise ModelError(f"cannot read weights from {path}: {reason}")
+    kind = kind_of(path)
+    if kind == "program":
+        raise ModelError(f"{path} is a network with its weights: pass it as the model")
+    if kind == "torchscript":
         raise ModelError(
-            f"{path} is damaged or holds objects other than tensors, which are never unpickled: "
-            "save model.state_dict() alone, best as .safetensors"
-        ) from None
+            f"{path} is TorchScript: save torch.jit.load(path).state_dict() with torch.save, and"
+            " pass that file"
+        )
+    try:
+        if kind == "safetensors" or path.suffix == ".safetensors":
+            return load_file(path)
+        with torch.serialization.safe_globals(_PLAIN):
+            return torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError:
+        raise ModelError(_unpicklable(path)) from None
     except Exception as error:  # noqa: BLE001 - a damaged file can fail in any way
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise ModelError(f"cannot read weights from {path}: {reason}") from None
-    return _by_name(content, path)
+
+
+def _unpicklable(path: Path) -> str:
+    """Why a file that `torch.load` refuses is refused, and how to save it anew."""
+    classes = foreign_classes(path)
+    if not classes:
+        return (
+            f"cannot read weights from {path}: it is damaged, or not written by torch: use"
+            " .safetensors, or save model.state_dict() with torch.save"
+        )
+    network = pickled_network(classes)
+    what = f"a whole network ({network})" if network else f"objects ({', '.join(classes[:3])})"
+    return (
+        f"{path} holds {what}, not only tensors, which are never unpickled, since that runs code of"
+        " the file: where it was written, save model.state_dict() alone, best as .safetensors"
+    )
 
 
 def check_finite(tensors: Iterable[tuple[str, Tensor]], name: str) -> None:
@@ -104,20 +132,3 @@ def named_tensors(model: nn.Module | ExportedProgram) -> Iterable[tuple[str, Ten
     if isinstance(model, ExportedProgram):
         return ((key, value) for key, value in model.state_dict.items())
     return chain(model.named_parameters(), model.named_buffers())
-
-
-def _by_name(content: Any, path: Path) -> dict[str, Tensor]:
-    if isinstance(content, dict) and isinstance(content.get("state_dict"), dict):
-        content = content["state_dict"]
-    if not isinstance(content, dict) or not all(
-        isinstance(key, str) and isinstance(value, Tensor) for key, value in content.items()
-    ):
-        raise ModelError(f"{path} does not hold a state dict (tensors by name)")
-    state = cast("dict[str, Tensor]", dict(content))
-    if state and all(key.startswith("module.") for key in state):
-        state = {key.removeprefix("module."): value for key, value in state.items()}
-    return state
-
-
-def _some(names: list[str], count: int = 3) -> str:
-    return ", ".join(names[:count]) + (", …" if len(names) > count else "")

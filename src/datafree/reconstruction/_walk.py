@@ -16,7 +16,8 @@ from torch import Tensor, fx, nn
 
 from datafree.graph.activations import Rows, passed, stored
 from datafree.graph.blocks import Block, output_name, subgraph
-from datafree.losses import class_logits
+from datafree.graph.outputs import heads_of
+from datafree.losses import Heads, class_logits, distillation
 from datafree.quant.modules import ActivationQuantizer
 from datafree.reconstruction._learn import Task
 from datafree.reconstruction._schedule import Stage
@@ -77,7 +78,9 @@ def walk(  # noqa: PLR0913 - one walk, seven independent things to know
                         # Inside a block no single tensor decides what the network returns.
                         if stage.fisher and unit.end == block.end:
                             rest = subgraph(folded, unit.end, output_name(folded))
-                            weights = importance(rest, part, inputs, targets, limit)
+                            weights = importance(
+                                rest, part, inputs, targets, limit, heads_of(folded)
+                            )
                         yield Task(
                             unit, stage, tuple(layers), tuple(quantizers), part, inputs, exact,
                             targets, weights,
@@ -104,7 +107,9 @@ def _inside(
     )
 
 
-def importance(rest: nn.Module, part: nn.Module, inputs: Rows, targets: Rows, limit: int) -> Rows:
+def importance(
+    rest: nn.Module, part: nn.Module, inputs: Rows, targets: Rows, limit: int, heads: Heads = ()
+) -> Rows:
     """BRECQ's diagonal Fisher weights: squared gradients of the KL divergence, with mean 1 (B.6).
 
     Args:
@@ -113,16 +118,22 @@ def importance(rest: nn.Module, part: nn.Module, inputs: Rows, targets: Rows, li
         inputs: of `part`.
         targets: what the float network has at the end of the unit.
         limit: bytes the weights may take in memory.
+        heads: what the network returns, if it is more than logits: the divergence is then
+            `datafree.losses.distillation` of all outputs.
     """
     result: Rows | None = None
     total = 0.0
     for place, values in inputs.chunks():
         with torch.no_grad():
             outputs = part(values)
-            wanted = F.softmax(class_logits(rest(targets[place])), dim=1)
+            wanted = rest(targets[place])
         outputs.requires_grad_()
-        actual = F.log_softmax(class_logits(rest(outputs)), 1)
-        divergence = F.kl_div(actual, wanted, reduction="sum")
+        if heads:
+            divergence = distillation(rest(outputs), wanted, temperature=1.0, heads=heads)
+        else:
+            wanted = F.softmax(class_logits(wanted), dim=1)
+            actual = F.log_softmax(class_logits(rest(outputs)), 1)
+            divergence = F.kl_div(actual, wanted, reduction="sum")
         (gradient,) = torch.autograd.grad(divergence, [outputs])
         squared = gradient.square()
         total += float(squared.mean()) * len(squared) / inputs.count

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from dataclasses import dataclass
 
 from torch import fx
@@ -32,11 +31,6 @@ class Settled:
     def text(self) -> str:
         """All notes in one line; empty without any."""
         return f"no batch norms in this network: {', '.join(self.notes)}" if self.notes else ""
-
-    @property
-    def told(self) -> dict[str, str]:
-        """The text as a metric, ``{"chosen": …}``; empty without any."""
-        return {"chosen": self.text} if self.notes else {}
 
     @property
     def images(self) -> str:
@@ -75,11 +69,6 @@ def settled(config: RunConfig, graph: fx.GraphModule, *, given: bool = False) ->
         notes.append("biases corrected on images")
     made = config.model_copy(update=changes) if changes else config
     return Settled(made, tuple(notes) if plain else ())
-
-
-def say(notes: str) -> None:
-    """Tell a user of Python what was chosen, as a warning: there is no terminal to print to."""
-    warnings.warn(notes, UserWarning, stacklevel=2)
 
 
 def _image_method(names: str, graph: fx.GraphModule) -> tuple[str, bool]:

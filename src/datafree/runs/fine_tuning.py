@@ -6,11 +6,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import fx, nn
+from torch.export import ExportedProgram
 
 from datafree.calibrators.base import Calibrator
-from datafree.config import InputSpec, ModelConfig, RunConfig
+from datafree.config import InputSpec, ModelConfig, RunConfig, outputs
 from datafree.corrections.prepare import prepare
 from datafree.errors import ModelError
 from datafree.generators import Generator, generate, save_generator
@@ -18,11 +18,12 @@ from datafree.graph.capture import capture, to_device
 from datafree.graph.fold import fold_batch_norms
 from datafree.graph.insert import insert_quantizers
 from datafree.images import SyntheticSet
-from datafree.models import load_teacher
+from datafree.models import from_module, load_teacher
 from datafree.models.hubs import HUBS
 from datafree.progress import Progress, silent
 from datafree.reconstruction.base import Reconstructor
 from datafree.runs.folder import GENERATOR, WARM_GENERATOR
+from datafree.runs.notes import warn_of
 from datafree.tensors import device_of, random_numbers
 from datafree.training import Task, Team, Trained, train
 from datafree.training.base import Trainer
@@ -94,7 +95,7 @@ def tune(  # noqa: PLR0913 - what a run hands over
 
 
 def find_companion(
-    student: nn.Module | None, config: RunConfig, spec: InputSpec
+    student: nn.Module | ExportedProgram | None, config: RunConfig, spec: InputSpec
 ) -> fx.GraphModule | None:
     """The network to distill into: the one in memory, or the one `config` names, or none.
 
@@ -102,10 +103,12 @@ def find_companion(
         ModelError: it does not fit the teacher, or has nothing to learn.
     """
     if student is not None:
-        graph = capture(student, spec)
-        with torch.no_grad():
-            classes = graph(torch.zeros(2, *spec.shape)).shape[-1]
-        _fits(type(student).__name__, spec.shape, classes, spec)
+        own = from_module(
+            student, input_shape=spec.shape, mean=spec.mean, std=spec.std, task=_task(spec)
+        )
+        warn_of(own.notes)
+        _fits(own.name, own.spec, spec)
+        graph = capture(own.model, spec)
     elif config.companion is not None:
         graph = other_network(config.companion, spec, config.seed)
     else:
@@ -132,17 +135,30 @@ def other_network(described: ModelConfig, spec: InputSpec, seed: int) -> fx.Grap
     if described.source.partition(":")[0] in HUBS and described.weights_file is None:
         missing["classes"] = spec.classes
     found = load_teacher(described.model_copy(update=missing), pretrained=False)
-    _fits(described.source, found.spec.shape, found.spec.classes, spec)
+    warn_of(found.notes)
+    _fits(described.source, found.spec, spec)
     graph = capture(found.model, spec)
     return graph if described.weights_file is not None else forgotten(graph, seed)
 
 
-def _fits(name: str, shape: tuple[int, ...], classes: int, spec: InputSpec) -> None:
-    if (shape, classes) != (spec.shape, spec.classes):
+def _fits(name: str, own: InputSpec, spec: InputSpec) -> None:
+    if (own.shape, own.heads) != (spec.shape, spec.heads):
         raise ModelError(
-            f"{name} maps images of {shape} to {classes} classes and its teacher {spec.shape} to"
-            f" {spec.classes}: choose a student that fits"
+            f"{name} maps images of {own.shape} to {_told(own)} and its teacher {spec.shape} to"
+            f" {_told(spec)}: choose a student that fits"
         )
+
+
+def _told(spec: InputSpec) -> str:
+    if not spec.outputs:
+        return f"{spec.classes} classes"
+    return ", ".join(f"{head.name} {head.shape}" for head in spec.outputs)
+
+
+def _task(spec: InputSpec) -> outputs.Task:
+    """What the user would say of the network."""
+    kind = spec.principal.kind
+    return {"values": "values", "dense_classes": "dense"}.get(kind, "classes")  # pyright: ignore
 
 
 def blank_student(

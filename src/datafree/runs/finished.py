@@ -15,14 +15,16 @@ from datafree.config import Method, RunConfig, build, load_config
 from datafree.errors import ConfigError, OutputExistsError
 from datafree.export.base import Exporter
 from datafree.graph.capture import capture, to_device
+from datafree.graph.outputs import structured, together
 from datafree.images import SyntheticSet
 from datafree.models import load_teacher
 from datafree.progress import Progress, silent
 from datafree.quant.modules import QUANTIZED
+from datafree.runs.accuracy import accuracy
 from datafree.runs.exporting import about, summarize
 from datafree.runs.fine_tuning import blank_student
 from datafree.runs.folder import IMAGES, ONNX, STUDENT
-from datafree.runs.pipeline import Result, accuracy
+from datafree.runs.pipeline import Result
 from datafree.runs.plan import exporter_for, make_method, resolve_device
 from datafree.tensors import fast_layout
 from datafree.training.base import Trainer
@@ -75,7 +77,8 @@ def load_run(folder: Path) -> Result:
     student = fast_layout(student)
     made = (folder / IMAGES).exists()
     images = SyntheticSet.load(folder / IMAGES) if made else SyntheticSet.none(teacher.spec)
-    return Result(student, graph, teacher.spec, images, config, metrics={}, folder=folder)
+    both = structured(student), structured(graph)
+    return Result(*both, teacher.spec, images, config, metrics={}, folder=folder)
 
 
 def evaluate_run(
@@ -90,7 +93,7 @@ def evaluate_run(
         progress: shown during the evaluation.
 
     Returns:
-        The configuration used, and ``{"top1": {…}, "test_images": …}``.
+        The configuration used, and what `datafree.runs.accuracy.accuracy` found.
 
     Raises:
         DataError: neither the run nor `changes` name labelled data, or data that do not fit.
@@ -100,14 +103,15 @@ def evaluate_run(
     kept = {key: value for key, value in changes.items() if value is not None}
     config = build(RunConfig, result.config.model_dump() | kept, "options")
     device = resolve_device(config.device)
+    graph = to_device(together(result.teacher), device)
     predictors: dict[str, Any] = {
-        "teacher": to_device(result.teacher, device),
-        "student": to_device(result.student, device),
+        "teacher": graph,
+        "student": to_device(together(result.student), device),
     }
     if onnx:
         exporter: Exporter = make_method(Method(name="onnx"), "export", Exporter)
         predictors[ONNX] = exporter.run(folder / ONNX)
-    return config, accuracy(predictors, result.spec, config, progress)
+    return config, accuracy(predictors, graph, result.spec, config, None, progress)
 
 
 def export_run(

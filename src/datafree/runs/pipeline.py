@@ -3,27 +3,28 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from torch import fx, nn
+from torch import Tensor, fx, nn
+from torch.export import ExportedProgram
 
 from datafree.calibrators.base import Calibrator
 from datafree.config import InputSpec, RunConfig, Scheme
-from datafree.data import open_labelled
-from datafree.errors import DataError
-from datafree.evaluate import Predictor, compare, layer_sqnr, top1
+from datafree.evaluate import Predictor, compare, layer_sqnr
 from datafree.files import sha256
 from datafree.graph.capture import capture, to_device
 from datafree.graph.integer import as_computed
 from datafree.graph.normalisation import behind_normalisation
+from datafree.graph.outputs import rebuilt, structured, together
 from datafree.graph.settle import settle
-from datafree.images import SyntheticSet, batch_size, device_batches
+from datafree.images import SyntheticSet, device_batches
 from datafree.models import Teacher, load_teacher
 from datafree.progress import Progress, silent
-from datafree.runs.choices import say, settled
+from datafree.runs.accuracy import Metric, accuracy, labelled_images
+from datafree.runs.choices import settled
 from datafree.runs.exporting import check_export, export_student
 from datafree.runs.fine_tuning import dreamt, find_companion, held_out, save_generators, tune
 from datafree.runs.folder import (
@@ -36,13 +37,14 @@ from datafree.runs.folder import (
     save_images,
 )
 from datafree.runs.forecast import foretold
+from datafree.runs.notes import noted
 from datafree.runs.plan import Plan, make_method, make_plan, resolve_device
 from datafree.runs.post_training import allocated, quantize_weights
 from datafree.runs.record import Stopwatch, write_metrics
 from datafree.runs.runtime import facts_of_run
 from datafree.runs.snippet import snippet
 from datafree.synthesis.base import Synthesizer
-from datafree.tensors import fast_layout, on_device
+from datafree.tensors import fast_layout
 from datafree.training import Team, gather_team
 
 _HOLDOUT_SEED = 1_000_003  # added to the seed of held-out images; neighbouring seeds share nothing
@@ -53,8 +55,9 @@ class Result:
     """What a run gives back.
 
     Attributes:
-        student: the quantized network, an ordinary graph module on normalised images.
-        teacher: the canonical float graph it was made from.
+        student: the quantized network, an ordinary graph module on normalised images, which returns
+            what the network returned.
+        teacher: the canonical float graph it was made from, likewise.
         spec: input of both.
         images: the images it was calibrated with; none where no stage needed any.
         config: everything that was chosen, defaults included, with the methods that fit the network
@@ -76,12 +79,13 @@ class Result:
     folder: Path | None = None
 
     @property
-    def integer_model(self) -> Predictor:
-        """The student as its target computes it: normalised images (B, C, H, W) to logits.
+    def integer_model(self) -> Callable[[Tensor], Any]:
+        """The student as its target computes it: normalised images to what the network returns.
 
         To the last bit where the target's arithmetic is known (onnxruntime); the student elsewhere.
         """
-        return as_computed(self.student)
+        student = together(self.student)
+        return rebuilt(student, as_computed(student))
 
     def snippet(self) -> str | None:
         """Python that classifies a picture with the run's ONNX file; None where there is no file.
@@ -98,8 +102,9 @@ def run(  # noqa: PLR0913 - one door, what a caller may bring
     config: RunConfig,
     *,
     teacher: Teacher | None = None,
-    student: nn.Module | None = None,
+    student: nn.Module | ExportedProgram | None = None,
     images: SyntheticSet | None = None,
+    metric: Metric | None = None,
     folder: Path | None = None,
     force: bool = False,
     progress: Progress = silent,
@@ -113,12 +118,12 @@ def run(  # noqa: PLR0913 - one door, what a caller may bring
         student: a network in memory to distill into, instead of loading ``config.student``.
         images: calibration images; None takes those of ``config.image_file``, or synthesises some
             where a stage needs any.
+        metric: measures on the labelled data of `config`, instead of top-1.
         folder: where configuration, images, pictures, student, ONNX and metrics are written. A run
             that was interrupted goes on in its folder.
         force: replace a finished run in `folder`.
         progress: shown during long stages.
-        tell: called, before the long stages, with the time the run is expected to take and with
-            what a network without batch norms made it choose; None warns of the latter.
+        tell: called with the time the run is expected to take, before the long stages.
 
     Raises:
         OutputExistsError: `folder` holds something else and `force` was not given.
@@ -131,7 +136,7 @@ def run(  # noqa: PLR0913 - one door, what a caller may bring
         teacher = teacher or load_teacher(config.teacher)
         spec, device = teacher.spec, resolve_device(config.device)
         graph = to_device(capture(teacher.model, spec), device)
-        check_export(graph, spec, config)  # a mistake is told before anything takes long
+        _check(graph, spec, config, metric)
         if images is None and config.image_file is not None:
             images = SyntheticSet.load(config.image_file).fitted(spec, config.images)
         asked, choices = config, settled(config, graph, given=images is not None)
@@ -141,15 +146,18 @@ def run(  # noqa: PLR0913 - one door, what a caller may bring
             images = SyntheticSet.none(spec)
         companion = find_companion(student, config, spec)
         team = gather_team(device, config.precision) if plan.trainer is not None else Team()
-        if team.rank == 0:
-            _tell(tell, config, choices.text, plan, graph, spec)
+        notes = noted(teacher, graph, choices.text) if team.rank == 0 else []
+        if tell is not None and team.rank == 0:
+            tell(foretold(config, graph, spec, *plan.long_stages))
     if folder is not None and team.rank == 0:
-        given = "" if images is None else images.digest()
-        claim(folder, asked, f"{teacher.digest} {given}{_files(config)}")
+        claim(folder, asked, f"{teacher.digest} {_digest(images)}{_files(config)}")
     team.wait()
     with watch.stage("synthesis"):
         images = _images(graph, spec, config, images, folder, progress)
-    metrics: dict[str, Any] = {"teacher": teacher.digest, "images": images.digest(), **choices.told}
+    metrics: dict[str, Any] = {
+        "teacher": teacher.digest, "images": images.digest(), "task": spec.task,
+        **({"notes": notes} if notes else {}),
+    }  # fmt: skip
     if config.mixed:
         with watch.stage("allocation"):
             folds = plan.trainer is None or plan.trainer.folds
@@ -166,33 +174,33 @@ def run(  # noqa: PLR0913 - one door, what a caller may bring
             made, images = _train(graph, config, plan, images, companion, folder, shown, team)
     if team.rank != 0:
         # The first process measures and writes.
-        return Result(made.student, graph, spec, images, config, made.metrics, watch.seconds)
+        both = structured(made.student), structured(graph)
+        return Result(*both, spec, images, config, made.metrics, watch.seconds)
     made.settle()
     metrics |= {"images": images.digest(), **made.metrics}
     with watch.stage("evaluation"):
-        metrics |= _evaluate(graph, made, config, images, progress)
+        metrics |= _evaluate(graph, made, config, images, metric, progress)
     if folder is not None:
         metrics |= _files_written(
             folder, graph, made, config, images, teacher.digest, watch, progress
         )
         write_metrics(folder / "metrics.json", metrics, watch.seconds)
         shutil.rmtree(folder / UNFINISHED, ignore_errors=True)
-    return Result(made.student, graph, spec, images, config, metrics, watch.seconds, folder)
+    both = structured(made.student), structured(graph)
+    return Result(*both, spec, images, config, metrics, watch.seconds, folder)
 
 
-def _tell(
-    tell: Callable[[str], None] | None,
-    config: RunConfig,
-    chosen: str,
-    plan: Plan,
-    graph: fx.GraphModule,
-    spec: InputSpec,
+def _digest(images: SyntheticSet | None) -> str:
+    return "" if images is None else images.digest()
+
+
+def _check(
+    graph: fx.GraphModule, spec: InputSpec, config: RunConfig, metric: Metric | None
 ) -> None:
-    """Say what was chosen and how long it will take."""
-    if chosen:
-        (tell or say)(chosen)
-    if tell is not None:
-        tell(foretold(config, graph, spec, plan.synthesizer, plan.reconstructor, plan.trainer))
+    """Tell a mistake before anything takes long."""
+    check_export(graph, spec, config)
+    if config.data is not None:
+        labelled_images(config, spec, metric)
 
 
 def _files_written(  # noqa: PLR0913 - what a run hands over
@@ -334,6 +342,7 @@ def _evaluate(
     made: _Made,
     config: RunConfig,
     images: SyntheticSet,
+    metric: Metric | None,
     progress: Progress,
 ) -> dict[str, Any]:
     spec, device = images.spec, resolve_device(config.device)
@@ -349,7 +358,7 @@ def _evaluate(
         networks: dict[str, Predictor] = {"teacher": teacher, "student": as_computed(made.student)}
         if made.last is not None:
             networks["student after the last step"] = as_computed(made.last)
-        return measured | accuracy(networks, spec, config, progress)
+        return measured | accuracy(networks, graph, spec, config, metric, progress)
     held = made.held_out
     if held is None and config.holdout and len(images) and made.last is None:
         changes = {"images": config.holdout, "seed": config.seed + _HOLDOUT_SEED}
@@ -357,29 +366,13 @@ def _evaluate(
         held = synthesize_images(graph, spec, other, progress, scheme=config.scheme)
     if held is not None:
         batches = device_batches(held, device, size)
-        measured["held_out"] = asdict(compare(teacher, as_computed(made.student), batches))
+        measured["held_out"] = compared(teacher, as_computed(made.student), batches, spec)
     return measured
 
 
-def accuracy(
-    predictors: dict[str, Predictor],
-    spec: InputSpec,
-    config: RunConfig,
-    progress: Progress = silent,
+def compared(
+    teacher: Predictor, student: Predictor, batches: Iterable[Tensor], spec: InputSpec
 ) -> dict[str, Any]:
-    """Top-1 of `predictors` on the labelled data of `config`: ``{"top1": …, "test_images": …}``.
-
-    Raises:
-        DataError: `config` names no data, or data that cannot be read or do not fit.
-    """
-    if config.data is None:
-        raise DataError(
-            "no labelled data given: pass --data with a .npz, an image folder or CIFAR batches"
-        )
-    data = open_labelled(config.data, spec, config.limit)
-    device = resolve_device(config.device)
-    size = config.images_per_batch or batch_size(spec)
-    batches = ((on_device(x, device), y) for x, y in data.batches(size))
-    with progress("evaluation", len(data)) as step:
-        found = top1(predictors, batches, step)
-    return {"top1": found.top1, "test_images": found.images}
+    """`datafree.evaluate.compare` as JSON values, without what the network's task does not have."""
+    found = asdict(compare(teacher, student, batches, spec.outputs))
+    return {name: value for name, value in found.items() if value is not None}

@@ -15,12 +15,12 @@ from datafree.allocation.budget import describe_layers, resolve_budget
 from datafree.calibrators.base import Calibrator, ImagelessRule, RangeRule
 from datafree.config import InputSpec, Method, RunConfig, build
 from datafree.corrections.prepare import prepare
-from datafree.data import open_labelled
 from datafree.errors import ConfigError
 from datafree.export.base import Exporter
 from datafree.generators import load_generator
 from datafree.graph.fold import fold_batch_norms
 from datafree.graph.insert import insert_quantizers, weight_bits
+from datafree.graph.untrained import require_statistics
 from datafree.reconstruction.base import Reconstructor
 from datafree.registry import load
 from datafree.synthesis.base import Synthesizer
@@ -43,6 +43,11 @@ class Plan:
     trainer: Trainer | None
     synthesizer: Synthesizer | None
 
+    @property
+    def long_stages(self) -> tuple[Synthesizer | None, Reconstructor | None, Trainer | None]:
+        """What takes most of the time."""
+        return self.synthesizer, self.reconstructor, self.trainer
+
 
 def make_plan(config: RunConfig, graph: fx.GraphModule, spec: InputSpec, *, given: bool) -> Plan:
     """Settle the methods of a run; all that `config` has wrong is said here.
@@ -54,7 +59,7 @@ def make_plan(config: RunConfig, graph: fx.GraphModule, spec: InputSpec, *, give
         given: images are given.
 
     Raises:
-        DatafreeError: an option, a budget, the test data, or a network that a method cannot take.
+        DatafreeError: an option, a budget, or a network that a method cannot take.
     """
     rule: Calibrator | ImagelessRule = make_method(config.calibration, "calibrators", RangeRule)
     trainer = _trainer(config, rule, graph)
@@ -63,11 +68,10 @@ def make_plan(config: RunConfig, graph: fx.GraphModule, spec: InputSpec, *, give
     held_out = given and trainer is None and config.holdout > 0 and config.data is None
     if wanted or held_out:
         synthesizer.check(graph)
-    if config.data is not None:
-        open_labelled(config.data, spec, config.limit)
     folded = fold_batch_norms(graph, branches=trainer is None or trainer.folds)
     weight_bits(folded, config.scheme)
     if isinstance(rule, ImagelessRule):
+        require_statistics(graph, str(config.calibrator), "mse")
         # Takes a moment, and tells whether all ranges are known.
         prepared, statistics = prepare(graph, config)
         student = insert_quantizers(prepared, config.scheme, spec)

@@ -14,6 +14,7 @@ from torch import fx
 from datafree.config import InputSpec, Method
 from datafree.errors import InferenceError
 from datafree.graph.fold import fold_batch_norms
+from datafree.graph.outputs import together
 from datafree.progress import Progress, silent
 from datafree.registry import available
 from datafree.runs.plan import make_method
@@ -160,7 +161,7 @@ def float_file(teacher: fx.GraphModule, spec: InputSpec) -> Generator[Path]:
 
     with tempfile.TemporaryDirectory(prefix="datafree-") as folder:
         path = Path(folder) / FLOAT
-        write_float(fold_batch_norms(teacher), spec, path)
+        write_float(fold_batch_norms(together(teacher)), spec, path)
         yield path
 
 

@@ -16,9 +16,10 @@ from datafree.config.options import ExciteOptions
 from datafree.errors import ConfigError, OutputExistsError
 from datafree.graph.capture import capture, to_device
 from datafree.images import SyntheticSet
-from datafree.models import load_teacher
+from datafree.models import Teacher, load_teacher
 from datafree.progress import Progress, silent
-from datafree.runs.choices import say, settled
+from datafree.runs.choices import settled
+from datafree.runs.notes import noted
 from datafree.runs.pipeline import synthesize_images
 from datafree.runs.plan import make_method, resolve_device
 from datafree.synthesis.base import Stored, Synthesizer
@@ -32,24 +33,20 @@ WRITERS: dict[str, Callable[[SyntheticSet, Path], None]] = {
 """By the suffix of the output; a name without suffix is a folder of pictures."""
 
 
-def synthesize_set(  # noqa: PLR0913 - what a set depends on, and who hears of it
+def synthesize_set(
     graph: fx.GraphModule,
     spec: InputSpec,
     config: RunConfig,
     options: ExciteOptions,
     progress: Progress = silent,
     checkpoint: Path | None = None,
-    tell: Callable[[str], None] = say,
 ) -> SyntheticSet:
     """The images `config` asks for, made or from a file, excited as `options` say.
 
     Other arguments as in `Synthesizer.generate`; with a `checkpoint` images that wait for being
-    excited are kept too. `tell` hears of a method that the network made it choose.
+    excited are kept too.
     """
-    choices = settled(config, graph, given=config.image_file is not None)
-    config = choices.config
-    if choices.images:
-        tell(choices.images)
+    config = settled(config, graph, given=config.image_file is not None).config
     step = excite_step(options)
     plain = _plain(graph, spec, config, progress, checkpoint, keep=step is not None)
     if step is None:
@@ -59,6 +56,22 @@ def synthesize_set(  # noqa: PLR0913 - what a set depends on, and who hears of i
     if checkpoint is not None:
         shutil.rmtree(checkpoint, ignore_errors=True)
     return made
+
+
+def opened(teacher: Teacher, config: RunConfig) -> fx.GraphModule:
+    """The canonical graph of the network that images are made for, on the device of `config`.
+
+    Raises:
+        DatafreeError: the network cannot be captured, or the method cannot work on it.
+    """
+    graph = to_device(capture(teacher.model, teacher.spec), resolve_device(config.device))
+    choices = settled(config, graph, given=config.image_file is not None)
+    if config.image_file is None:
+        found = choices.config.synthesis
+        synthesizer: Synthesizer = make_method(found, "synthesis", Synthesizer)
+        synthesizer.check(graph)
+    noted(teacher, graph, choices.images)
+    return graph
 
 
 def _plain(
@@ -108,7 +121,6 @@ def synthesize_to_file(
     *,
     force: bool = False,
     progress: Progress = silent,
-    tell: Callable[[str], None] = say,
 ) -> SyntheticSet:
     """Synthesise the images `config` describes and write them to `path`, with a picture beside.
 
@@ -118,7 +130,6 @@ def synthesize_to_file(
         options: whether and how they are excited; None is the default.
         force: replace what is there.
         progress: shown while it takes.
-        tell: called with what the network made it choose.
 
     Raises:
         OutputExistsError: `path`, or its picture, exists and `force` was not given.
@@ -135,9 +146,9 @@ def synthesize_to_file(
     for place in (path, picture):
         _refuse_existing(place, force)
     teacher = load_teacher(config.teacher)
-    graph = to_device(capture(teacher.model, teacher.spec), resolve_device(config.device))
+    graph = opened(teacher, config)
     checkpoint = path.with_name(f".{path.stem}-unfinished")
-    images = synthesize_set(graph, teacher.spec, config, options, progress, checkpoint, tell)
+    images = synthesize_set(graph, teacher.spec, config, options, progress, checkpoint)
     WRITERS[path.suffix](images, path)
     images.save_grid(picture)
     return images

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from datafree.graph.taps import BatchNorm, batch_norms, stored_statistics
-from datafree.losses import batch_distance, class_logits, input_distance
+from datafree.losses import Heads, batch_distance, first_logits, input_distance
 from datafree.synthesis._generator import ImageGenerator
 
 
@@ -53,10 +53,13 @@ class Steps:
 class Objective:
     """What the images are judged by: their own statistics, the network's, and their classes."""
 
-    def __init__(self, network: nn.Module, labels: Tensor | None, label_weight: float) -> None:
+    def __init__(
+        self, network: nn.Module, labels: Tensor | None, label_weight: float, heads: Heads = ()
+    ) -> None:
         self.network = network
         self.labels = labels
         self.label_weight = label_weight
+        self.heads = heads
         self.stored = {layer: stored_statistics(layer) for layer in batch_norms(network).values()}
 
     def loss(self, images: Tensor, taps: list[tuple[BatchNorm, Tensor]]) -> Tensor:
@@ -66,5 +69,6 @@ class Objective:
         for layer, features in taps:
             total = total + batch_distance(features, *self.stored[layer])
         if self.labels is not None:
-            total = total + self.label_weight * F.cross_entropy(class_logits(logits), self.labels)
+            answers = first_logits(logits, self.heads)
+            total = total + self.label_weight * F.cross_entropy(answers, self.labels)
         return total

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from datafree.config import InputSpec
 from datafree.graph.alignment import Alignment, alignment_loss, one_value
 from datafree.graph.taps import BatchNorm, stored_statistics, tap_batch_norms
-from datafree.losses import class_logits, image_norm, input_distance, total_variation
+from datafree.losses import Heads, first_logits, image_norm, input_distance, total_variation
 from datafree.synthesis.base import Batch, Synthesizer
 from datafree.tensors import device_of, fast_copy
 
@@ -66,12 +66,18 @@ class ImageOptimizer(Synthesizer):
         """Optimise one batch from Gaussian noise; see the base class."""
         network: nn.Module = state if isinstance(state, nn.Module) else state.network
         images = torch.randn(batch.size, *spec.shape, generator=batch.generator)
-        targets = balanced_targets(batch, spec.answers) if self.label_weight else None
-        self._optimize(network, images, targets, batch, state)
+        targets = asked_classes(batch, spec) if self.label_weight else None
+        self._optimize(network, images, targets, batch, state, spec.outputs)
         return images, targets
 
     def _optimize(
-        self, network: nn.Module, images: Tensor, targets: Tensor | None, batch: Batch, state: Any
+        self,
+        network: nn.Module,
+        images: Tensor,
+        targets: Tensor | None,
+        batch: Batch,
+        state: Any,
+        heads: Heads,
     ) -> None:
         device = device_of(network)
         pixels = images.to(device, memory_format=_layout(images)).requires_grad_()
@@ -89,7 +95,7 @@ class ImageOptimizer(Synthesizer):
                 size = batch.size  # they are compared by statistics of all images
             aligned = self.alignment(len(layers), batch, state)
             stored = [stored_statistics(layer) for layer in layers]
-            features = _Features(network, taps, stored, aligned, labels, self.label_weight)
+            features = _Features(network, taps, stored, aligned, labels, self.label_weight, heads)
             for _ in range(self.iterations):
                 shift = self._shift(batch.generator)
                 priors = self._priors(pixels)
@@ -135,6 +141,7 @@ class _Features:
     aligned: Alignment
     targets: Tensor | None
     label_weight: float
+    heads: Heads
 
     def gradient(
         self, pixels: Tensor, part: slice, shift: tuple[int, int]
@@ -148,11 +155,16 @@ class _Features:
         loss = alignment_loss([feature for _, feature in self.taps], self.stored, aligned)
         if self.targets is not None:
             loss = loss + self.label_weight * F.cross_entropy(
-                class_logits(logits), self.targets[part]
+                first_logits(logits, self.heads), self.targets[part]
             )
         loss = loss * (len(chunk) / len(pixels))
         (gradient,) = torch.autograd.grad(loss, [chunk])
         return loss.detach(), gradient
+
+
+def asked_classes(batch: Batch, spec: InputSpec) -> Tensor | None:
+    """(B,) classes that images are asked to be of; None where the network does not tell any."""
+    return balanced_targets(batch, spec.answers) if spec.labelled else None
 
 
 def balanced_targets(batch: Batch, classes: int) -> Tensor:

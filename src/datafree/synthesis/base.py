@@ -15,6 +15,7 @@ from datafree.config import Frozen, InputSpec, Scheme
 from datafree.errors import DataError, ModelError
 from datafree.graph.attention import find_attention
 from datafree.graph.taps import batch_norms
+from datafree.graph.untrained import require_statistics
 from datafree.images import SyntheticSet
 from datafree.progress import Progress, Step, silent
 from datafree.registry import built_in, load, method_name
@@ -153,10 +154,12 @@ class Synthesizer(Frozen):
         """Refuse a network the method cannot work on.
 
         Raises:
-            ModelError: no batch norm, or no attention, where the method needs it; names methods
-                that work.
+            ModelError: no batch norm, or no attention, where the method needs it, or no batch norm
+                that saw data; names methods that work.
         """
         if self.fits(teacher):
+            if self.needs_batch_norm:
+                require_statistics(teacher, self.name, "noise")
             return
         missing = (
             "matches batch-norm statistics, and this network has no such layer"

@@ -14,7 +14,7 @@ from datafree.graph.swing import swing_convolutions
 from datafree.graph.taps import tap_batch_norms
 from datafree.synthesis._generator import ImageGenerator
 from datafree.synthesis._genie import Generated, Objective, Steps
-from datafree.synthesis._images import balanced_targets
+from datafree.synthesis._images import asked_classes
 from datafree.synthesis.base import Batch, Synthesizer, even_batches
 from datafree.tensors import device_of, fast_copy
 
@@ -103,11 +103,11 @@ class Genie(Synthesizer):
         device = device_of(network)
         latents = torch.randn(enlarged.size, self.latent_dim, generator=batch.generator)
         generator = ImageGenerator(spec.shape, self.latent_dim, batch.generator)
-        targets = balanced_targets(enlarged, spec.answers) if self.label_weight else None
+        targets = asked_classes(enlarged, spec) if self.label_weight else None
         if self.swing:
             network = swing_convolutions(network, batch.generator)
         labels = None if targets is None else targets.to(device)
-        objective = Objective(network, labels, self.label_weight)
+        objective = Objective(network, labels, self.label_weight, spec.outputs)
         generator, latents = generator.to(device), latents.to(device).requires_grad_()
         steps = self._steps(generator, latents)
         images = latents

@@ -14,7 +14,7 @@ from datafree.config import InputSpec
 from datafree.errors import ModelError
 from datafree.graph.insert import quantizable_layers
 from datafree.graph.taps import BatchNorm, tap_batch_norms, tap_calls
-from datafree.losses import class_logits, variance_distance
+from datafree.losses import class_logits, first_logits, variance_distance
 from datafree.synthesis._images import balanced_targets
 from datafree.synthesis.base import Batch, Synthesizer, even_batches
 from datafree.tensors import device_of, fast_copy
@@ -113,7 +113,12 @@ class IntraQ(Synthesizer):
 
     def prepare(self, teacher: nn.Module, spec: InputSpec, generator: torch.Generator) -> Any:
         """A copy of the teacher in the memory layout in which convolutions are fastest."""
-        del spec, generator
+        del generator
+        if not spec.labelled:
+            raise ModelError(
+                f"{self.name} asks images to be of a class, and this network tells none"
+                f" ({spec.task}); use the method zeroq or genie, which do without"
+            )
         return fast_copy(teacher).requires_grad_(False)
 
     def make_batch(
@@ -134,7 +139,8 @@ class IntraQ(Synthesizer):
         classifier = {"classifier": objective.classifier}
         with tap_batch_norms(network) as taps, tap_calls(classifier, objective.see):
             for _ in range(self.iterations):
-                logits = network(self._seen(pixels, batch.generator))
+                seen = self._seen(pixels, batch.generator)
+                logits = first_logits(network(seen), spec.outputs)
                 loss = objective.loss(logits, taps)
                 (pixels.grad,) = torch.autograd.grad(loss, [pixels])
                 optimizer.step()

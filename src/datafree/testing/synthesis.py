@@ -15,7 +15,7 @@ from datafree.graph.capture import capture
 from datafree.images import SyntheticSet
 from datafree.synthesis.base import Synthesizer
 from datafree.testing.contract import Contract
-from datafree.testing.networks import SPEC, Attending, NoNorm, Tiny, ready
+from datafree.testing.networks import SPEC, Attending, NoNorm, Tiny, images, randomized, ready
 from datafree.testing.watching import Counter, fingerprint
 
 
@@ -62,9 +62,8 @@ class SynthesisContract(Contract):
         )
         if self.method.needs_attention:
             network = Attending(1)
-        assert self.fitting(spec).generate(capture(network, spec), spec, 3).images.shape == (
-            3, 1, 6, 10,
-        )  # fmt: skip
+        teacher = capture(randomized(network, images(8, shape=spec.shape)), spec)
+        assert self.fitting(spec).generate(teacher, spec, 3).images.shape == (3, 1, 6, 10)
 
     def fitting(self, spec: InputSpec) -> Synthesizer:
         """The method for images of another shape; for methods that bring something for one."""

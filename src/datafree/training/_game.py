@@ -12,6 +12,7 @@ from torch.optim import Optimizer
 
 from datafree.generators import Generator
 from datafree.graph.taps import BatchNorm, tap_outputs
+from datafree.losses import Heads
 from datafree.tensors import random_numbers
 from datafree.training._task import Dream
 from datafree.training._team import Team
@@ -29,6 +30,7 @@ class Game:
         taps: filled by the teacher's forward pass.
         team: the processes that play.
         sees_blocks: whether the outputs of the generator's blocks are kept.
+        heads: what the teacher returns, if it is more than logits.
     """
 
     teacher: nn.Module
@@ -37,6 +39,7 @@ class Game:
     taps: list[tuple[BatchNorm, Tensor]]
     team: Team
     sees_blocks: bool
+    heads: Heads = ()
 
     def dream(self, count: int, start: int, random: torch.Generator) -> Dream:
         """A new batch, with the graph that leads to the generator."""
@@ -49,7 +52,7 @@ class Game:
         # Statistics are sums over many values, whatever precision the layers compute in.
         features = [(layer, tapped.float()) for layer, tapped in self.taps]
         blocks = [block.float() for block in kept]
-        return Dream(images, labels, logits, features, blocks, start, random)
+        return Dream(images, labels, logits, features, blocks, start, random, self.heads)
 
 
 @dataclass(frozen=True)

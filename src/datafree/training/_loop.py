@@ -118,8 +118,9 @@ def _check(phase: Phase, state: State, losses: Mapping[str, Tensor], team: Team)
     due = _fraction(phase, state) >= phase.judged_from and team.rank == 0
     if phase.judge is not None and phase.student is not None and due:
         found = phase.judge(phase.student)
-        state.consider(found.agreement, found.images, phase.student)
-        measured |= {"agreement": found.agreement, "kl": found.kl}
+        state.consider(found.likeness, found.images, phase.student)
+        told = {"agreement": found.likeness, "kl": found.kl, "error": found.error}
+        measured |= {name: value for name, value in told.items() if value is not None}
     if measured:
         state.history.append({"step": state.step, **measured})
 

@@ -71,7 +71,10 @@ def train(
     memory = trainer.remember(teacher, task.spec, random_numbers(task.seed, "memory"))
     with ExitStack() as stack:
         taps = stack.enter_context(tap_batch_norms(teacher))
-        game = Game(teacher, fresh.to(task.device).train(), memory, taps, team, trainer.sees_blocks)
+        game = Game(
+            teacher, fresh.to(task.device).train(), memory, taps, team, trainer.sees_blocks,
+            task.spec.outputs,
+        )  # fmt: skip
         warms, tunes = given is None or task.companion is not None, task.scheme is not None
         steps = trainer.warmup * warms + trainer.iterations * tunes
         run = _Run(
@@ -208,7 +211,7 @@ class _Run:
             with torch.no_grad():
                 actual = torch.cat([student(chunk) for chunk in self._chunks(images)])
             student.train(mode)
-            return compare(lambda _: expected, lambda _: actual, [images])
+            return compare(lambda _: expected, lambda _: actual, [images], self.task.spec.outputs)
 
         return judge
 
@@ -302,7 +305,7 @@ def _given(trainer: Trainer, task: Task) -> Generator:
     same = made.shape == wanted.shape and (
         made.condition == "none" or made.classes == wanted.classes
     )
-    if not same or (trainer.conditional and made.condition == "none"):
+    if not same or (wanted.condition != "none" and made.condition == "none"):
         raise DataError(
             f"{task.generator} makes images of {made.shape} and {made.classes} classes with"
             f" condition {made.condition}, and {trainer.name} needs {wanted.shape} and"

@@ -15,6 +15,7 @@ from datafree.errors import ConfigError
 from datafree.generators import Generator
 from datafree.graph.statistics import Statistics
 from datafree.graph.taps import BatchNorm
+from datafree.losses import Heads, first_logits
 from datafree.reconstruction.base import Reconstructor
 from datafree.tensors import device_of
 
@@ -93,6 +94,7 @@ class Dream:
         blocks: outputs of the generator's blocks.
         start: images dreamt before this batch.
         random: source of further random numbers.
+        heads: what the teacher returns, if it is more than logits.
     """
 
     images: Tensor
@@ -102,6 +104,12 @@ class Dream:
     blocks: list[Tensor]
     start: int
     random: torch.Generator
+    heads: Heads = ()
+
+    @property
+    def answers(self) -> Tensor:
+        """The teacher's logits of classes, (B, K)."""
+        return first_logits(self.logits, self.heads)
 
     @property
     def asked(self) -> Tensor:

@@ -14,6 +14,7 @@ from datafree.config import Frozen, InputSpec
 from datafree.errors import ConfigError, ModelError
 from datafree.generators import GeneratorConfig
 from datafree.graph.taps import batch_norms
+from datafree.graph.untrained import require_statistics
 from datafree.registry import method_name
 from datafree.training._task import Dream, Task
 
@@ -136,7 +137,7 @@ class Trainer(Frozen):
 
     def generator_config(self, spec: InputSpec) -> GeneratorConfig:
         """The generator for images of `spec`."""
-        condition = "embedding" if self.conditional else "none"
+        condition = "embedding" if self.conditional and spec.labelled else "none"
         return GeneratorConfig(
             shape=spec.shape, classes=spec.answers, latent=self.latent, condition=condition,
             body=self.body, width=self.width,
@@ -150,13 +151,15 @@ class Trainer(Frozen):
         """Refuse a network the method cannot work on.
 
         Raises:
-            ModelError: no batch norm where the method needs one; names methods that work.
+            ModelError: no batch norm where the method needs one, or none that saw data; names
+                methods that work.
         """
         if self.needs_batch_norm and not batch_norms(teacher):
             raise ModelError(
                 f"{self.name} matches batch-norm statistics, and this network has no such layer;"
                 " use dfqf, gdfq or distill, which do without"
             )
+        require_statistics(teacher, self.name, "dfqf")
 
     def check_rounding(self) -> None:
         """Refuse to start from learned rounding where it would be lost.

@@ -94,7 +94,7 @@ class DFQF(Trainer):
         del memory
         terms: dict[str, Tensor] = {}
         if self.inception_weight:
-            score = inception_score_loss(dream.logits, self.alpha)
+            score = inception_score_loss(dream.logits, self.alpha, dream.heads)
             terms["inception score"] = self.inception_weight * score
         if self.beta and dream.features:
             rows = [kl_distance(f, *running(layer), self.weighting) for layer, f in dream.features]
@@ -102,16 +102,16 @@ class DFQF(Trainer):
         if self.gamma and student is not None:
             answers = student(dream.images)
             unknown = (
-                distillation(answers, dream.logits, temperature=1.0)
+                distillation(answers, dream.logits, temperature=1.0, heads=dream.heads)
                 if self.adversarial == "divergence"
-                else soft_cross_entropy(answers, dream.logits)
+                else soft_cross_entropy(answers, dream.logits, dream.heads)
             )
             terms["adversarial"] = -self.gamma * unknown
         return terms
 
     def student_terms(self, logits: Tensor, dream: Dream) -> dict[str, Tensor]:
         """The teacher's answers."""
-        return {"distillation": soft_cross_entropy(logits, dream.logits)}
+        return {"distillation": soft_cross_entropy(logits, dream.logits, dream.heads)}
 
     def calibrator(self, rule: Calibrator) -> Calibrator:
         """The bounded rule of B.2.7, whatever the run's: tiny clips could be learned below zero."""

@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
 import torch
-import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
@@ -19,9 +18,9 @@ from datafree.graph.alignment import (
     margins,
 )
 from datafree.graph.taps import batch_norms, stored_statistics
-from datafree.losses import class_logits, correlation_inhibition, enhancement_weights
+from datafree.losses import correlation_inhibition, enhancement_weights
 from datafree.training.base import Dream, Fraction
-from datafree.training.gdfq import GDFQ
+from datafree.training.gdfq import GDFQ, asked
 
 
 @dataclass(frozen=True)
@@ -87,7 +86,7 @@ class DSGQAT(GDFQ):
     ) -> dict[str, Tensor]:
         """Classes, slack alignment, correlation."""
         del student
-        terms = {"classes": F.cross_entropy(class_logits(dream.logits), dream.asked)}
+        terms = asked(dream, dream.logits)
         if memory is not None:
             terms["alignment"] = self.alpha * self._alignment(dream, memory)
         if self.beta:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from datafree.config import InputSpec
 from datafree.generators import GeneratorConfig
 from datafree.graph.taps import BatchNorm
-from datafree.losses import class_logits, distillation, variance_distance
+from datafree.losses import distillation, first_logits, variance_distance
 from datafree.training.base import Dream, Trainer
 
 _LARGE = 64  # pixels a side; ImageNet generators take the class in their batch norms
@@ -59,12 +59,13 @@ class GDFQ(Trainer):
     `batch_norm` for images of more than 64 pixels a side, else `embedding`."""
 
     def generator_config(self, spec: InputSpec) -> GeneratorConfig:
-        """A generator that takes a class."""
+        """A generator that takes a class, where the network tells classes of images."""
         large = max(spec.shape[1:]) > _LARGE
         automatic = "batch_norm" if large else "embedding"
+        wanted = automatic if self.condition == "auto" else self.condition
         return GeneratorConfig(
             shape=spec.shape, classes=spec.answers, latent=self.latent, body=self.body,
-            width=self.width, condition=automatic if self.condition == "auto" else self.condition,
+            width=self.width, condition=wanted if spec.labelled else "none",
         )  # fmt: skip
 
     def generator_terms(
@@ -72,19 +73,29 @@ class GDFQ(Trainer):
     ) -> dict[str, Tensor]:
         """Classes and batch-norm statistics."""
         del student, memory
-        terms = {"classes": F.cross_entropy(class_logits(dream.logits), dream.asked)}
         rows = [variance_distance(features, *running(layer)) for layer, features in dream.features]
+        terms = asked(dream, dream.logits)
         if rows:
             terms["statistics"] = self.statistics_weight * torch.stack(rows).mean()
         return terms
 
     def student_terms(self, logits: Tensor, dream: Dream) -> dict[str, Tensor]:
         """Classes and the teacher's softened answers."""
-        divergence = distillation(logits, dream.logits, self.temperature, self.reduction)
-        return {
-            "classes": F.cross_entropy(class_logits(logits), dream.asked),
-            "distillation": self.distillation_weight * divergence,
-        }
+        divergence = distillation(
+            logits, dream.logits, self.temperature, self.reduction, dream.heads
+        )
+        return {**asked(dream, logits), "distillation": self.distillation_weight * divergence}
+
+
+def asked(dream: Dream, logits: Tensor) -> dict[str, Tensor]:
+    """Cross-entropy of `logits` and the classes asked for; nothing where none can be.
+
+    Raises:
+        ConfigError: the network returns logits, and the generator takes no classes.
+    """
+    if dream.labels is None and dream.heads:
+        return {}
+    return {"classes": F.cross_entropy(first_logits(logits, dream.heads), dream.asked)}
 
 
 def running(layer: BatchNorm) -> tuple[Tensor, Tensor]:

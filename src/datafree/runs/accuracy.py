@@ -1,0 +1,153 @@
+"""What networks reach on labelled data: top-1, mean IoU, or a measure of the user's own."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, cast
+
+import torch
+from torch import Tensor, fx
+from torch.utils._pytree import tree_map
+
+from datafree.config import InputSpec, RunConfig
+from datafree.data import LabelledImages, Labels, open_labelled
+from datafree.errors import ConfigError, DataError
+from datafree.evaluate import Predictor, mean_iou, top1
+from datafree.graph.outputs import rebuilt
+from datafree.images import batch_size
+from datafree.progress import Progress, silent
+from datafree.runs.plan import resolve_device
+from datafree.tensors import on_device
+from datafree.user_code import module_at
+
+Metric = Callable[[Any, Tensor], float]
+"""What a network returned for all images, and their labels, to a number."""
+
+
+def accuracy(
+    predictors: Mapping[str, Predictor],
+    graph: fx.GraphModule,
+    spec: InputSpec,
+    config: RunConfig,
+    metric: Metric | None = None,
+    progress: Progress = silent,
+) -> dict[str, Any]:
+    """How right `predictors` are on the labelled data of `config`.
+
+    Args:
+        predictors: by name, of all that the network returns side by side.
+        graph: one of them, which knows how that is put together.
+        spec: of the network.
+        config: names the data and perhaps a measure.
+        metric: a measure in memory, instead of that of `config`.
+        progress: shown meanwhile.
+
+    Returns:
+        ``top1``, ``miou`` (percent) or ``metric`` by predictor, and ``test_images``.
+
+    Raises:
+        DataError: `config` names no data, or data that cannot be read or do not fit; or the network
+            returns numbers and there is no measure for them.
+        ConfigError: the measure cannot be found, or fails.
+    """
+    data, name, metric = labelled_images(config, spec, metric)
+    device = resolve_device(config.device)
+    size = config.images_per_batch or batch_size(spec)
+    batches = ((on_device(x, device), y) for x, y in data.batches(size))
+    own = dict(predictors)
+    with progress("evaluation", len(data)) as step:
+        if metric is not None:
+            calls = {key: rebuilt(graph, predict) for key, predict in own.items()}
+            found = _by_metric(calls, data, size, device, metric)
+            step(len(data))
+        elif name == "miou":
+            found = mean_iou(own, batches, spec.outputs, step).top1
+        else:
+            found = top1(own, batches, step, spec.outputs).top1
+    return {name: found, "test_images": len(data)}
+
+
+def labelled_images(
+    config: RunConfig, spec: InputSpec, metric: Metric | None = None
+) -> tuple[LabelledImages, str, Metric | None]:
+    """The labelled images of a run, what is measured on them, and the measure of the user's.
+
+    Raises:
+        DataError: there are none, or they do not fit the network and what is measured.
+        ConfigError: the measure cannot be found.
+    """
+    if config.data is None:
+        raise DataError(
+            "no labelled data given: pass --data with a .npz, an image folder or CIFAR batches"
+        )
+    if metric is None and config.metric is not None:
+        metric = metric_at(config.metric)
+    name, labelled = _measure(spec, metric)
+    return open_labelled(config.data, spec, config.limit, labelled), name, metric
+
+
+def metric_at(source: str) -> Metric:
+    """The function ``file.py:function`` or ``module:function``.
+
+    Raises:
+        ConfigError: there is none.
+    """
+    place, _, name = source.rpartition(":")
+    try:
+        found: Any = getattr(module_at(place), name, None) if place else None
+    except Exception as error:
+        raise ConfigError(f"cannot import {place}: {type(error).__name__}: {error}") from error
+    if not callable(found):
+        raise ConfigError(
+            f"there is no function {source}: name a measure as file.py:function, which takes what"
+            " the network returns and the labels"
+        )
+    return cast(Metric, found)
+
+
+def _measure(spec: InputSpec, metric: Metric | None) -> tuple[str, Labels]:
+    if metric is not None:
+        return "metric", "any"
+    if spec.labelled:
+        return "top1", "classes"
+    if spec.principal.kind == "dense_classes":
+        return "miou", "maps"
+    raise DataError(
+        f"this network returns numbers ({spec.task}), and what is right of them only you know: give"
+        " metric, a function of what it returns and the labels, as file.py:function"
+    )
+
+
+def _by_metric(
+    calls: Mapping[str, Callable[[Tensor], Any]],
+    data: LabelledImages,
+    size: int,
+    device: torch.device,
+    metric: Metric,
+) -> dict[str, float]:
+    """`metric` of all that every predictor returns, on the processor."""
+    found: dict[str, float] = {}
+    for name, call in calls.items():
+        returned: list[Any] = []
+        with torch.inference_mode():
+            for images, _ in data.batches(size):
+                returned.append(tree_map(_on_processor, call(on_device(images, device))))
+        whole = tree_map(_joined, returned[0], *returned[1:])
+        try:
+            found[name] = float(metric(whole, data.labels))
+        except Exception as error:
+            where = getattr(metric, "__name__", type(metric).__name__)
+            raise ConfigError(
+                f"the measure {where} failed: {type(error).__name__}: {error}; it takes what the"
+                f" network returns for all images, and labels {tuple(data.labels.shape)}"
+            ) from error
+    return found
+
+
+def _on_processor(value: Any) -> Any:
+    return value.cpu() if isinstance(value, Tensor) else value
+
+
+def _joined(*parts: Any) -> Any:
+    first = parts[0]
+    return torch.cat(parts) if isinstance(first, Tensor) and first.ndim else first
