@@ -20,7 +20,7 @@ from datafree.errors import DatafreeError
 from datafree.graph.capture import capture
 from datafree.models import Teacher
 from datafree.runs.pipeline import Result, run
-from datafree.runtimes._reasons import UNKNOWN
+from datafree.runtimes import UNKNOWN
 
 _WIDTHS = ("W8A8", "W4A4")
 _LOSSES = ("kl", "error")
