@@ -35,6 +35,7 @@ from datafree.losses.statistics import (
     slack_distance,
     slack_margin,
     standardized_distance,
+    values_distance,
     variance_distance,
 )
 
@@ -67,5 +68,6 @@ __all__ = [
     "standardized_distance",
     "total_variation",
     "values",
+    "values_distance",
     "variance_distance",
 ]

@@ -12,9 +12,18 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from datafree.config import InputSpec
+from datafree.config.inputs import Input
 from datafree.graph.alignment import Alignment, alignment_loss, one_value
+from datafree.graph.inputs import unpack
 from datafree.graph.taps import BatchNorm, stored_statistics, tap_batch_norms
-from datafree.losses import Heads, first_logits, image_norm, input_distance, total_variation
+from datafree.losses import (
+    Heads,
+    first_logits,
+    image_norm,
+    input_distance,
+    total_variation,
+    values_distance,
+)
 from datafree.synthesis.base import Batch, Synthesizer
 from datafree.tensors import device_of, fast_copy
 
@@ -67,7 +76,7 @@ class ImageOptimizer(Synthesizer):
         network: nn.Module = state if isinstance(state, nn.Module) else state.network
         images = torch.randn(batch.size, *spec.shape, generator=batch.generator)
         targets = asked_classes(batch, spec) if self.label_weight else None
-        self._optimize(network, images, targets, batch, state, spec.outputs)
+        self._optimize(network, images, targets, batch, state, spec)
         return images, targets
 
     def _optimize(
@@ -77,7 +86,7 @@ class ImageOptimizer(Synthesizer):
         targets: Tensor | None,
         batch: Batch,
         state: Any,
-        heads: Heads,
+        spec: InputSpec,
     ) -> None:
         device = device_of(network)
         pixels = images.to(device, memory_format=_layout(images)).requires_grad_()
@@ -95,10 +104,12 @@ class ImageOptimizer(Synthesizer):
                 size = batch.size  # they are compared by statistics of all images
             aligned = self.alignment(len(layers), batch, state)
             stored = [stored_statistics(layer) for layer in layers]
-            features = _Features(network, taps, stored, aligned, labels, self.label_weight, heads)
+            features = _Features(
+                network, taps, stored, aligned, labels, self.label_weight, spec.outputs
+            )
             for _ in range(self.iterations):
                 shift = self._shift(batch.generator)
-                priors = self._priors(pixels)
+                priors = self._priors(pixels, spec.inputs)
                 (gradient,) = torch.autograd.grad(priors, [pixels])
                 loss = priors.detach()
                 for start in range(0, batch.size, size):
@@ -118,8 +129,8 @@ class ImageOptimizer(Synthesizer):
         rows, columns = torch.randint(-self.jitter, self.jitter + 1, (2,), generator=generator)
         return int(rows), int(columns)
 
-    def _priors(self, pixels: Tensor) -> Tensor:
-        total = input_distance(pixels).mean()
+    def _priors(self, pixels: Tensor, inputs: tuple[Input, ...]) -> Tensor:
+        total = _standardised(pixels, inputs)
         if self.tv_weight:
             total = total + self.tv_weight * total_variation(pixels)
         if self.l2_weight:
@@ -160,6 +171,18 @@ class _Features:
         loss = loss * (len(chunk) / len(pixels))
         (gradient,) = torch.autograd.grad(loss, [chunk])
         return loss.detach(), gradient
+
+
+def _standardised(pixels: Tensor, inputs: tuple[Input, ...]) -> Tensor:
+    """Distance of all inputs from mean 0 and deviation 1, what lies flat among zeros by itself."""
+    if not inputs:
+        return input_distance(pixels).mean()
+    parts = zip(inputs, unpack(pixels, inputs), strict=True)
+    each = [
+        (input_distance(part) if one.kind == "image" else values_distance(part)).mean()
+        for one, part in parts
+    ]
+    return torch.stack(each).sum()
 
 
 def asked_classes(batch: Batch, spec: InputSpec) -> Tensor | None:
