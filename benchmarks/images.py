@@ -10,6 +10,7 @@ from benchmarks.place import Place
 from datafree.config import RunConfig
 from datafree.images import SyntheticSet
 from datafree.progress import Progress
+from datafree.runs.choices import settled
 from datafree.runs.pipeline import synthesize_images
 from datafree.runs.plan import make_method
 from datafree.synthesis.base import Synthesizer
@@ -32,6 +33,7 @@ def images_of(
         place: where they are kept.
         progress: shown while they are made.
     """
+    config = settled(config, network.graph).config
     method: Synthesizer = make_method(config.synthesis, "synthesis", Synthesizer)
     told = method.for_scheme(config.scheme).describe() | {
         "teacher": network.teacher.digest, "count": config.images, "seed": config.seed,

@@ -63,7 +63,7 @@ NETWORKS = {
     "small_vit_cifar10": Known(
         "A small ViT on CIFAR-10-J", 87.46, 10_000, "cifar10jpeg_test.npz", "cifar10jpeg_train.npz"
     ),
-    "lenet5_mnist": Known("LeNet-5 on MNIST", 99.33, 10_000, "mnist_test.npz"),
+    "lenet5_mnist": Known("LeNet-5 on MNIST", 99.33, 10_000, "mnist_test.npz", "mnist_train.npz"),
 }
 """By name, which is the `model` of a cell."""
 

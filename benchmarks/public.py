@@ -5,14 +5,17 @@ from __future__ import annotations
 import importlib
 import sys
 from functools import cache, lru_cache
+from typing import Any
 
 import torch
 from torch import nn
 
+from benchmarks.various import built
 from datafree.errors import UnknownNameError
 from datafree.models import Teacher, from_module
 
-LIBRARIES = ("timm", "torchvision", "pytorchcv")
+LIBRARIES = ("timm", "torchvision", "pytorchcv", "own")
+_RGB = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 _STATISTICS = 4  # images that batch norms get their statistics from
 
 
@@ -26,7 +29,8 @@ def load_public(name: str) -> Teacher:
     """A network with weights drawn by seed 0, its batch norms set to what Gaussian images give.
 
     Args:
-        name: ``timm/resnet18``, ``torchvision/googlenet``, ``pytorchcv/resnet20_cifar10``.
+        name: ``timm/resnet18``, ``torchvision/googlenet``, ``pytorchcv/resnet20_cifar10``,
+            ``own/yolo`` (`benchmarks.various`); ``timm/resnet18@64`` takes images of 64 pixels.
 
     Raises:
         UnknownNameError: the library has no such network.
@@ -34,33 +38,37 @@ def load_public(name: str) -> Teacher:
     library, _, short = name.partition("/")
     with torch.random.fork_rng([]):
         torch.manual_seed(0)
-        model, side = _built(library, short)
-        _settle_batch_norms(model, torch.randn(_STATISTICS, 3, side, side))
-    classes = 10 if "cifar10" in short else 1000
-    return from_module(
-        model.eval(), input_shape=(3, side, side), mean=(0.485, 0.456, 0.406),
-        std=(0.229, 0.224, 0.225), classes=classes,
-    )  # fmt: skip
+        model, shape = _built(library, short)
+        _settle_batch_norms(model, torch.randn(_STATISTICS, *shape))
+    mean, std = _RGB if shape[0] == len(_RGB[0]) else ((0.5,) * shape[0], (0.5,) * shape[0])
+    return from_module(model.eval(), input_shape=shape, mean=mean, std=std)
 
 
-def _built(library: str, name: str) -> tuple[nn.Module, int]:
-    """The network, and the side of its images."""
+def _built(library: str, name: str) -> tuple[nn.Module, tuple[int, int, int]]:
+    """The network, and the shape of its images."""
     if library != "pytorchcv":
         operators_of_torchvision()
+    if library == "own":
+        return built(name)
+    name, _, side = name.partition("@")
+    found: Any
     if library == "timm":
         timm = importlib.import_module("timm")
         if not timm.is_model(name):
             raise UnknownNameError("network of timm", name, timm.list_models())
-        model = timm.create_model(name)
-        return model, model.default_cfg["input_size"][-1]
-    if library == "torchvision":
+        found = timm.create_model(name)
+        size = found.default_cfg["input_size"][-1]
+    elif library == "torchvision":
         models = importlib.import_module("torchvision.models")
         if name not in models.list_models():
             raise UnknownNameError("network of torchvision", name, models.list_models())
         extra = {"init_weights": True, "aux_logits": False} if name == "googlenet" else {}
-        return models.get_model(name, **extra), 224
-    provider = importlib.import_module("pytorchcv.model_provider")
-    return provider.get_model(name, pretrained=False), 32 if "cifar10" in name else 224
+        found, size = models.get_model(name, **extra), 224
+    else:
+        provider = importlib.import_module("pytorchcv.model_provider")
+        found, size = provider.get_model(name, pretrained=False), 32 if "cifar10" in name else 224
+    size = int(side or size)
+    return found, (3, size, size)
 
 
 @cache

@@ -56,14 +56,14 @@ RECIPES: dict[str, Recipe] = {
             "replace_relu6": True,
             "absorb_biases": True,
             "bias_correction": "analytic",
-            "calibrator": "bn_statistics",
+            "calibrator": "bn_statistics,mse",
         },
     ),
     # Equalization is left out: with one grid per channel it gains nothing, and ReLU6 networks pay.
     "fast": Recipe(
         what="seconds: ranges from a few images, biases corrected from batch norms",
         fields={
-            "method": "dsg",
+            "method": "dsg,psaq,prior",
             "method_options": {"iterations": 100},
             "images": 32,
             "calibrator": "mse",
@@ -73,7 +73,7 @@ RECIPES: dict[str, Recipe] = {
     "balanced": Recipe(
         what="minutes: images of DSG, ranges of least error, rounding learned by AdaRound",
         fields={
-            "method": "dsg",
+            "method": "dsg,psaq,prior",
             "method_options": {"iterations": 200},
             "images": 128,
             "calibrator": "mse",
@@ -85,7 +85,7 @@ RECIPES: dict[str, Recipe] = {
     "best": Recipe(
         what="hours on a processor: images of Genie, rounding and steps learned by Genie-M",
         fields={
-            "method": "genie",
+            "method": "genie,psaq,prior",
             "method_options": {"iterations": 1000},
             "images": 512,
             "calibrator": "mse",

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from benchmarks.networks import NETWORKS, load
+from benchmarks.networks import NETWORKS, Network, load
 from benchmarks.place import Place
 from benchmarks.record import latest
 from benchmarks.table import Table
@@ -52,8 +52,9 @@ def test_what_is_missing_is_named(tmp_path: Path) -> None:
         load("digits_resnet", PLACE)
     with pytest.raises(DataError, match=r"cifar10jpeg_train.npz: set DATAFREE_SHARED"):
         load("resnet20_cifar10jpeg", Place(PLACE.root, tmp_path))
+    fake = load("lenet5_mnist", fake_mnist(tmp_path))
     with pytest.raises(DataError, match="there are no training images"):
-        load("lenet5_mnist", fake_mnist(tmp_path)).real_images(1, 0)
+        Network(fake.teacher, fake.test, None).real_images(1, 0)
 
 
 def test_public_networks_have_no_images() -> None:

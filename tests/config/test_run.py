@@ -143,7 +143,7 @@ def test_images_are_a_file_of_images(tmp_path: Path) -> None:
     SyntheticSet(torch.zeros(6, *SPEC.shape), SPEC).save(path)
     for given in (path, str(path)):
         made = build(RunConfig, {"model": "net", "images": given}, "run")
-        assert (made.image_file, made.images, made.method) == (path, 6, "dsg")
+        assert (made.image_file, made.images, made.method) == (path, 6, "dsg,psaq,prior")
 
 
 def test_images_are_a_number_or_a_generator() -> None:

@@ -22,7 +22,7 @@ from datafree.runs import forecast, post_training
 from datafree.runs.pipeline import Result, run
 from datafree.runs.plan import resolve_device
 from datafree.synthesis.zeroq import ZeroQ
-from networks import SPEC, build, images, quantizer_of
+from networks import SPEC, build, images, quantizer_of, randomized
 
 pytestmark = pytest.mark.integration
 
@@ -281,8 +281,8 @@ def test_a_replaced_relu6_counts_as_loss(monkeypatch: pytest.MonkeyPatch) -> Non
         nn.Conv2d(8, 8, 1), nn.BatchNorm2d(8), nn.ReLU(),
         nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 5),
     )  # fmt: skip
+    randomized(model, images(8))
     torch.nn.init.constant_(model.get_submodule("1").get_parameter("weight"), 9.0)
-    model.eval()
     compared: list[fx.GraphModule] = []
 
     def spy(teacher: fx.GraphModule, student: fx.GraphModule, batches: Any, heads: Any) -> Any:
@@ -304,8 +304,9 @@ def padded() -> nn.Sequential:
         nn.Conv2d(8, 8, 3, padding=1), nn.BatchNorm2d(8), nn.ReLU(),
         nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 5),
     )  # fmt: skip
+    randomized(model, images(8))
     torch.nn.init.constant_(model.get_submodule("1").get_parameter("bias"), 6.0)
-    return model.eval()
+    return model
 
 
 def test_absorbed_biases_count_as_loss(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -145,7 +145,7 @@ def test_chunks_change_nothing_but_the_speed(
     watched = Watched(monkeypatch)
     for positions in (10**9, 2 * SPEC.shape[1] * SPEC.shape[2]):
         monkeypatch.setattr(_images, "_CHUNK_POSITIONS", positions)
-        passed.append(_images._chunk(torch.empty(5, *SPEC.shape)))
+        passed.append(_images.chunk_size(torch.empty(5, *SPEC.shape)))
         ZeroQ(iterations=2, **options).generate(captured("Tiny"), SPEC, 5)
         gradients.append(list(watched.gradients))
         watched.gradients.clear()

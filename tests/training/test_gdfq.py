@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -72,6 +74,16 @@ def test_a_generator_without_classes_is_refused() -> None:
         GDFQ().generator_terms(bare, None, None)
 
 
-def test_a_network_without_batch_norms_is_refused_and_told_what_to_use() -> None:
-    with pytest.raises(ModelError, match=r"gdfq matches batch-norm statistics.* use dfqf"):
-        GDFQ().check(torch.nn.Linear(2, 2))
+def test_without_batch_norms_their_term_is_left_out() -> None:
+    given = dream()
+    bare = Dream(given.images, given.asked, given.logits, [], [], 0, given.random)
+    assert set(GDFQ().generator_terms(bare, None, None)) == {"classes"}
+    GDFQ().check(torch.nn.Linear(2, 2))
+
+
+def test_a_method_that_needs_batch_norms_says_which_do_not() -> None:
+    class Needy(GDFQ):
+        needs_batch_norm: ClassVar[bool] = True
+
+    with pytest.raises(ModelError, match=r"matches batch-norm statistics.* use dfqf, gdfq"):
+        Needy().check(torch.nn.Linear(2, 2))

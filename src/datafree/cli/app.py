@@ -79,8 +79,9 @@ def synthesize(model: str, output: str, force: bool, **options: Any) -> None:
     resolved = build(RunConfig, {"model": model, **given}, "options")
     path, step = Path(output), build(ExciteOptions, own, "options")
     made = synthesize_to_file(resolved, path, step, force=force, progress=console.progress)
+    method = dict(made.metadata).get("method", resolved.method)
     console.out.print(
-        f"{len(made)} images of {resolved.method}: {path}, {path.with_suffix('.png')};"
+        f"{len(made)} images of {method}: {path}, {path.with_suffix('.png')};"
         f" sha256 {made.digest()[:16]}"
     )
 

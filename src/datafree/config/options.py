@@ -125,8 +125,9 @@ class ImageOptions(Frozen):
 
     panel: ClassVar[str] = "Images"
 
-    method: Annotated[MethodName, Shown(value="NAME")] = "dsg"
-    """Image method: `datafree methods` lists them."""
+    method: Annotated[MethodName, Shown(value="NAME")] = "dsg,psaq,prior"
+    """Image method: `datafree methods` lists them. Of several names the first that fits the network
+    is taken: `dsg` needs batch norms, `psaq` attention, `prior` neither."""
     method_options: ShortOptions = Field(default_factory=dict)
     """Hyper-parameter of the image method: iterations=200."""
 
@@ -168,8 +169,8 @@ class RangeOptions(Frozen):
     panel: ClassVar[str] = "Ranges and corrections"
 
     calibrator: Annotated[MethodName, Shown(value="NAME")] = "mse"
-    """Rule of the activation ranges: `datafree methods` lists them; `bn_statistics` needs no
-    images."""
+    """Rule of the activation ranges: `datafree methods` lists them; `bn_statistics` needs batch
+    norms and no images. Of several names the first that fits the network is taken."""
     calibrator_options: Options = Field(default_factory=dict)
     """Parameter of the calibrator: percentile=99.9."""
 
@@ -192,7 +193,8 @@ class CorrectionOptions(Frozen):
     bias_correction: Literal["auto", "empirical", "analytic", "none"] = "auto"
     """Take the mean shift of every layer's output off its bias, as the images show it (`empirical`)
     or as batch norms tell it without images (`analytic`); `auto` is `analytic` where weights below
-    8 bits are rounded to the nearest. A training can start from `analytic`."""
+    8 bits are rounded to the nearest, and `empirical` there if the network has no batch norm. A
+    training can start from `analytic`."""
 
 
 class RoundingOptions(Frozen):

@@ -18,7 +18,10 @@ def writes(node: fx.Node) -> bool:
 
 def casts_nothing(node: fx.Node) -> bool:
     """Whether `node` casts a tensor to the numbers it has, as ``x.to(layer.weight.dtype)`` does."""
-    if getattr(node.target, "overloadpacket", None) is not aten.to or len(node.args) > 2:
+    if getattr(node.target, "overloadpacket", None) is not aten.to:
+        return False
+    told = (torch.dtype, torch.device, fx.Node)  # what else may be asked for is a copy or a layout
+    if not all(isinstance(argument, told) for argument in node.args):
         return False
     sources = node.all_input_nodes
     before, after = sources[0].meta.get("val") if sources else None, node.meta.get("val")

@@ -14,6 +14,11 @@ from datafree.losses.answers import (
     relative_error,
     values,
 )
+from datafree.losses.attention import (
+    attention_distance,
+    differential_entropy,
+    patch_similarity,
+)
 from datafree.losses.correlation import correlation_inhibition
 from datafree.losses.gradients import gradient_diversity, gradient_matching, gradient_similarity
 from datafree.losses.images import image_norm, total_variation
@@ -42,12 +47,14 @@ from datafree.losses.statistics import (
 __all__ = [
     "STATISTICS_EPS",
     "Heads",
+    "attention_distance",
     "batch_distance",
     "batch_statistics",
     "class_logits",
     "class_rows",
     "clipped_normal_mean",
     "correlation_inhibition",
+    "differential_entropy",
     "distillation",
     "enhancement_weights",
     "first_logits",
@@ -60,6 +67,7 @@ __all__ = [
     "kl_distance",
     "margin_loss",
     "parts",
+    "patch_similarity",
     "relative_error",
     "sample_statistics",
     "slack_distance",

@@ -16,7 +16,7 @@ from datafree.models import Teacher
 _PACKAGE = str(Path(__file__).parents[1])
 
 
-def noted(teacher: Teacher, graph: fx.GraphModule) -> list[str]:
+def noted(teacher: Teacher, graph: fx.GraphModule, chosen: str = "") -> list[str]:
     """The notes on a network, after each was given as a `NetworkWarning`.
 
     The command line shows these warnings as lines.
@@ -24,9 +24,9 @@ def noted(teacher: Teacher, graph: fx.GraphModule) -> list[str]:
     Args:
         teacher: as it was loaded.
         graph: as it was captured, its batch norms unfolded.
+        chosen: what it made the run choose; empty where nothing was left to it.
     """
-    sign = untrained(graph)
-    notes = [*teacher.notes, *([] if sign is None else [sign])]
+    notes = [note for note in (*teacher.notes, untrained(graph), chosen) if note]
     warn_of(notes)
     return notes
 

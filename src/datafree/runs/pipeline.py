@@ -24,6 +24,7 @@ from datafree.images import SyntheticSet, device_batches
 from datafree.models import Teacher, load_teacher
 from datafree.progress import Progress, silent
 from datafree.runs.accuracy import Metric, accuracy, labelled_images
+from datafree.runs.choices import settled
 from datafree.runs.exporting import check_export, export_student
 from datafree.runs.fine_tuning import dreamt, find_companion, held_out, save_generators, tune
 from datafree.runs.folder import (
@@ -59,8 +60,9 @@ class Result:
         teacher: the canonical float graph it was made from, likewise.
         spec: input of both.
         images: the images it was calibrated with; none where no stage needed any.
-        config: everything that was chosen, defaults included; bits of layers that were allocated
-            stand in ``config.layer_bits``.
+        config: everything that was chosen, defaults included, with the methods that fit the network
+            where several were named; bits of layers that were allocated stand in
+            ``config.layer_bits``.
         metrics: accuracy or agreement, noise per layer, export parity, what the runtime made of the
             file; JSON values.
         seconds: by stage.
@@ -137,20 +139,18 @@ def run(  # noqa: PLR0913 - one door, what a caller may bring
         _check(graph, spec, config, metric)
         if images is None and config.image_file is not None:
             images = SyntheticSet.load(config.image_file).fitted(spec, config.images)
+        asked, choices = config, settled(config, graph, given=images is not None)
+        config = choices.config
         plan = make_plan(config, graph, spec, given=images is not None)
         if images is None and plan.synthesizer is None:
             images = SyntheticSet.none(spec)
         companion = find_companion(student, config, spec)
         team = gather_team(device, config.precision) if plan.trainer is not None else Team()
-        notes = noted(teacher, graph) if team.rank == 0 else []
+        notes = noted(teacher, graph, choices.text) if team.rank == 0 else []
         if tell is not None and team.rank == 0:
-            found = foretold(
-                config, graph, spec, plan.synthesizer, plan.reconstructor, plan.trainer
-            )
-            tell(found)
+            tell(foretold(config, graph, spec, *plan.long_stages))
     if folder is not None and team.rank == 0:
-        given = "" if images is None else images.digest()
-        claim(folder, config, f"{teacher.digest} {given}{_files(config)}")
+        claim(folder, asked, f"{teacher.digest} {_digest(images)}{_files(config)}")
     team.wait()
     with watch.stage("synthesis"):
         images = _images(graph, spec, config, images, folder, progress)
@@ -188,6 +188,10 @@ def run(  # noqa: PLR0913 - one door, what a caller may bring
         shutil.rmtree(folder / UNFINISHED, ignore_errors=True)
     both = structured(made.student), structured(graph)
     return Result(*both, spec, images, config, metrics, watch.seconds, folder)
+
+
+def _digest(images: SyntheticSet | None) -> str:
+    return "" if images is None else images.digest()
 
 
 def _check(
@@ -299,6 +303,7 @@ def synthesize_images(
 
     Arguments as in `Synthesizer.generate`; `scheme` is that of the student they are for, if known.
     """
+    config = settled(config, graph).config
     synthesizer: Synthesizer = make_method(config.synthesis, "synthesis", Synthesizer)
     if scheme is not None:
         synthesizer = synthesizer.for_scheme(scheme)

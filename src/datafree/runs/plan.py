@@ -43,6 +43,11 @@ class Plan:
     trainer: Trainer | None
     synthesizer: Synthesizer | None
 
+    @property
+    def long_stages(self) -> tuple[Synthesizer | None, Reconstructor | None, Trainer | None]:
+        """What takes most of the time."""
+        return self.synthesizer, self.reconstructor, self.trainer
+
 
 def make_plan(config: RunConfig, graph: fx.GraphModule, spec: InputSpec, *, given: bool) -> Plan:
     """Settle the methods of a run; all that `config` has wrong is said here.

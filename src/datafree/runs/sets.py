@@ -18,6 +18,7 @@ from datafree.graph.capture import capture, to_device
 from datafree.images import SyntheticSet
 from datafree.models import Teacher, load_teacher
 from datafree.progress import Progress, silent
+from datafree.runs.choices import settled
 from datafree.runs.notes import noted
 from datafree.runs.pipeline import synthesize_images
 from datafree.runs.plan import make_method, resolve_device
@@ -45,6 +46,7 @@ def synthesize_set(
     Other arguments as in `Synthesizer.generate`; with a `checkpoint` images that wait for being
     excited are kept too.
     """
+    config = settled(config, graph, given=config.image_file is not None).config
     step = excite_step(options)
     plain = _plain(graph, spec, config, progress, checkpoint, keep=step is not None)
     if step is None:
@@ -63,10 +65,12 @@ def opened(teacher: Teacher, config: RunConfig) -> fx.GraphModule:
         DatafreeError: the network cannot be captured, or the method cannot work on it.
     """
     graph = to_device(capture(teacher.model, teacher.spec), resolve_device(config.device))
+    choices = settled(config, graph, given=config.image_file is not None)
     if config.image_file is None:
-        synthesizer: Synthesizer = make_method(config.synthesis, "synthesis", Synthesizer)
+        found = choices.config.synthesis
+        synthesizer: Synthesizer = make_method(found, "synthesis", Synthesizer)
         synthesizer.check(graph)
-    noted(teacher, graph)
+    noted(teacher, graph, choices.images)
     return graph
 
 

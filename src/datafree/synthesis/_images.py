@@ -90,7 +90,7 @@ class ImageOptimizer(Synthesizer):
     ) -> None:
         device = device_of(network)
         pixels = images.to(device, memory_format=_layout(images)).requires_grad_()
-        size = _chunk(pixels)
+        size = chunk_size(pixels)
         labels = None if targets is None else targets.to(device)
         optimizer = torch.optim.Adam([pixels], lr=self.learning_rate)
         scheduler = torch.optim.lr_scheduler.ReduceLROnPlateau(
@@ -201,8 +201,8 @@ def _layout(images: Tensor) -> torch.memory_format:
     return torch.channels_last if images.ndim == 4 else torch.contiguous_format
 
 
-def _chunk(images: Tensor) -> int:
-    """Images to pass together: as many as fit a processor's cache; all of them on a GPU."""
+def chunk_size(images: Tensor) -> int:
+    """How many of (B, C, …) to pass together: those that fit a processor's cache; all on a GPU."""
     if images.device.type != "cpu":
         return len(images)
     return max(1, _CHUNK_POSITIONS // images[0, 0].numel())

@@ -9,15 +9,16 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 
 from datafree.config import Frozen, InputSpec, Scheme
 from datafree.errors import DataError, ModelError
+from datafree.graph.attention import find_attention
 from datafree.graph.taps import batch_norms
 from datafree.graph.untrained import require_statistics
 from datafree.images import SyntheticSet
 from datafree.progress import Progress, Step, silent
-from datafree.registry import method_name
+from datafree.registry import built_in, load, method_name
 from datafree.tensors import state_digest
 
 
@@ -47,6 +48,9 @@ class Synthesizer(Frozen):
     citation: ClassVar[str] = ""
     """Where the method comes from: authors, title, venue, year."""
     needs_batch_norm: ClassVar[bool] = False
+    needs_attention: ClassVar[bool] = False
+    needs_file: ClassVar[bool] = False
+    """Whether the network alone is not enough."""
 
     def generate(
         self,
@@ -150,16 +154,30 @@ class Synthesizer(Frozen):
         """Refuse a network the method cannot work on.
 
         Raises:
-            ModelError: no batch norm where the method needs one, or none that saw data; names
-                methods that work.
+            ModelError: no batch norm, or no attention, where the method needs it, or no batch norm
+                that saw data; names methods that work.
         """
-        if self.needs_batch_norm and not batch_norms(teacher):
-            raise ModelError(
-                f"{self.name} matches batch-norm statistics, and this network has no such layer;"
-                " use the method noise, which needs none"
-            )
-        if self.needs_batch_norm:
-            require_statistics(teacher, self.name, "noise")
+        if self.fits(teacher):
+            if self.needs_batch_norm:
+                require_statistics(teacher, self.name, "noise")
+            return
+        missing = (
+            "matches batch-norm statistics, and this network has no such layer"
+            if self.needs_batch_norm and not batch_norms(teacher)
+            else "looks at attention, and this network computes none"
+        )
+        others = fitting_methods(teacher)
+        named = " or ".join(filter(None, (", ".join(others[:-1]), others[-1])))
+        raise ModelError(f"{self.name} {missing}; use the method {named}, which fits it")
+
+    @classmethod
+    def fits(cls, teacher: nn.Module) -> bool:
+        """Whether `teacher` has what the method looks at."""
+        if cls.needs_batch_norm and not batch_norms(teacher):
+            return False
+        return not cls.needs_attention or (
+            isinstance(teacher, fx.GraphModule) and bool(find_attention(teacher))
+        )
 
     def describe(self) -> dict[str, Any]:
         """Method name and all hyper-parameters, as JSON values."""
@@ -181,6 +199,16 @@ class Synthesizer(Frozen):
             batch: size, place in the set, random numbers, progress.
             state: what `prepare` returned.
         """
+
+
+def fitting_methods(teacher: nn.Module) -> list[str]:
+    """Names of the methods that come with this package and work on `teacher`; noise is the last."""
+    package, found = "datafree.synthesis", list[str]()
+    for name in built_in(package):
+        cls = load(package, name, Synthesizer)
+        if not cls.needs_file and cls.fits(teacher):
+            found.append(name)
+    return sorted(found, key=lambda name: name == "noise")
 
 
 def even_batches(count: int, most: int) -> int:

@@ -28,6 +28,8 @@ class FromGenerator(Synthesizer):
         "No paper of its own; the images are those of the method that trained the generator."
     )
 
+    needs_file: ClassVar[bool] = True
+
     path: Path | None = None
     """File of the generator, as `datafree.generators.save_generator` writes it; has to be given."""
     digest: str | None = Field(default=None, pattern="^[0-9a-f]{64}$")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor, fx, nn
+from torch.nn import functional
 
 from datafree.config import InputSpec
 from datafree.graph.capture import capture
@@ -84,6 +85,39 @@ class NoNorm(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Logits (B, 5) of images (B, 3, 8, 8)."""
         return self.linear(torch.relu(self.conv(x)).mean((2, 3)))
+
+
+class Attending(nn.Module):
+    """A class token and patches of 2 by 2 pixels, attention of two heads, a norm of no layer.
+
+    Args:
+        channels: of the image, which may have any size.
+        fused: attention in one call, or step by step.
+    """
+
+    def __init__(self, channels: int = 3, *, fused: bool = True) -> None:
+        """Draw the weights."""
+        super().__init__()
+        self.fused = fused
+        self.patches = nn.Conv2d(channels, 8, 2, 2)
+        self.token = nn.Parameter(torch.randn(1, 1, 8) / 4)
+        self.norm, self.qkv = nn.LayerNorm(8), nn.Linear(8, 24)
+        self.mixed, self.linear = nn.Linear(8, 8), nn.Linear(8, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Logits (B, 5) of images (B, channels, H, W)."""
+        patches = self.patches(x).flatten(2).transpose(1, 2)
+        tokens = torch.cat([self.token.expand(patches.shape[0], -1, -1), patches], 1)
+        batch, length, width = tokens.shape
+        qkv = self.qkv(self.norm(tokens)).view(batch, length, 3, 2, -1).permute(2, 0, 3, 1, 4)
+        query, key, value = qkv.unbind(0)
+        if self.fused:
+            seen = functional.scaled_dot_product_attention(query, key, value)
+        else:
+            scores = query @ key.transpose(-2, -1) * query.shape[-1] ** -0.5
+            seen = scores.softmax(-1) @ value
+        tokens = tokens + self.mixed(seen.transpose(1, 2).reshape(batch, length, width))
+        return self.linear(tokens[:, 0])
 
 
 def ready(model: nn.Module, seed: int = 0) -> fx.GraphModule:

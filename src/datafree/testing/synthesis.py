@@ -15,7 +15,7 @@ from datafree.graph.capture import capture
 from datafree.images import SyntheticSet
 from datafree.synthesis.base import Synthesizer
 from datafree.testing.contract import Contract
-from datafree.testing.networks import SPEC, NoNorm, Tiny, images, randomized, ready
+from datafree.testing.networks import SPEC, Attending, NoNorm, Tiny, images, randomized, ready
 from datafree.testing.watching import Counter, fingerprint
 
 
@@ -34,9 +34,9 @@ class SynthesisContract(Contract):
         return self.method
 
     def teacher(self, seed: int = 0) -> fx.GraphModule:
-        """A network with batch norms."""
+        """A network with batch norms, or with attention where the method looks at that."""
         torch.manual_seed(seed)
-        return ready(Tiny(), seed)
+        return ready(Attending() if self.method.needs_attention else Tiny(), seed)
 
     def test_a_set_of_images(self) -> None:
         """Finite float32 images of the wanted shape, each of its own."""
@@ -57,9 +57,11 @@ class SynthesisContract(Contract):
     def test_any_input_shape(self) -> None:
         """One channel, and more columns than rows."""
         spec = InputSpec(shape=(1, 6, 10), mean=(0.5,), std=(0.5,), classes=SPEC.classes)
-        network = nn.Sequential(
+        network: nn.Module = nn.Sequential(
             nn.Conv2d(1, 2, 3), nn.BatchNorm2d(2), nn.Flatten(), nn.Linear(64, spec.classes)
         )
+        if self.method.needs_attention:
+            network = Attending(1)
         teacher = capture(randomized(network, images(8, shape=spec.shape)), spec)
         assert self.fitting(spec).generate(teacher, spec, 3).images.shape == (3, 1, 6, 10)
 
@@ -111,10 +113,12 @@ class SynthesisContract(Contract):
     def test_networks_without_batch_norm(self) -> None:
         """They work, or are refused with the name of a method that does."""
         teacher = ready(NoNorm())
-        if not self.method.needs_batch_norm:
+        if self.method.fits(teacher):
             assert len(self.method.generate(teacher, SPEC, 2)) == 2
             return
-        with pytest.raises(ModelError, match=r"matches batch-norm.*use the method noise"):
+        with pytest.raises(
+            ModelError, match=r"this network .*; use the method .*noise, which fits"
+        ):
             self.method.generate(teacher, SPEC, 2)
 
     @pytest.mark.parametrize("share", [0.01, 0.4, 0.7, 1.0])

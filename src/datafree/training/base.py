@@ -35,6 +35,8 @@ class Trainer(Frozen):
 
     citation: ClassVar[str] = ""
     """Where the method comes from: authors, title, venue, year."""
+    needs_batch_norm: ClassVar[bool] = False
+    """Whether a network without batch norms is refused."""
     conditional: ClassVar[bool] = True
     sees_blocks: ClassVar[bool] = False
     """Whether the losses look at the outputs of the generator's blocks."""
@@ -152,10 +154,10 @@ class Trainer(Frozen):
             ModelError: no batch norm where the method needs one, or none that saw data; names
                 methods that work.
         """
-        if not batch_norms(teacher):
+        if self.needs_batch_norm and not batch_norms(teacher):
             raise ModelError(
                 f"{self.name} matches batch-norm statistics, and this network has no such layer;"
-                " use dfqf or distill, which do without"
+                " use dfqf, gdfq or distill, which do without"
             )
         require_statistics(teacher, self.name, "dfqf")
 

@@ -113,10 +113,6 @@ class DFQF(Trainer):
         """The teacher's answers."""
         return {"distillation": soft_cross_entropy(logits, dream.logits, dream.heads)}
 
-    def check(self, teacher: nn.Module) -> None:
-        """Any classifier will do."""
-        del teacher
-
     def calibrator(self, rule: Calibrator) -> Calibrator:
         """The bounded rule of B.2.7, whatever the run's: tiny clips could be learned below zero."""
         del rule

@@ -17,7 +17,7 @@ from datafree.graph.alignment import (
     as_one_sample,
     margins,
 )
-from datafree.graph.taps import stored_statistics
+from datafree.graph.taps import batch_norms, stored_statistics
 from datafree.losses import correlation_inhibition, enhancement_weights
 from datafree.training.base import Dream, Fraction
 from datafree.training.gdfq import GDFQ, asked
@@ -42,7 +42,8 @@ class DSGQAT(GDFQ):
     vectors, whose shape is not an image's. The student learns as in `gdfq`.
 
     With `granularity` `batch`, statistics are those of the whole batch, as in GDFQ and in DSG's
-    code, and what is enhanced is layer ``t mod N`` in step t.
+    code, and what is enhanced is layer ``t mod N`` in step t. Without batch norms there is nothing
+    to align with, and that term is left out.
     """
 
     citation: ClassVar[str] = (
@@ -73,7 +74,9 @@ class DSGQAT(GDFQ):
     """Gaussian images the margins are measured on."""
 
     def remember(self, teacher: nn.Module, spec: InputSpec, random: torch.Generator) -> Any:
-        """The margins, Eq. (6)."""
+        """The margins, Eq. (6); None without batch norms."""
+        if not batch_norms(teacher):
+            return None
         count = self.margin_images if self.epsilon else 2  # without slack any images will do
         noise = torch.randn(count, *spec.shape, generator=random)
         return _Margins(*margins(teacher, noise, self.epsilon, self.granularity))
@@ -83,8 +86,9 @@ class DSGQAT(GDFQ):
     ) -> dict[str, Tensor]:
         """Classes, slack alignment, correlation."""
         del student
-        aligned = self.alpha * self._alignment(dream, memory)
-        terms = {**asked(dream, dream.logits), "alignment": aligned}
+        terms = asked(dream, dream.logits)
+        if memory is not None:
+            terms["alignment"] = self.alpha * self._alignment(dream, memory)
         if self.beta:
             terms["correlation"] = self.beta * self._correlation(dream)
         return terms

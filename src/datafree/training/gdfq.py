@@ -33,7 +33,7 @@ class GDFQ(Trainer):
     An epoch of the released code is 200 steps: 4 of warm-up and 396 more. Weight ranges follow the
     weights' extremes at every step and clipped values pass gradients; activation ranges are set
     after the warm-up and stay. For ImageNet the code has batches of 16, a warm-up of 50 epochs and
-    `student_lr` 1e-6.
+    `student_lr` 1e-6. Without batch norms their term is left out.
     """
 
     citation: ClassVar[str] = (
@@ -74,8 +74,10 @@ class GDFQ(Trainer):
         """Classes and batch-norm statistics."""
         del student, memory
         rows = [variance_distance(features, *running(layer)) for layer, features in dream.features]
-        statistics = self.statistics_weight * torch.stack(rows).mean()
-        return {**asked(dream, dream.logits), "statistics": statistics}
+        terms = asked(dream, dream.logits)
+        if rows:
+            terms["statistics"] = self.statistics_weight * torch.stack(rows).mean()
+        return terms
 
     def student_terms(self, logits: Tensor, dream: Dream) -> dict[str, Tensor]:
         """Classes and the teacher's softened answers."""
