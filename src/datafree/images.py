@@ -19,6 +19,7 @@ from torch.utils.data import Dataset
 from datafree.config import InputSpec
 from datafree.errors import DataError
 from datafree.files import IMAGE_FORMAT, atomic_path
+from datafree.losses import unpack
 from datafree.tensors import on_device
 
 _BATCH_VALUES = 40 * 3 * 224 * 224  # input values per forward pass: 40 ImageNet images
@@ -72,6 +73,11 @@ class SyntheticSet(Dataset[tuple[Tensor, ...]]):
         """The images in order, in batches of at most `size`: (B, C, H, W)."""
         yield from self.images.split(size)
 
+    def given(self, size: int) -> Iterator[tuple[Tensor, ...]]:
+        """The inputs of the network by themselves, in batches of at most `size`: (B, …) each."""
+        for batch in self.batches(size):
+            yield unpack(batch, self.spec.inputs)
+
     def subset(self, count: int) -> SyntheticSet:
         """The first `count` images as a set of their own."""
         targets = None if self.targets is None else self.targets[:count]
@@ -83,17 +89,14 @@ class SyntheticSet(Dataset[tuple[Tensor, ...]]):
         Raises:
             DataError: they have another shape, or there are fewer.
         """
+        if self.spec.inputs or spec.inputs:
+            return self._same_inputs(spec, count)
         if self.spec.shape != spec.shape:
             raise DataError(
                 f"the images have shape {self.spec.shape}, and the network takes {spec.shape}:"
                 " synthesize some for it"
             )
-        if count is not None and count > len(self):
-            raise DataError(
-                f"there are {len(self)} images, and {count} are wanted: ask for fewer, or"
-                " synthesize more"
-            )
-        part = self.subset(len(self) if count is None else count)
+        part = self._first(count)
         if (self.spec.mean, self.spec.std) == (spec.mean, spec.std):
             return replace(part, spec=spec)
         mean, std, new_mean, new_std = (
@@ -102,6 +105,26 @@ class SyntheticSet(Dataset[tuple[Tensor, ...]]):
         )
         images = (part.images * std + mean - new_mean) / new_std
         return replace(part, images=images, spec=spec)
+
+    def _first(self, count: int | None) -> SyntheticSet:
+        if count is not None and count > len(self):
+            raise DataError(
+                f"there are {len(self)} images, and {count} are wanted: ask for fewer, or"
+                " synthesize more"
+            )
+        return self.subset(len(self) if count is None else count)
+
+    def _same_inputs(self, spec: InputSpec, count: int | None) -> SyntheticSet:
+        if self.spec.inputs != spec.inputs:
+            own, other = (
+                ", ".join(f"{one.name} {one.shape}" for one in s.inputs) or str(s.shape)
+                for s in (self.spec, spec)
+            )
+            raise DataError(
+                f"the set holds inputs {own}, and the network takes {other}, or normalises them"
+                " otherwise: synthesize some for it"
+            )
+        return replace(self._first(count), spec=spec)
 
     def digest(self) -> str:
         """SHA-256 over shapes and bytes of images and targets: equal sets have equal digests."""
@@ -112,10 +135,20 @@ class SyntheticSet(Dataset[tuple[Tensor, ...]]):
         return digest.hexdigest()
 
     def pixels(self) -> Tensor:
-        """The images as people see them: (N, H, W, C) uint8, denormalised and clipped to 0..255."""
-        mean = torch.tensor(self.spec.mean).view(1, -1, 1, 1)
-        std = torch.tensor(self.spec.std).view(1, -1, 1, 1)
-        scaled = (self.images.cpu() * std + mean).clamp(0, 1) * 255
+        """The images as people see them: (N, H, W, C) uint8, denormalised and clipped to 0..255.
+
+        Of a network of several inputs those that its first image was.
+
+        Raises:
+            DataError: the network takes no image.
+        """
+        place = self.spec.picture
+        if place is None:
+            raise DataError("this network takes no image, so that there is nothing to look at")
+        channels = slice(*place)
+        mean = torch.tensor(self.spec.mean[channels]).view(1, -1, 1, 1)
+        std = torch.tensor(self.spec.std[channels]).view(1, -1, 1, 1)
+        scaled = (self.images[:, channels].cpu() * std + mean).clamp(0, 1) * 255
         return scaled.round().to(torch.uint8).permute(0, 2, 3, 1).contiguous()
 
     def save(self, path: Path) -> None:
@@ -156,8 +189,11 @@ class SyntheticSet(Dataset[tuple[Tensor, ...]]):
     def save_grid(self, path: Path, *, columns: int = 8, limit: int = 64) -> None:
         """Write a picture of the first `limit` images, denormalised, in rows of `columns`.
 
-        Small images are enlarged by whole factors until a tile is at least 64 pixels high.
+        Small images are enlarged by whole factors until a tile is at least 64 pixels high. Nothing
+        is written of a network that takes no image.
         """
+        if self.spec.picture is None:
+            return
         from PIL import Image
 
         pixels = self.pixels()[:limit]

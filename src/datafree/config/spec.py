@@ -31,17 +31,27 @@ class InputSpec(Frozen):
     `shape`, `mean` and `std` then describe: `datafree.graph.inputs`."""
 
     @property
-    def picture(self) -> tuple[int, int, int] | None:
-        """First channel of the first image in the tensor that graphs take, its height and width.
+    def picture(self) -> tuple[int, int] | None:
+        """First and last channel, this left out, of the first image in the tensor graphs take.
 
         None where there is no image.
         """
         if not self.inputs:
-            return 0, *self.shape[1:]
+            return 0, self.shape[0]
         for one, place in zip(self.inputs, layout(self.inputs)[0], strict=True):
             if one.kind == "image":
-                return place.start, *self.shape[1:]
+                return place.start, place.start + place.channels
         return None
+
+    @property
+    def image_channels(self) -> tuple[bool, ...]:
+        """Of every channel of the tensor that graphs take, whether it is one of an image."""
+        if not self.inputs:
+            return (True,) * self.shape[0]
+        found: list[bool] = []
+        for one, place in zip(self.inputs, layout(self.inputs)[0], strict=True):
+            found += [one.kind == "image" and place.own] * place.channels
+        return tuple(found)
 
     @property
     def heads(self) -> tuple[Output, ...]:

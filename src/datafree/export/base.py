@@ -31,8 +31,9 @@ from datafree.export._parity import (
 from datafree.files import atomic_path
 from datafree.graph.capture import to_device
 from datafree.graph.floats import computations
-from datafree.graph.inputs import fed, unpack
+from datafree.graph.inputs import fed
 from datafree.graph.outputs import separate, together
+from datafree.losses import unpack
 from datafree.quant.modules import QUANTIZED, ActivationQuantizer, Quantizer
 from datafree.registry import method_name
 

@@ -21,11 +21,12 @@ from torch.utils._pytree import TreeSpec, tree_leaves
 from datafree.config import InputSpec
 from datafree.errors import CaptureError
 from datafree.graph.constants import fold_constants
-from datafree.graph.inputs import joined_inputs, unpack
+from datafree.graph.inputs import joined_inputs
 from datafree.graph.lift import lift
 from datafree.graph.outputs import PER_IMAGE, Structure, joined
 from datafree.graph.regions import open_regions
 from datafree.graph.sizes import localise_sizes
+from datafree.losses import unpack
 
 _TOLERANCE = 1e-6  # of the largest number that is returned
 _TRACED_BATCH = 2

@@ -18,8 +18,8 @@ from torch.fx.graph import CodeGen, _PyTreeCodeGen, _PyTreeInfo  # pyright: igno
 from torch.utils._pytree import TreeSpec, tree_flatten, tree_leaves
 
 from datafree.config.outputs import Output
-from datafree.graph.inputs import apart, inputs_of, pack, packed_again, with_graph
-from datafree.losses import parts
+from datafree.graph.inputs import apart, inputs_of, packed_again, with_graph
+from datafree.losses import pack, parts
 
 _META = "structure"
 

@@ -21,6 +21,7 @@ from datafree.losses.attention import (
 )
 from datafree.losses.correlation import correlation_inhibition
 from datafree.losses.gradients import gradient_diversity, gradient_matching, gradient_similarity
+from datafree.losses.inputs import input_part, pack, unpack
 from datafree.losses.images import image_norm, total_variation
 from datafree.losses.logits import (
     distillation,
@@ -64,6 +65,9 @@ __all__ = [
     "image_norm",
     "inception_score_loss",
     "input_distance",
+    "input_part",
+    "pack",
+    "unpack",
     "kl_distance",
     "margin_loss",
     "parts",

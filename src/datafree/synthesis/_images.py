@@ -14,7 +14,6 @@ from torch import Tensor, nn
 from datafree.config import InputSpec
 from datafree.config.inputs import Input
 from datafree.graph.alignment import Alignment, alignment_loss, one_value
-from datafree.graph.inputs import unpack
 from datafree.graph.taps import BatchNorm, stored_statistics, tap_batch_norms
 from datafree.losses import (
     Heads,
@@ -22,6 +21,7 @@ from datafree.losses import (
     image_norm,
     input_distance,
     total_variation,
+    unpack,
     values_distance,
 )
 from datafree.synthesis.base import Batch, Synthesizer
