@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -17,9 +17,10 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from datafree.config import InputSpec
+from datafree.config.inputs import Input
 from datafree.errors import DataError
 from datafree.files import IMAGE_FORMAT, atomic_path
-from datafree.losses import unpack
+from datafree.losses import pack, unpack
 from datafree.tensors import on_device
 
 _BATCH_VALUES = 40 * 3 * 224 * 224  # input values per forward pass: 40 ImageNet images
@@ -213,6 +214,69 @@ class SyntheticSet(Dataset[tuple[Tensor, ...]]):
         array = canvas.squeeze(-1).numpy() if channels == 1 else canvas[..., :3].numpy()
         with atomic_path(path) as temporary:
             Image.fromarray(array).save(temporary)
+
+
+def from_arrays(
+    given: Mapping[str, Any] | Sequence[Any], spec: InputSpec, where: str, *, raw: bool = False
+) -> Tensor:
+    """(N, C, H, W) as graphs take it, of an array (N, …) for every input.
+
+    Args:
+        given: arrays by the names of inputs, or in their order.
+        spec: of the network, which takes something else than an image.
+        where: they come from, for messages.
+        raw: images are pixels and values have their own unit, which `spec` normalises; otherwise
+            only images as uint8 are normalised.
+
+    Raises:
+        DataError: an array is missing, or does not fit.
+    """
+    names = [one.name for one in spec.inputs]
+    if isinstance(given, Mapping):
+        missing = [name for name in names if name not in given]
+        if missing:
+            found = ", ".join(map(str, given)) or "nothing"
+            raise DataError(f"{where} has no {' and no '.join(missing)} (it has: {found})")
+        arrays = [given[name] for name in names]
+    else:
+        arrays = list(given)
+    if len(arrays) != len(names):
+        raise DataError(
+            f"{where} has {len(arrays)} arrays, and the network takes {len(names)} inputs"
+            f" ({', '.join(names)}): give one for each"
+        )
+    both = zip(arrays, spec.inputs, strict=True)
+    tensors = [_fitting(torch.as_tensor(array), one, where, raw=raw) for array, one in both]
+    counts = [len(tensor) for tensor in tensors]
+    if len(set(counts)) != 1:
+        told = ", ".join(f"{name} {count}" for name, count in zip(names, counts, strict=True))
+        raise DataError(f"{where} has different numbers of items: {told}")
+    return pack(tensors, spec.inputs)
+
+
+def _fitting(array: Tensor, one: Input, where: str, *, raw: bool) -> Tensor:
+    """One input of all items, (N, *shape) float32 and normalised."""
+    pixels = one.kind == "image" and array.dtype == torch.uint8
+    if raw and one.kind == "image" and not pixels:
+        raise DataError(
+            f"{one.name} in {where} must be uint8 of shape (N, H, W, C), got"
+            f" {str(array.dtype).removeprefix('torch.')} {tuple(array.shape)}"
+        )
+    if pixels and array.ndim == 3 and one.channels == 1:
+        array = array.unsqueeze(1)
+    elif pixels and tuple(array.shape[1:]) == (*one.shape[1:], one.channels):
+        array = array.movedim(-1, 1)
+    if tuple(array.shape[1:]) != one.shape or not array.ndim:
+        raise DataError(
+            f"{one.name} in {where} has shape {tuple(array.shape)}, and the network takes"
+            f" {('N', *one.shape)}: give it in that shape".replace("'N'", "N")
+        )
+    values = array.float() / 255 if pixels else array.float()
+    if not (raw or pixels):
+        return values
+    shape = (-1, *[1] * (len(one.shape) - 1)) if one.shape else ()
+    mean, std = (torch.tensor(numbers).reshape(shape) for numbers in (one.mean, one.std))
+    return (values - mean) / std
 
 
 def batch_size(spec: InputSpec) -> int:

@@ -19,7 +19,6 @@ from datafree.synthesis._images import asked_classes
 from datafree.synthesis.base import Batch, Stored, even_batches, join
 from datafree.tensors import device_of, fast_copy, state_digest
 
-
 _REACH = 4.0  # deviations that values reach which are no image
 
 

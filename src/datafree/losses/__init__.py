@@ -21,8 +21,8 @@ from datafree.losses.attention import (
 )
 from datafree.losses.correlation import correlation_inhibition
 from datafree.losses.gradients import gradient_diversity, gradient_matching, gradient_similarity
-from datafree.losses.inputs import input_part, pack, unpack
 from datafree.losses.images import image_norm, total_variation
+from datafree.losses.inputs import input_part, pack, unpack
 from datafree.losses.logits import (
     distillation,
     inception_score_loss,
@@ -66,10 +66,9 @@ __all__ = [
     "inception_score_loss",
     "input_distance",
     "input_part",
-    "pack",
-    "unpack",
     "kl_distance",
     "margin_loss",
+    "pack",
     "parts",
     "patch_similarity",
     "relative_error",
@@ -79,6 +78,7 @@ __all__ = [
     "soft_cross_entropy",
     "standardized_distance",
     "total_variation",
+    "unpack",
     "values",
     "values_distance",
     "variance_distance",
