@@ -20,7 +20,7 @@ _ENOUGH = 0.25  # seconds of a cell after which `_GOOD_ROUNDS` rounds will do
 _GOOD_ROUNDS = 25
 Given = NDArray[Any] | Mapping[str, NDArray[Any]]
 """What a file is run on: images in the form it takes, or several inputs by their names."""
-Opened = Mapping[str, Callable[[Given], Any]]
+Opened = Mapping[str, Callable[[Any], Any]]
 Forms = Mapping[str, Callable[[NDArray[np.float32]], Given]]
 _AS_THEY_ARE: Forms = MappingProxyType({})
 
