@@ -151,6 +151,15 @@ def check_normalisation(
         )
 
 
+def told_of(inputs: Sequence[Input]) -> dict[str, Any]:
+    """What a user would say of `inputs`: `input_shape`, `mean` and `std`, one of each for each."""
+    return {
+        "input_shape": tuple(one.shape for one in inputs),
+        "mean": tuple(one.mean for one in inputs),
+        "std": tuple(one.std for one in inputs),
+    }
+
+
 def shapes_of(given: Sequence[Any] | None) -> tuple[Shape, ...] | None:
     """The shape of every input, from one shape or several; None from None."""
     if given is None:

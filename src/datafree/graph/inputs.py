@@ -72,6 +72,7 @@ def joined_inputs(graph_module: fx.GraphModule, inputs: tuple[Input, ...]) -> No
                 part = graph.call_function(input_part, arguments)
             part.meta = dict(node.meta)
             node.replace_all_uses_with(part)
+            node.name, part.name = f"{node.name}_given", node.name
         graph.erase_node(node)
     graph_module.meta[_META] = inputs
     graph.lint()

@@ -25,7 +25,7 @@ def input_part(
     """
     part = packed[:, start : start + channels]
     if tuple(part.shape[1:]) == tuple(shape):
-        return part
+        return part.contiguous()  # as the file gets it, so that sums are in the same order
     count = torch.Size(shape).numel()
     return part.flatten(1)[:, :count].reshape(len(packed), *shape)
 

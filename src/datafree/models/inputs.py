@@ -81,7 +81,7 @@ def described_inputs(
         missing = [option for option, value in known.items() if not value]
         if kind == "image" and missing:
             raise ModelError(
-                f"{network} does not say how the images {name} are normalised: give"
+                f"{network} does not say how images are normalised that it takes as {name}: give"
                 f" {' and '.join(missing)} (0 and 1 if they are not)"
             )
         count = shape[0] if shape else 1

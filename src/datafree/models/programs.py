@@ -34,7 +34,7 @@ def found_program(program: ExportedProgram, name: str, asked: Asked) -> Found:
     if given is not None and len(given) != len(inputs):
         raise ModelError(
             f"{name} takes {len(inputs)} input{'s' * (len(inputs) != 1)} ({', '.join(inputs)}), and"
-            f" {len(given)} shapes were given: leave out input_shape"
+            f" input_shape names {len(given)}: leave it out"
         )
     for key, shape in zip(inputs, given or (None,) * len(inputs), strict=True):
         sizes = inputs[key]

@@ -9,11 +9,13 @@ from typing import Any, ClassVar
 import torch
 import torch.nn.functional as F
 from pydantic import Field
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 
 from datafree.config import InputSpec
 from datafree.config.inputs import Input
+from datafree.errors import ModelError
 from datafree.graph.alignment import Alignment, alignment_loss, one_value
+from datafree.graph.inputs import inputs_of
 from datafree.graph.taps import BatchNorm, stored_statistics, tap_batch_norms
 from datafree.losses import (
     Heads,
@@ -59,6 +61,19 @@ class ImageOptimizer(Synthesizer):
     def batch_iterations(self) -> int:
         """Steps of Adam."""
         return self.iterations
+
+    def check(self, teacher: nn.Module) -> None:
+        """See the base class; nothing but an image has neighbours to be like, or is rolled.
+
+        Raises:
+            ModelError: also, such an option for a network that takes something else.
+        """
+        super().check(teacher)
+        given = [name for name in ("jitter", "tv_weight") if getattr(self, name)]
+        if given and isinstance(teacher, fx.GraphModule) and inputs_of(teacher):
+            raise ModelError(
+                f"{given[0]} is for images, and this network takes something else: leave it out"
+            )
 
     def prepare(self, teacher: nn.Module, spec: InputSpec, generator: torch.Generator) -> Any:
         """A copy of the teacher in the memory layout in which convolutions are fastest."""
