@@ -55,7 +55,7 @@ def test_what_is_packed_comes_out_again_bit_for_bit() -> None:
 
 
 def test_the_graph_computes_what_the_network_does_in_all_its_forms() -> None:
-    network = Pair().eval()
+    network = Pair().eval().requires_grad_(False)
     graph, spec = captured(network, SHAPES)
     wanted = network(*inputs())
     packed = pack(inputs(), spec.inputs)
@@ -90,7 +90,7 @@ def test_a_plain_image_has_no_part_and_is_its_own_outside() -> None:
 def test_an_input_that_is_not_read_is_still_taken() -> None:
     class Deaf(Pair):
         def forward(self, image: Tensor, vector: Tensor) -> dict[str, Tensor]:
-            return super().forward(image, torch.zeros(len(image), 70))
+            return super().forward(image, image.new_zeros(image.size(0), 70))
 
     graph, _ = captured(Deaf(), SHAPES)
     first, second = structured(graph)(*inputs()), structured(graph)(inputs()[0], inputs()[1] + 1)

@@ -24,10 +24,10 @@ def input_part(
         shape: of one item.
     """
     part = packed[:, start : start + channels]
-    if tuple(part.shape[1:]) == tuple(shape):
-        return part.contiguous()  # as the file gets it, so that sums are in the same order
-    count = torch.Size(shape).numel()
-    return part.flatten(1)[:, :count].reshape(len(packed), *shape)
+    if tuple(part.shape[1:]) != tuple(shape):
+        count = torch.Size(shape).numel()
+        part = part.flatten(1)[:, :count].reshape(len(packed), *shape)
+    return part.contiguous()  # as files get it, so that sums are in the same order
 
 
 def pack(tensors: Sequence[Tensor], inputs: Sequence[Input]) -> Tensor:
@@ -50,6 +50,6 @@ def unpack(packed: Tensor, inputs: Sequence[Input]) -> tuple[Tensor, ...]:
         return (packed,)
     places, _ = layout(inputs)
     return tuple(
-        input_part(packed, k, place.start, place.channels, one.shape).contiguous()
+        input_part(packed, k, place.start, place.channels, one.shape)
         for k, (one, place) in enumerate(zip(inputs, places, strict=True))
     )
