@@ -19,6 +19,7 @@ from typing import (
     Literal,
     ParamSpec,
     TypeVar,
+    cast,
     get_type_hints,
 )
 
@@ -55,10 +56,10 @@ from datafree.config.options import (
     TeacherOptions,
 )
 from datafree.config.parsing import reference
-from datafree.errors import ConfigError, ModelError
+from datafree.errors import ConfigError, DataError, ModelError
 from datafree.export.base import Exporter, ExportReport
 from datafree.graph.capture import to_device
-from datafree.images import SyntheticSet
+from datafree.images import SyntheticSet, from_arrays
 from datafree.models import Teacher, from_module, load_teacher
 from datafree.models.given import recognised
 from datafree.progress import Progress, silent
@@ -73,6 +74,8 @@ P = ParamSpec("P")
 C = TypeVar("C", bound=Frozen)
 R = TypeVar("R")
 
+GivenImages = int | str | Path | SyntheticSet | Tensor | tuple[Tensor, ...] | Mapping[str, Tensor]
+"""A number of images, where some are, or some."""
 Network = nn.Module | ExportedProgram | str | Path
 """A network in memory, or where one comes from: a name, a file."""
 
@@ -88,16 +91,24 @@ class Shows(Frozen):
     """Shown during long stages, see `datafree.progress`."""
 
 
-def image_source(value: Any) -> int | str | Path | SyntheticSet | Tensor:
-    """Images as `quantize` takes them; NumPy arrays and lists of images become one tensor.
+def image_source(value: Any) -> GivenImages:
+    """Images as `quantize` takes them; NumPy arrays become tensors.
 
     Raises:
-        ValueError: none of these, or images of several sizes.
+        ValueError: none of these.
     """
     if isinstance(value, np.ndarray):
         return torch.from_numpy(np.ascontiguousarray(value))  # pyright: ignore[reportUnknownMemberType]
-    if isinstance(value, list | tuple) and value:
-        return torch.stack([torch.as_tensor(image) for image in value])
+    try:
+        if isinstance(value, Mapping) and value:
+            arrays = cast("Mapping[str, Any]", value)
+            return {str(name): torch.as_tensor(array) for name, array in arrays.items()}
+        if isinstance(value, list | tuple) and value:
+            return tuple(torch.as_tensor(image) for image in cast("Sequence[Any]", value))
+    except (TypeError, ValueError, RuntimeError):
+        raise ValueError(
+            f"a {type(value).__name__} of things that are no arrays holds no images"
+        ) from None
     if isinstance(value, int | str | Path | SyntheticSet | Tensor) and not isinstance(value, bool):
         return value
     raise ValueError(
@@ -112,12 +123,11 @@ class AnyImages(Frozen):
     model_config = ConfigDict(arbitrary_types_allowed=True)
     panel: ClassVar[str] = "Images"
 
-    images: Annotated[
-        int | str | Path | SyntheticSet | Tensor, PlainValidator(image_source), Shown("32")
-    ] = 32
+    images: Annotated[GivenImages, PlainValidator(image_source), Shown("32")] = 32
     """Number of synthetic images to calibrate with; a .safetensors file: images that `synthesize`
     wrote, or the generator of a training that is to make them; or images of your own: a set, or a
-    tensor, an array or a list of them (N, C, H, W) in normalised space."""
+    tensor, an array or a list of them (N, C, H, W) in normalised space; of several inputs an array
+    each, as a tuple or by name."""
 
 
 class AnyStudent(Frozen):
@@ -407,9 +417,27 @@ def _teacher(given: Network, call: TeacherOptions) -> tuple[Teacher, str]:
     return from_module(model, **known), source
 
 
-def _own_images(
-    images: int | str | Path | SyntheticSet | Tensor | None, spec: InputSpec
-) -> SyntheticSet | None:
-    if isinstance(images, Tensor):
-        return SyntheticSet(images.float(), spec, metadata={"method": "given"})
-    return images if isinstance(images, SyntheticSet) else None
+def _own_images(images: GivenImages | None, spec: InputSpec) -> SyntheticSet | None:
+    if images is None or isinstance(images, int | str | Path):
+        return None
+    if isinstance(images, SyntheticSet):
+        return images
+    several = isinstance(images, tuple) and len(images) == len(spec.inputs) > 1
+    if isinstance(images, tuple) and not several:
+        images = _stacked(images)
+    if spec.inputs:
+        given = (images,) if isinstance(images, Tensor) else images
+        packed = from_arrays(given, spec, "images")
+        return SyntheticSet(packed, spec, metadata={"method": "given"})
+    if not isinstance(images, Tensor):
+        raise DataError("this network takes one image: give images as one array (N, C, H, W)")
+    return SyntheticSet(images.float(), spec, metadata={"method": "given"})
+
+
+def _stacked(images: tuple[Tensor, ...]) -> Tensor:
+    """A list of images as one tensor."""
+    shapes = {tuple(image.shape) for image in images}
+    if len(shapes) > 1:
+        told = ", ".join(str(shape) for shape in sorted(shapes)[:3])
+        raise DataError(f"images have several sizes ({told}): bring them to the network's")
+    return torch.stack(images)

@@ -5,6 +5,8 @@ Three layouts are read, all without unpickling anything:
 * ``.npz`` with ``images`` (uint8, N x H x W x C, or N x H x W for grey) and ``labels``
   (N integers; N x H x W of them where the network tells a class at every position; numbers of any
   shape, N first, for a measure of the user's own);
+  a network that takes something else than one image finds its inputs there by their names, images
+  as above and values as float; where it takes one, it may be called ``images``;
 * a folder with ``labels.csv`` (columns ``filename,class_index``) beside the pictures, read lazily;
 * CIFAR-10 binary batches (3073-byte records): one file, or a folder with ``test_batch.bin``.
 
@@ -32,7 +34,7 @@ from torch import Tensor
 
 from datafree.config import InputSpec
 from datafree.errors import DataError
-from datafree.images import SyntheticSet
+from datafree.images import SyntheticSet, from_arrays
 
 CROP_ONLY = 1.15
 """Images up to this many times the network's size are cropped without resizing."""
@@ -91,6 +93,8 @@ class LabelledImages:
         Raises:
             DataError: a picture cannot be read or is smaller than the network's input.
         """
+        if self.spec.inputs:  # normalised as they were read
+            return self.source.read(indices)
         mean = torch.tensor(self.spec.mean).view(1, -1, 1, 1)
         std = torch.tensor(self.spec.std).view(1, -1, 1, 1)
         return self.source.read(indices).float().div_(255).sub_(mean).div_(std)
@@ -219,7 +223,53 @@ class _Folder:
         return fit(pixels[None], self.spec, str(file))
 
 
+@dataclass(frozen=True)
+class _Packed:
+    """Inputs that are no plain images, normalised, in memory."""
+
+    values: Tensor  # (N, C, H, W) float32
+
+    def read(self, indices: NDArray[np.int64]) -> Tensor:
+        return self.values[torch.from_numpy(indices)]
+
+
+def _open_inputs(path: Path, spec: InputSpec, labelled: Labels) -> tuple[PixelSource, NDArray[Any]]:
+    """An `.npz` file with an array for every input."""
+    if path.suffix != ".npz":
+        names = ", ".join(one.name for one in spec.inputs)
+        raise DataError(
+            f"{path} holds pictures, and this network takes {names}: give an .npz file with an"
+            " array of each, and labels"
+        )
+    content = _content(path)
+    if "labels" not in content:
+        raise DataError(f"{path} has no labels (it has: {', '.join(content) or 'nothing'})")
+    labels = content.pop("labels")
+    alone = len(spec.inputs) == 1 and spec.inputs[0].name not in content and "images" in content
+    given = [content["images"]] if alone else content
+    packed = from_arrays(given, spec, str(path), raw=True)
+    got = f"got {labels.dtype} {labels.shape}"
+    integers = labels.dtype.kind in "iu"
+    if labelled == "classes" and not (labels.shape == (len(packed),) and integers):
+        raise DataError(f"labels in {path} must be {len(packed)} integers, {got}")
+    if labels.ndim < 1 or len(labels) != len(packed) or labels.dtype.kind not in "iufb":
+        raise DataError(f"labels in {path} must be numbers for {len(packed)} items, {got}")
+    return _Packed(packed), labels
+
+
+def _content(path: Path) -> dict[str, NDArray[Any]]:
+    """All arrays of an `.npz` file by name."""
+    try:
+        with path.open("rb") as file:
+            found = np.load(file, allow_pickle=False)
+            return {name: found[name] for name in found.files}
+    except (OSError, ValueError, EOFError, AttributeError, zipfile.BadZipFile, zlib.error) as error:
+        raise DataError(f"cannot read {path}: {_first_line(error)}") from None
+
+
 def _open(path: Path, spec: InputSpec, labelled: Labels) -> tuple[PixelSource, NDArray[Any]]:
+    if spec.inputs:
+        return _open_inputs(path, spec, labelled)
     if labelled != "classes" and path.suffix != ".npz":
         raise DataError(
             f"{path} holds one class for every image, and this network tells none: give an .npz"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -17,8 +17,10 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from datafree.config import InputSpec
+from datafree.config.inputs import Input
 from datafree.errors import DataError
 from datafree.files import IMAGE_FORMAT, atomic_path
+from datafree.losses import pack, unpack
 from datafree.tensors import on_device
 
 _BATCH_VALUES = 40 * 3 * 224 * 224  # input values per forward pass: 40 ImageNet images
@@ -72,6 +74,11 @@ class SyntheticSet(Dataset[tuple[Tensor, ...]]):
         """The images in order, in batches of at most `size`: (B, C, H, W)."""
         yield from self.images.split(size)
 
+    def given(self, size: int) -> Iterator[tuple[Tensor, ...]]:
+        """The inputs of the network by themselves, in batches of at most `size`: (B, …) each."""
+        for batch in self.batches(size):
+            yield unpack(batch, self.spec.inputs)
+
     def subset(self, count: int) -> SyntheticSet:
         """The first `count` images as a set of their own."""
         targets = None if self.targets is None else self.targets[:count]
@@ -83,17 +90,14 @@ class SyntheticSet(Dataset[tuple[Tensor, ...]]):
         Raises:
             DataError: they have another shape, or there are fewer.
         """
+        if self.spec.inputs or spec.inputs:
+            return self._same_inputs(spec, count)
         if self.spec.shape != spec.shape:
             raise DataError(
                 f"the images have shape {self.spec.shape}, and the network takes {spec.shape}:"
                 " synthesize some for it"
             )
-        if count is not None and count > len(self):
-            raise DataError(
-                f"there are {len(self)} images, and {count} are wanted: ask for fewer, or"
-                " synthesize more"
-            )
-        part = self.subset(len(self) if count is None else count)
+        part = self._first(count)
         if (self.spec.mean, self.spec.std) == (spec.mean, spec.std):
             return replace(part, spec=spec)
         mean, std, new_mean, new_std = (
@@ -102,6 +106,26 @@ class SyntheticSet(Dataset[tuple[Tensor, ...]]):
         )
         images = (part.images * std + mean - new_mean) / new_std
         return replace(part, images=images, spec=spec)
+
+    def _first(self, count: int | None) -> SyntheticSet:
+        if count is not None and count > len(self):
+            raise DataError(
+                f"there are {len(self)} images, and {count} are wanted: ask for fewer, or"
+                " synthesize more"
+            )
+        return self.subset(len(self) if count is None else count)
+
+    def _same_inputs(self, spec: InputSpec, count: int | None) -> SyntheticSet:
+        if self.spec.inputs != spec.inputs:
+            own, other = (
+                ", ".join(f"{one.name} {one.shape}" for one in s.inputs) or str(s.shape)
+                for s in (self.spec, spec)
+            )
+            raise DataError(
+                f"the set holds inputs {own}, and the network takes {other}, or normalises them"
+                " otherwise: synthesize some for it"
+            )
+        return replace(self._first(count), spec=spec)
 
     def digest(self) -> str:
         """SHA-256 over shapes and bytes of images and targets: equal sets have equal digests."""
@@ -112,10 +136,20 @@ class SyntheticSet(Dataset[tuple[Tensor, ...]]):
         return digest.hexdigest()
 
     def pixels(self) -> Tensor:
-        """The images as people see them: (N, H, W, C) uint8, denormalised and clipped to 0..255."""
-        mean = torch.tensor(self.spec.mean).view(1, -1, 1, 1)
-        std = torch.tensor(self.spec.std).view(1, -1, 1, 1)
-        scaled = (self.images.cpu() * std + mean).clamp(0, 1) * 255
+        """The images as people see them: (N, H, W, C) uint8, denormalised and clipped to 0..255.
+
+        Of a network of several inputs those that its first image was.
+
+        Raises:
+            DataError: the network takes no image.
+        """
+        place = self.spec.picture
+        if place is None:
+            raise DataError("this network takes no image, so that there is nothing to look at")
+        channels = slice(*place)
+        mean = torch.tensor(self.spec.mean[channels]).view(1, -1, 1, 1)
+        std = torch.tensor(self.spec.std[channels]).view(1, -1, 1, 1)
+        scaled = (self.images[:, channels].cpu() * std + mean).clamp(0, 1) * 255
         return scaled.round().to(torch.uint8).permute(0, 2, 3, 1).contiguous()
 
     def save(self, path: Path) -> None:
@@ -156,8 +190,11 @@ class SyntheticSet(Dataset[tuple[Tensor, ...]]):
     def save_grid(self, path: Path, *, columns: int = 8, limit: int = 64) -> None:
         """Write a picture of the first `limit` images, denormalised, in rows of `columns`.
 
-        Small images are enlarged by whole factors until a tile is at least 64 pixels high.
+        Small images are enlarged by whole factors until a tile is at least 64 pixels high. Nothing
+        is written of a network that takes no image.
         """
+        if self.spec.picture is None:
+            return
         from PIL import Image
 
         pixels = self.pixels()[:limit]
@@ -177,6 +214,69 @@ class SyntheticSet(Dataset[tuple[Tensor, ...]]):
         array = canvas.squeeze(-1).numpy() if channels == 1 else canvas[..., :3].numpy()
         with atomic_path(path) as temporary:
             Image.fromarray(array).save(temporary)
+
+
+def from_arrays(
+    given: Mapping[str, Any] | Sequence[Any], spec: InputSpec, where: str, *, raw: bool = False
+) -> Tensor:
+    """(N, C, H, W) as graphs take it, of an array (N, …) for every input.
+
+    Args:
+        given: arrays by the names of inputs, or in their order.
+        spec: of the network, which takes something else than an image.
+        where: they come from, for messages.
+        raw: images are pixels and values have their own unit, which `spec` normalises; otherwise
+            only images as uint8 are normalised.
+
+    Raises:
+        DataError: an array is missing, or does not fit.
+    """
+    names = [one.name for one in spec.inputs]
+    if isinstance(given, Mapping):
+        missing = [name for name in names if name not in given]
+        if missing:
+            found = ", ".join(map(str, given)) or "nothing"
+            raise DataError(f"{where} has no {' and no '.join(missing)} (it has: {found})")
+        arrays = [given[name] for name in names]
+    else:
+        arrays = list(given)
+    if len(arrays) != len(names):
+        raise DataError(
+            f"{where} has {len(arrays)} arrays, and the network takes {len(names)} inputs"
+            f" ({', '.join(names)}): give one for each"
+        )
+    both = zip(arrays, spec.inputs, strict=True)
+    tensors = [_fitting(torch.as_tensor(array), one, where, raw=raw) for array, one in both]
+    counts = [len(tensor) for tensor in tensors]
+    if len(set(counts)) != 1:
+        told = ", ".join(f"{name} {count}" for name, count in zip(names, counts, strict=True))
+        raise DataError(f"{where} has different numbers of items: {told}")
+    return pack(tensors, spec.inputs)
+
+
+def _fitting(array: Tensor, one: Input, where: str, *, raw: bool) -> Tensor:
+    """One input of all items, (N, *shape) float32 and normalised."""
+    pixels = one.kind == "image" and array.dtype == torch.uint8
+    if raw and one.kind == "image" and not pixels:
+        raise DataError(
+            f"{one.name} in {where} must be uint8 of shape (N, H, W, C), got"
+            f" {str(array.dtype).removeprefix('torch.')} {tuple(array.shape)}"
+        )
+    if pixels and array.ndim == 3 and one.channels == 1:
+        array = array.unsqueeze(1)
+    elif pixels and tuple(array.shape[1:]) == (*one.shape[1:], one.channels):
+        array = array.movedim(-1, 1)
+    if tuple(array.shape[1:]) != one.shape or not array.ndim:
+        raise DataError(
+            f"{one.name} in {where} has shape {tuple(array.shape)}, and the network takes"
+            f" {('N', *one.shape)}: give it in that shape".replace("'N'", "N")
+        )
+    values = array.float() / 255 if pixels else array.float()
+    if not (raw or pixels):
+        return values
+    shape = (-1, *[1] * (len(one.shape) - 1)) if one.shape else ()
+    mean, std = (torch.tensor(numbers).reshape(shape) for numbers in (one.mean, one.std))
+    return (values - mean) / std
 
 
 def batch_size(spec: InputSpec) -> int:

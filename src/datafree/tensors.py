@@ -35,8 +35,14 @@ def device_of(module: nn.Module) -> torch.device:
 
 
 def fast_layout(network: M) -> M:
-    """`network` itself, its weights channels-last from now on: same function, faster on a CPU."""
-    return network.to(memory_format=torch.channels_last)  # pyright: ignore
+    """`network` itself, its weights channels-last from now on: same function, faster on a CPU.
+
+    Tensors of three and five dimensions, of signals and of video, stay as they are.
+    """
+    for tensor in (*network.parameters(), *network.buffers()):
+        if tensor.ndim == 4:
+            tensor.data = tensor.data.contiguous(memory_format=torch.channels_last)
+    return network
 
 
 def fast_copy(network: M) -> M:

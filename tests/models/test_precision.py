@@ -58,9 +58,9 @@ def test_other_precisions_are_quantized_as_float32_copies(form: str, kind: torch
 
 def test_float32_networks_are_not_copied_again_and_nothing_is_said() -> None:
     net = trained()
-    assert in_float32(net, SHAPE, "Tiny") == (net, None)
+    assert in_float32(net, (SHAPE,), "Tiny") == (net, None)
     program = exported(net)
-    assert in_float32(program, SHAPE, "Tiny") == (program, None)
+    assert in_float32(program, (SHAPE,), "Tiny") == (program, None)
 
 
 class Mixed(Tiny):

@@ -19,6 +19,8 @@ from datafree.synthesis._images import asked_classes
 from datafree.synthesis.base import Batch, Stored, even_batches, join
 from datafree.tensors import device_of, fast_copy, state_digest
 
+_REACH = 4.0  # deviations that values reach which are no image
+
 
 class Excite(Frozen):
     """Go on from finished images until classes are as sure, and ranges as wide, as on data.
@@ -120,7 +122,10 @@ class Excite(Frozen):
 
 @dataclass(frozen=True)
 class _Pixels:
-    """Where black and white lie in normalised space, for every channel."""
+    """Where black and white lie in normalised space, for every channel.
+
+    Values that are no image lie within four deviations.
+    """
 
     black: Tensor
     span: Tensor
@@ -130,7 +135,9 @@ class _Pixels:
         mean, std = (
             torch.tensor(v, device=device).view(1, -1, 1, 1) for v in (spec.mean, spec.std)
         )
-        return cls(-mean / std, 1 / std)
+        image = torch.tensor(spec.image_channels, device=device).view(1, -1, 1, 1)
+        black = torch.where(image, -mean / std, torch.full_like(mean, -_REACH))
+        return cls(black, torch.where(image, 1 / std, torch.full_like(std, 2 * _REACH)))
 
     def shares(self, images: Tensor) -> Tensor:
         """Normalised images as shares of white, 0 to 1; what is beyond is cut."""
@@ -170,8 +177,9 @@ def full_range(images: SyntheticSet) -> SyntheticSet:
     pixels = _Pixels.of(images.spec, torch.device("cpu"))
     shares = pixels.shares(images.images.cpu())
     planes = shares.transpose(0, 1).reshape(shares.shape[1], -1).clone()
-    channels = torch.arange(len(planes))
-    planes[channels, planes.argmin(1)] = 0
-    planes[channels, planes.argmax(1)] = 1
+    channels = torch.tensor(images.spec.image_channels).nonzero().flatten()
+    planes_of_images = planes[channels]
+    planes[channels, planes_of_images.argmin(1)] = 0
+    planes[channels, planes_of_images.argmax(1)] = 1
     back = planes.view(shares.shape[1], len(shares), *shares.shape[2:]).transpose(0, 1)
     return replace(images, images=pixels.normalised(back).contiguous())

@@ -17,7 +17,7 @@ def for_mct(images: SyntheticSet, *, batch_size: int = 32) -> Callable[[], Itera
     """
 
     def representative() -> Iterator[list[Any]]:
-        for batch in images.batches(batch_size):
-            yield [batch.numpy()]
+        for given in images.given(batch_size):
+            yield [tensor.numpy() for tensor in given]
 
     return representative

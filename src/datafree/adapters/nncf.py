@@ -23,7 +23,11 @@ def for_nncf(images: SyntheticSet, *, batch_size: int = 1, input_name: str | Non
         ConfigError: NNCF cannot be imported.
     """
     nncf = imported("nncf", "nncf")
-    batches = list(images.batches(batch_size))
-    if input_name is None:
-        return nncf.Dataset(batches)
-    return nncf.Dataset([{input_name: batch.numpy()} for batch in batches])
+    batches = list(images.given(batch_size))
+    if input_name is not None:
+        names = [one.name for one in images.spec.inputs]
+        names = names if len(names) > 1 else [input_name]
+        return nncf.Dataset(
+            [{n: t.numpy() for n, t in zip(names, given, strict=True)} for given in batches]
+        )
+    return nncf.Dataset([next(iter(given)) if len(given) == 1 else given for given in batches])

@@ -18,7 +18,8 @@ def save_numpy(
     """Write the images as NumPy arrays, float32 in normalised space.
 
     An `.npy` file holds the images alone. An `.npz` file holds `images`, `mean` and `std`, which
-    turn them into pixels ``255 (images * std + mean)``, and `targets` where there are some.
+    turn them into pixels ``255 (images * std + mean)``, and `targets` where there are some. Of a
+    network that takes something else than an image it holds the inputs under their names.
 
     Args:
         images: to write.
@@ -29,6 +30,9 @@ def save_numpy(
         ConfigError: another suffix.
     """
     path = Path(path)
+    if images.spec.inputs:
+        _save_inputs(images, path)
+        return
     values = images.images.cpu()
     if layout == "NHWC":
         values = values.permute(0, 2, 3, 1)
@@ -46,3 +50,19 @@ def save_numpy(
         if images.targets is not None:
             told["targets"] = images.targets.cpu().numpy()
         np.savez(temporary, images=array, **told)
+
+
+def _save_inputs(images: SyntheticSet, path: Path) -> None:
+    """An array for every input, under its name."""
+    names = [one.name for one in images.spec.inputs]
+    arrays = [tensor.cpu().numpy() for tensor in next(images.given(len(images)))]
+    if path.suffix not in (".npy", ".npz") or (path.suffix == ".npy" and len(names) > 1):
+        raise ConfigError(f"{path} does not hold {' and '.join(names)}: choose a name in .npz")
+    with atomic_path(path) as temporary:
+        if path.suffix == ".npy":
+            np.save(temporary, arrays[0])
+            return
+        told: dict[str, Any] = dict(zip(names, arrays, strict=True))
+        if images.targets is not None:
+            told["targets"] = images.targets.cpu().numpy()
+        np.savez(temporary, **told)

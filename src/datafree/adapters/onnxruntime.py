@@ -16,6 +16,8 @@ def for_onnxruntime(
 ) -> Any:
     """A `CalibrationDataReader` that hands the images to the one input of an ONNX model.
 
+    Of a network of several inputs each goes to the input of its name.
+
     Args:
         images: for the network that `model` holds.
         model: file that will be quantized.
@@ -27,7 +29,8 @@ def for_onnxruntime(
         ConfigError: onnxruntime's quantizer cannot be imported.
     """
     quantization = imported("onnxruntime.quantization", "onnxruntime")
-    name = input_name or _only_input(Path(model))
+    own = [one.name for one in images.spec.inputs]
+    names = own if len(own) > 1 else [input_name or _only_input(Path(model))]
 
     class Reader(quantization.CalibrationDataReader):
         """The images, some at a time, once after every `rewind`."""
@@ -37,12 +40,14 @@ def for_onnxruntime(
 
         def get_next(self) -> dict[str, Any] | None:
             """The next images under the name of the input; None after the last."""
-            batch = next(self._batches, None)
-            return None if batch is None else {name: batch.numpy()}
+            given = next(self._batches, None)
+            if given is None:
+                return None
+            return {name: part.numpy() for name, part in zip(names, given, strict=True)}
 
         def rewind(self) -> None:
             """Begin again."""
-            self._batches: Iterator[Any] = images.batches(batch_size)
+            self._batches: Iterator[Any] = images.given(batch_size)
 
         def __len__(self) -> int:
             return -(-len(images) // batch_size)

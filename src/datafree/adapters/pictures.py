@@ -27,6 +27,8 @@ def save_pictures(images: SyntheticSet, folder: str | Path) -> None:
     """
     from PIL import Image
 
+    if images.spec.inputs:
+        raise DataError("this network takes more than a picture: write its inputs as .npz")
     channels = images.spec.shape[0]
     if channels not in (1, 3):
         raise DataError(f"no picture has {channels} channels: write the images as .npz")

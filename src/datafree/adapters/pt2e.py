@@ -30,11 +30,11 @@ class Calibration:
             for inputs in self:
                 prepared(*inputs)
 
-    def __iter__(self) -> Iterator[tuple[Tensor]]:
+    def __iter__(self) -> Iterator[tuple[Tensor, ...]]:
         """The inputs of the program, a tuple for every call."""
-        for batch in self.images.batches(self.batch_size):
-            if len(batch) == self.batch_size or self.batch_size > len(self.images):
-                yield (batch,)
+        for given in self.images.given(self.batch_size):
+            if len(given[0]) == self.batch_size or self.batch_size > len(self.images):
+                yield given
 
     def __len__(self) -> int:
         return max(len(self.images) // self.batch_size, min(len(self.images), 1))

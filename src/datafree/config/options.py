@@ -15,6 +15,7 @@ from datafree.config.base import Frozen
 from datafree.config.fields import Shown
 from datafree.config.outputs import Task
 from datafree.config.parsing import (
+    by_channel,
     comma_separated,
     optional_path,
     reference,
@@ -42,13 +43,26 @@ class TeacherOptions(Frozen):
     weights_file: Annotated[Path | None, Shown("those the source brings")] = None
     """Weights to load into the model: a .safetensors file, or a checkpoint of a training."""
     input_shape: Annotated[
-        tuple[int, int, int] | None, BeforeValidator(shape), Shown("the source's own", "C,H,W")
+        tuple[int, ...] | tuple[tuple[int, ...], ...] | None,
+        BeforeValidator(shape),
+        Shown("the source's own", "C,H,W"),
     ] = None
-    """Channels, height and width of its input, where the source does not say: 3,224,224."""
-    mean: Annotated[tuple[float, ...] | None, Numbers, Shown("the source's own", "M,M,M")] = None
-    """Mean per channel of images scaled to 0..1, which is taken off: 0.485,0.456,0.406."""
-    std: Annotated[tuple[float, ...] | None, Numbers, Shown("the source's own", "S,S,S")] = None
-    """Deviation per channel of images scaled to 0..1, by which they are divided."""
+    """Channels, height and width of its input, where the source does not say: 3,224,224. Of a
+    network that takes no image the shape of one item: 1,16000. Of several inputs one each:
+    3,32,32;10 on the command line, ((3, 32, 32), (10,)) in Python."""
+    mean: Annotated[
+        tuple[float, ...] | tuple[tuple[float, ...], ...] | None,
+        BeforeValidator(by_channel),
+        Shown("the source's own", "M,M,M"),
+    ] = None
+    """Mean per channel of images scaled to 0..1, which is taken off: 0.485,0.456,0.406. Of several
+    inputs those of the images, or of each, separated like shapes."""
+    std: Annotated[
+        tuple[float, ...] | tuple[tuple[float, ...], ...] | None,
+        BeforeValidator(by_channel),
+        Shown("the source's own", "S,S,S"),
+    ] = None
+    """Deviation per channel of images scaled to 0..1, by which they are divided; as mean."""
     classes: Annotated[int | None, Field(ge=1), Shown("read off its output")] = None
     """Number of classes a network from a hub is built with."""
     task: Annotated[Task | None, Shown("guessed from what it returns")] = None

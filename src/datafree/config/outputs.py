@@ -37,8 +37,8 @@ def kind_of(shape: Sequence[int], task: Task | None, image: Sequence[int]) -> Ki
     Args:
         shape: of one image's tensor.
         task: what the user says; None guesses.
-        image: (C, H, W) of the network's input. A tensor of as many channels, or of one, that is as
-            large as the image is taken for an image: values.
+        image: (C, H, W) of the network's input; empty where it takes none. A tensor of as many
+            channels, or of one, that is as large as the image is taken for an image: values.
     """
     if task == "values" or not shape or (task == "classes" and len(shape) > 1):
         return "values"
@@ -46,5 +46,5 @@ def kind_of(shape: Sequence[int], task: Task | None, image: Sequence[int]) -> Ki
         return "one_logit" if shape[0] == 1 else "classes"
     if task == "dense":
         return "dense_classes" if shape[0] > 1 else "values"
-    picture = shape[0] == image[0] and tuple(shape[1:]) >= tuple(image[1:])
+    picture = not image or (shape[0] == image[0] and tuple(shape[1:]) >= tuple(image[1:]))
     return "dense_classes" if len(shape) == 3 and shape[0] > 1 and not picture else "values"

@@ -20,21 +20,56 @@ def comma_separated(value: Any) -> Any:
 
 
 def shape(value: Any) -> Any:
-    """Channels, height and width from ``"3,224,224"`` or three numbers; None from None.
+    """The shape of an item: from ``"3,224,224"`` or numbers; of several, ``"3,32,32;10"``.
+
+    None from None; of several inputs a tuple of tuples.
 
     Raises:
-        ValueError: not three whole numbers of at least 1.
+        ValueError: anything but whole numbers of at least 1.
     """
     if value is None:
         return None
-    parts: Any = comma_separated(value)
+    parts = separated(value)
+    several = bool(parts) and all(isinstance(part, tuple | list) for part in parts)
     try:
-        sizes = tuple(int(part) for part in parts)
+        shapes = [tuple(int(size) for size in part) for part in (parts if several else [parts])]
+        wrong = any(min(sizes, default=1 if several else 0) < 1 for sizes in shapes)
     except (TypeError, ValueError):
-        sizes = ()
-    if len(sizes) != 3 or min(sizes) < 1:
-        raise ValueError(f"{value!r} is not channels, height and width, such as 3,224,224")
-    return sizes
+        shapes, wrong = [], True
+    if wrong or (isinstance(value, str) and () in shapes):
+        raise ValueError(
+            f"{value!r} is not a shape such as 3,224,224 (channels, height, width), and not one of"
+            " each input, 3,32,32;10"
+        )
+    return shapes[0] if len(shapes) == 1 else tuple(shapes)
+
+
+def by_channel(value: Any) -> Any:
+    """Numbers from ``"0.5,0.5,0.5"``; of several inputs, ``"0.5,0.5,0.5;"``, a tuple of tuples.
+
+    Raises:
+        ValueError: anything but numbers.
+    """
+    if value is None:
+        return None
+    parts = separated(value)
+    several = bool(parts) and all(isinstance(part, tuple | list) for part in parts)
+    try:
+        found = [tuple(float(one) for one in part) for part in (parts if several else [parts])]
+    except (TypeError, ValueError):
+        raise ValueError(
+            f"{value!r} is not a number per channel, such as 0.485,0.456,0.406"
+        ) from None
+    return tuple(found) if several else found[0]
+
+
+def separated(value: Any) -> Any:
+    """``"3,32,32;10"`` as a tuple of tuples of texts, ``"10"`` as one of texts."""
+    if not isinstance(value, str):
+        return value
+    if ";" not in value:
+        return comma_separated(value)
+    return tuple(comma_separated(part) if part.strip() else () for part in value.split(";"))
 
 
 def seconds(value: Any) -> float | None:

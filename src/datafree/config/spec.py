@@ -2,23 +2,20 @@
 
 from __future__ import annotations
 
-from typing import Self
+from typing import Annotated, Self
 
 from pydantic import Field, FiniteFloat, field_validator, model_validator
 
 from datafree.config.base import Frozen
+from datafree.config.inputs import Input, check_normalisation, layout
 from datafree.config.outputs import Output
-
-_WHITE = 255
-_LARGEST = 2.0
-"""Mean or deviation that images between 0 and 1 can have, with room for what is only unusual."""
 
 
 class InputSpec(Frozen):
     """What a network takes and returns."""
 
     shape: tuple[int, int, int]
-    """Channels, height, width of one image."""
+    """Channels, height, width of one image, or of all inputs of an item in one tensor."""
     mean: tuple[FiniteFloat, ...]
     """Per channel, subtracted from images scaled to 0..1."""
     std: tuple[FiniteFloat, ...]
@@ -29,6 +26,32 @@ class InputSpec(Frozen):
     outputs: tuple[Output, ...] = ()
     """What it returns; empty where that is one tensor of (batch, classes). Graphs return several as
     one tensor: `datafree.graph.outputs`."""
+    inputs: Annotated[tuple[Input, ...], Field(exclude_if=lambda inputs: not inputs)] = ()
+    """What it takes; empty where that is one image. Graphs take several as one tensor, which
+    `shape`, `mean` and `std` then describe: `datafree.graph.inputs`."""
+
+    @property
+    def picture(self) -> tuple[int, int] | None:
+        """First and last channel, this left out, of the first image in the tensor graphs take.
+
+        None where there is no image.
+        """
+        if not self.inputs:
+            return 0, self.shape[0]
+        for one, place in zip(self.inputs, layout(self.inputs)[0], strict=True):
+            if one.kind == "image":
+                return place.start, place.start + place.channels
+        return None
+
+    @property
+    def image_channels(self) -> tuple[bool, ...]:
+        """Of every channel of the tensor that graphs take, whether it is one of an image."""
+        if not self.inputs:
+            return (True,) * self.shape[0]
+        found: list[bool] = []
+        for one, place in zip(self.inputs, layout(self.inputs)[0], strict=True):
+            found += [one.kind == "image" and place.own] * place.channels
+        return tuple(found)
 
     @property
     def heads(self) -> tuple[Output, ...]:
@@ -75,20 +98,10 @@ class InputSpec(Frozen):
 
     @model_validator(mode="after")
     def _one_value_per_channel(self) -> Self:
-        for name, values in (("mean", self.mean), ("std", self.std)):
-            if len(values) != self.shape[0]:
-                raise ValueError(f"{name} has {len(values)} values for {self.shape[0]} channels")
-        if min(self.std) <= 0:
-            raise ValueError(f"std must be positive, got {self.std}")
-        if max(*map(abs, self.mean), *self.std) > _LARGEST:
-            mean, std = (_scaled(values) for values in (self.mean, self.std))
-            raise ValueError(
-                "mean and std are of images scaled to 0..1, and these are of pixels from 0 to 255:"
-                f" divide both by 255, mean={mean} std={std}"
-            )
+        if not self.inputs:
+            check_normalisation(self.shape[0], self.mean, self.std, image=True)
+            return self
+        check_normalisation(self.shape[0], self.mean, self.std, image=False)
+        if layout(self.inputs)[1] != self.shape:
+            raise ValueError(f"the inputs stand in {layout(self.inputs)[1]}, not in {self.shape}")
         return self
-
-
-def _scaled(values: tuple[float, ...]) -> str:
-    """Numbers in units of pixels as those of images from 0 to 1."""
-    return ",".join(f"{value / _WHITE:.4g}" for value in values)

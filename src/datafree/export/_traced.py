@@ -42,7 +42,7 @@ def traced(marked: fx.GraphModule, spec: InputSpec, *, any_size: bool = False) -
                 dynamo=True,
                 opset_version=OPSET,
                 verbose=False,
-                input_names=[INPUT],
+                input_names=input_names(spec),
                 output_names=output_names(spec),
             )
     except ExportError:
@@ -59,10 +59,15 @@ def traced(marked: fx.GraphModule, spec: InputSpec, *, any_size: bool = False) -
     return model
 
 
+def input_names(spec: InputSpec) -> list[str]:
+    """Names of a file's inputs: `images`, or those of the network's arguments."""
+    return [one.name for one in spec.inputs] or [INPUT]
+
+
 def output_names(spec: InputSpec) -> list[str]:
     """Names of a file's outputs: `logits`, or where they stand in what the network returns."""
-    names = [head.name for head in spec.heads]
-    return [f"{name}_out" if name == INPUT else name for name in names]
+    taken = input_names(spec)
+    return [f"{head.name}_out" if head.name in taken else head.name for head in spec.heads]
 
 
 @contextmanager
@@ -117,11 +122,14 @@ def describe(model: onnx.ModelProto, spec: InputSpec, about: About) -> None:
     model.ir_version = IR_VERSION
     model.producer_name, model.producer_version = "datafree", release
     model.graph.name = "student"
-    properties = {
-        "input_shape": json.dumps(list(spec.shape)),
-        "input_mean": json.dumps(list(spec.mean)),
-        "input_std": json.dumps(list(spec.std)),
-        "input_channels": "RGB" if spec.shape[0] == 3 else str(spec.shape[0]),
-        "task": spec.task,
-    }
+    if spec.inputs:
+        told = {"inputs": json.dumps([one.model_dump(mode="json") for one in spec.inputs])}
+    else:
+        told = {
+            "input_shape": json.dumps(list(spec.shape)),
+            "input_mean": json.dumps(list(spec.mean)),
+            "input_std": json.dumps(list(spec.std)),
+            "input_channels": "RGB" if spec.shape[0] == 3 else str(spec.shape[0]),
+        }
+    properties = {**told, "task": spec.task}
     helper.set_model_props(model, {**properties, **about})

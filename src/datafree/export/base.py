@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from abc import abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
@@ -31,7 +31,9 @@ from datafree.export._parity import (
 from datafree.files import atomic_path
 from datafree.graph.capture import to_device
 from datafree.graph.floats import computations
+from datafree.graph.inputs import fed
 from datafree.graph.outputs import separate, together
+from datafree.losses import unpack
 from datafree.quant.modules import QUANTIZED, ActivationQuantizer, Quantizer
 from datafree.registry import method_name
 
@@ -169,7 +171,7 @@ class Exporter(Frozen):
         with atomic_path(path) as temporary:
             written = self.write(separate(stored), spec, temporary, about)
             expected = predict(self.expected(student), check)
-            actual = predict(self.run(temporary), check)
+            actual = predict(fed(self.run(temporary), spec.inputs), check)
             parity = compare_outputs(expected, actual, spec.outputs)
             exact = self.exact(student)
             own = None if exact else sensitivity(student, check, spec.outputs)
@@ -239,15 +241,21 @@ class Exporter(Frozen):
 
         Args:
             student: as `prepared` returned it, but that it returns a tuple of tensors where the
-                network does not return logits: a tensor for each of ``spec.outputs``.
+                network does not return logits: a tensor for each of ``spec.outputs``; and takes a
+                tensor for each of ``spec.inputs`` where there are some.
             spec: as in `export`.
             path: a temporary file that may be overwritten.
             about: as in `export`.
         """
 
     @abstractmethod
-    def run(self, path: Path) -> Predictor:
-        """The file as a predictor on the CPU, computed by the format's runtime."""
+    def run(self, path: Path) -> Callable[..., Tensor]:
+        """The file on the CPU, computed by the format's runtime.
+
+        Returns:
+            A function of images (B, C, H, W), or of a tensor for each of ``spec.inputs``, to
+            (B, numbers).
+        """
 
     def judge(self, parity: Parity, own: Parity | None, path: Path) -> None:
         """Accept or refuse the file.
@@ -308,17 +316,19 @@ def trace(module: fx.GraphModule, spec: InputSpec, *, any_size: bool = False) ->
     Raises:
         ExportError: they cannot be left open, since the network computes with them.
     """
-    images = torch.zeros(2, *spec.shape)
+    given = unpack(torch.zeros(2, *spec.shape), spec.inputs)
     sides: dict[int, Any] = {0: Dim("batch", min=1)}
     if any_size:
         sides |= {2: Dim.DYNAMIC, 3: Dim.DYNAMIC}
     try:
         with torch.no_grad():
-            return torch.export.export(module, (images,), dynamic_shapes=(sides,), strict=False)
+            return torch.export.export(
+                module, given, dynamic_shapes=(sides,) * len(given), strict=False
+            )
     except Exception as error:
         if not any_size:
             raise
-        raise bound_to_size(images) from error
+        raise bound_to_size(given[0]) from error
 
 
 def larger(images: Tensor) -> Tensor:

@@ -6,6 +6,7 @@ stored as int8 or uint8, narrower ones as int4 or uint4, two to a byte. Biases s
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -26,7 +27,6 @@ from datafree.export._parity import compare_outputs, predict
 from datafree.export._saving import ONE_FILE, beside, save
 from datafree.export._storage import WeightType
 from datafree.export._traced import (
-    INPUT,
     IR_VERSION,
     OPSET,
     describe,
@@ -46,6 +46,7 @@ from datafree.export.base import (
     plain_copy,
 )
 from datafree.graph.fold import fold_into_grids
+from datafree.graph.inputs import fed, inputs_of
 from datafree.graph.integer import as_computed, float_operators
 from datafree.graph.outputs import lined_up, separate
 from datafree.graph.settle import rules_of
@@ -132,7 +133,7 @@ class Onnx(Exporter):
             ) from error
         return Written(weight_bytes, OPSET, bytes=size)
 
-    def run(self, path: Path) -> Predictor:
+    def run(self, path: Path) -> Callable[..., Tensor]:
         """The file in onnxruntime on the CPU, with exact integer products.
 
         Raises:
@@ -157,7 +158,7 @@ class Onnx(Exporter):
             what = f"This file is for {target}; onnxruntime only checked it.{other}"
             return Findings(False, (what,))
         try:
-            default = predict(_session(path), images)
+            default = predict(fed(_session(path), inputs_of(student)), images)
         except ExportError:
             default = logits
             notes.append(
@@ -221,7 +222,7 @@ def _check_other_size(student: fx.GraphModule, file: Predictor, images: Tensor) 
         raise ParityError(f"with larger images the file computes something else: {found}")
 
 
-def _session(path: Path, *entries: tuple[str, str]) -> Predictor:
+def _session(path: Path, *entries: tuple[str, str]) -> Callable[..., Tensor]:
     """`path` loaded with these session settings."""
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 4
@@ -238,10 +239,13 @@ def _session(path: Path, *entries: tuple[str, str]) -> Predictor:
     takes_bytes = session.get_inputs()[0].type == "tensor(uint8)"
     spec = described_input(session.get_modelmeta().custom_metadata_map) if takes_bytes else None
 
-    def run(images: Tensor) -> Tensor:
-        given = images.float().contiguous() if spec is None else as_bytes(images, spec)
+    names = [value.name for value in session.get_inputs()]
+
+    def run(*tensors: Tensor) -> Tensor:
+        given = [t.float().contiguous() if spec is None else as_bytes(t, spec) for t in tensors]
+        feeds = {name: t.numpy() for name, t in zip(names, given, strict=True)}
         try:
-            found = session.run(None, {INPUT: given.numpy()})
+            found = session.run(None, feeds)
         except Exception as error:
             raise ExportError(f"onnxruntime cannot run {path}: {first_line(error)}") from error
         return lined_up([torch.from_numpy(tensor) for tensor in found])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Callable
 from pathlib import Path
 from typing import ClassVar
 
@@ -15,7 +16,6 @@ from datafree.export._parity import Parity
 from datafree.export.base import (
     About,
     Exporter,
-    Predictor,
     Written,
     float_weight_bytes,
     trace,
@@ -44,12 +44,12 @@ class Pt2(Exporter):
         path.write_bytes(archive.getvalue())
         return Written(float_weight_bytes(student))
 
-    def run(self, path: Path) -> Predictor:
+    def run(self, path: Path) -> Callable[..., Tensor]:
         """The file loaded by torch, which is safe only for files one has written oneself."""
         module = torch.export.load(path).module()
 
-        def run(images: Tensor) -> Tensor:
-            return lined_up(module(images))
+        def run(*given: Tensor) -> Tensor:
+            return lined_up(module(*given))
 
         return run
 

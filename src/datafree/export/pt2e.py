@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Callable
 from pathlib import Path
 from typing import ClassVar
 
@@ -12,7 +13,7 @@ from torch import Tensor, fx
 from datafree.config import InputSpec
 from datafree.errors import ExportError
 from datafree.export._decomposed import decomposed, stored_bytes
-from datafree.export.base import About, Exporter, Predictor, Written, trace
+from datafree.export.base import About, Exporter, Written, trace
 from datafree.graph.outputs import lined_up
 
 
@@ -42,12 +43,12 @@ class Pt2e(Exporter):
         path.write_bytes(archive.getvalue())
         return Written(stored_bytes(made))
 
-    def run(self, path: Path) -> Predictor:
+    def run(self, path: Path) -> Callable[..., Tensor]:
         """The file loaded by torch, which is safe only for files one has written oneself."""
         # By its suffix torch would take a path for another kind of archive.
         module = torch.export.load(io.BytesIO(path.read_bytes())).module()
 
-        def run(images: Tensor) -> Tensor:
-            return lined_up(module(images))
+        def run(*given: Tensor) -> Tensor:
+            return lined_up(module(*given))
 
         return run

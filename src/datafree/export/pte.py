@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -15,9 +16,10 @@ from datafree.config import InputSpec
 from datafree.errors import ExportError
 from datafree.export._decomposed import decomposed, one_reader_each, stored_bytes
 from datafree.export._optional import needed, quiet
-from datafree.export.base import About, Exporter, Predictor, Written
+from datafree.export.base import About, Exporter, Written
 from datafree.graph.edges import module_of, operator_of
 from datafree.graph.outputs import lined_up
+from datafree.losses import unpack
 from datafree.quant.modules import ActivationQuantizer
 
 _NO_WORK = ("quantize_", "dequantize_", "dim_order_ops")
@@ -51,8 +53,8 @@ class Pte(Exporter):
         made = decomposed(student)
         try:
             with torch.no_grad(), quiet():
-                images = torch.zeros(self.batch, *spec.shape)
-                program = torch.export.export(made, (images,), strict=False)
+                given = unpack(torch.zeros(self.batch, *spec.shape), spec.inputs)
+                program = torch.export.export(made, given, strict=False)
                 edge = exir.to_edge_transform_and_lower(
                     one_reader_each(program), partitioner=[xnnpack.XnnpackPartitioner()]
                 )
@@ -72,7 +74,7 @@ class Pte(Exporter):
         path.write_bytes(content)
         return Written(stored_bytes(made), notes=_notes(outside))
 
-    def run(self, path: Path) -> Predictor:
+    def run(self, path: Path) -> Callable[..., Tensor]:
         """The file in ExecuTorch's runtime.
 
         Raises:
@@ -85,15 +87,20 @@ class Pte(Exporter):
         except Exception as error:
             raise ExportError(f"ExecuTorch cannot load {path}: {error}") from error
 
-        def run(images: Tensor) -> Tensor:
-            rest = -len(images) % batch
-            padded = torch.cat([images, images[:1].expand(rest, -1, -1, -1)]).float()
+        def padded(tensor: Tensor) -> tuple[Tensor, ...]:
+            rest = tensor[:1].expand(-len(tensor) % batch, *tensor.shape[1:])
+            return torch.cat([tensor, rest]).float().split(batch)
+
+        def run(*given: Tensor) -> Tensor:
+            parts = zip(*map(padded, given), strict=True)
             try:
-                parts = [part.contiguous() for part in padded.split(batch)]
-                found = [lined_up([t.clone() for t in method.execute([part])]) for part in parts]
+                found = [
+                    lined_up([t.clone() for t in method.execute([t.contiguous() for t in part])])
+                    for part in parts
+                ]
             except Exception as error:
                 raise ExportError(f"ExecuTorch cannot run {path}: {error}") from error
-            return torch.cat(found)[: len(images)]
+            return torch.cat(found)[: len(given[0])]
 
         return run
 

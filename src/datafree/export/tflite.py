@@ -15,6 +15,7 @@ from datafree.export._decomposed import decomposed, rounded_bytes
 from datafree.export._optional import needed, quiet
 from datafree.export.base import About, Exporter, Predictor, Written
 from datafree.graph.outputs import lined_up
+from datafree.losses import unpack
 
 _LAYERS = frozenset(("CONV_2D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED"))
 
@@ -41,12 +42,18 @@ class Tflite(Exporter):
         rules = quantizer.PT2EQuantizer().set_global(
             quantizer.get_symmetric_quantization_config(is_per_channel=True)
         )
+        if len(spec.inputs) > 1:
+            raise ExportError(
+                ".tflite files are written of networks of one input, and this one takes"
+                f" {', '.join(one.name for one in spec.inputs)}: choose format onnx, or target"
+                " onnxruntime"
+            )
         made = decomposed(student, stored=False)
         try:
             with quiet():
                 model = litert.convert(
                     made.eval(),
-                    (torch.zeros(1, *spec.shape),),
+                    unpack(torch.zeros(1, *spec.shape), spec.inputs),
                     quant_config=options.QuantConfig(pt2e_quantizer=rules),
                 )
                 # It insists on the suffix.

@@ -21,10 +21,12 @@ from torch.utils._pytree import TreeSpec, tree_leaves
 from datafree.config import InputSpec
 from datafree.errors import CaptureError
 from datafree.graph.constants import fold_constants
+from datafree.graph.inputs import joined_inputs
 from datafree.graph.lift import lift
 from datafree.graph.outputs import PER_IMAGE, Structure, joined
 from datafree.graph.regions import open_regions
 from datafree.graph.sizes import localise_sizes
+from datafree.losses import unpack
 
 _TOLERANCE = 1e-6  # of the largest number that is returned
 _TRACED_BATCH = 2
@@ -35,13 +37,14 @@ def capture(model: nn.Module | ExportedProgram, spec: InputSpec) -> fx.GraphModu
     """The canonical graph of `model`, in eval mode, with parameters that need no gradient.
 
     Args:
-        model: a module with one image batch in, or a program from `torch.export` with a dynamic
+        model: a module with batches in, or a program from `torch.export` with a dynamic
             batch. It is not changed; its tensors are shared.
         spec: what it takes and returns.
 
     Returns:
         A graph module from (B, C, H, W) normalised images to (B, classes), for any B of at least 1;
-        of a network that returns something else, to all that it returns side by side
+        of a network that takes something else, from all inputs packed (`datafree.graph.inputs`), of
+        one that returns something else, to all that it returns side by side
         (`datafree.graph.outputs`).
 
     Raises:
@@ -57,6 +60,7 @@ def capture(model: nn.Module | ExportedProgram, spec: InputSpec) -> fx.GraphModu
             " a name that torch.fx uses itself, such as graph or code: rename it"
         ) from error
     lifted = lift(localise_sizes(fold_constants(original)))
+    joined_inputs(lifted, spec.inputs)
     pairs = _checked(original, lifted, spec)
     _put_together(original, lifted, pairs, spec, program.call_spec.out_spec)
     return lifted
@@ -75,15 +79,15 @@ def to_device(graph_module: fx.GraphModule, device: torch.device) -> fx.GraphMod
 def _export(model: nn.Module, spec: InputSpec) -> ExportedProgram:
     training = {module: module.training for module in model.modules()}
     tensor = next(iter(model.parameters()), torch.zeros(()))
-    example = torch.zeros(_TRACED_BATCH, *spec.shape, device=tensor.device)
+    packed = torch.zeros(_TRACED_BATCH, *spec.shape, device=tensor.device)
+    example = unpack(packed, spec.inputs)
+    sizes = ({0: Dim("batch", min=1)},) * len(example)
     try:
         model.eval()
         with torch.no_grad(), warnings.catch_warnings():
             # Recurrent layers list their weights anew in each call; nothing of it is lost.
             warnings.filterwarnings("ignore", "The tensor attributes? .* assigned during export")
-            return torch.export.export(
-                model, (example,), dynamic_shapes=({0: Dim("batch", min=1)},), strict=False
-            )
+            return torch.export.export(model, example, dynamic_shapes=sizes, strict=False)
     except Exception as error:
         raise CaptureError(_explain(error)) from error
     finally:
@@ -97,7 +101,10 @@ def _first_line(error: Exception) -> str:
 
 def _explain(error: Exception) -> str:
     if isinstance(error, TypeError) and "missing a required argument" in str(error):
-        return "the model takes several inputs; wrap it in a module that takes one image batch"
+        return (
+            "the model takes several inputs: give input_shape of each, or wrap it in a module that"
+            " takes one image batch"
+        )
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     at = next((line for line in reversed(lines) if line.startswith("File ")), "")
     if not at and error.__traceback__ is not None:
@@ -124,11 +131,12 @@ def _checked(
     tensor = next(iter(lifted.parameters()), torch.zeros(()))
     generator = torch.Generator().manual_seed(0)
     images = torch.randn(_CHECKED_BATCH, *spec.shape, generator=generator).to(tensor.device)
+    given = tuple(tensor.clone() for tensor in unpack(images, spec.inputs))
     # torch sums recurrent layers and attention in another order where weights ask for gradients.
     weights = {name: weight.detach() for name, weight in original.named_parameters()}
     with torch.no_grad():
         try:
-            returned: Any = torch.func.functional_call(original, weights, (images.clone(),))
+            returned: Any = torch.func.functional_call(original, weights, given)
         except Exception as error:
             raise CaptureError(
                 f"the exported program refuses a batch of {_CHECKED_BATCH}:"

@@ -6,6 +6,7 @@ have: an image has 256 values a channel before and after ``(x - mean) / std``.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -13,8 +14,10 @@ import torch
 from torch import Tensor, fx, nn
 
 from datafree.config import InputSpec
+from datafree.config.inputs import Input
 from datafree.graph._exported import attribute
 from datafree.graph.edges import module_of, moves, operation
+from datafree.graph.inputs import input_at, inputs_of
 from datafree.graph.sizes import values_read
 from datafree.graph.taps import BatchNorm
 
@@ -37,15 +40,23 @@ def image_bounds(graph_module: fx.GraphModule, spec: InputSpec | None) -> dict[f
     """The nodes of `graph_module` that are the image, with the values of black and white there.
 
     Chains of additions and multiplications with constants, batch norms, moves, padding, averages
-    and maxima of neighbours, (bi)linear resizing, and concatenations of such count.
+    and maxima of neighbours, (bi)linear resizing, and concatenations of such count. Inputs that are
+    no images count too, with bounds that are infinite.
 
     Args:
         graph_module: canonical; not changed.
         spec: its input; None takes images from 0 to 1.
     """
     found: dict[fx.Node, Bounds] = {}
+    several = bool(inputs_of(graph_module))
     for node in graph_module.graph.nodes:
-        bounds = _input(spec) if node.op == "placeholder" else _bounds(graph_module, node, found)
+        own = input_at(graph_module, node)
+        if node.op == "placeholder":
+            bounds = None if several else _input(spec)
+        elif own is not None:
+            bounds = _given(own)
+        else:
+            bounds = _bounds(graph_module, node, found)
         if bounds is not None:
             found[node] = bounds
     return found
@@ -55,6 +66,15 @@ def _input(spec: InputSpec | None) -> Bounds:
     if spec is None:
         return torch.zeros(1, dtype=torch.float64), torch.ones(1, dtype=torch.float64)
     mean, std = (torch.tensor(values, dtype=torch.float64) for values in (spec.mean, spec.std))
+    return -mean / std, (1 - mean) / std
+
+
+def _given(own: Input) -> Bounds:
+    """Black and white of an image; values have no ends."""
+    if own.kind == "values":
+        endless = torch.full((1,), math.inf, dtype=torch.float64)
+        return -endless, endless
+    mean, std = (torch.tensor(values, dtype=torch.float64) for values in (own.mean, own.std))
     return -mean / std, (1 - mean) / std
 
 

@@ -18,6 +18,7 @@ from torch import Tensor, fx, nn
 from torch.fx.node import map_aggregate
 
 from datafree.graph.edges import fuses, module_of, moves, operator_of
+from datafree.graph.inputs import is_input_part
 from datafree.graph.settle import bias_scale, rules_of
 from datafree.graph.sizes import is_size
 from datafree.quant.modules import QUANTIZED, ActivationQuantizer, QuantizedLayer
@@ -88,7 +89,9 @@ def float_operators(student: fx.GraphModule) -> list[str]:
         module = module_of(student, node)
         if node.op not in ("call_module", "call_function") or moves(student, node):
             continue
-        if is_size(node) or isinstance(module, (*QUANTIZED, ActivationQuantizer)):
+        if is_size(node) or is_input_part(node):
+            continue
+        if isinstance(module, (*QUANTIZED, ActivationQuantizer)):
             continue
         fused = fuses(student, node) and not isinstance(
             module_of(student, node.all_input_nodes[0]), ActivationQuantizer

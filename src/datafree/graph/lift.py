@@ -39,7 +39,7 @@ def lift(exported: fx.GraphModule) -> fx.GraphModule:
         exported: what `ExportedProgram.module(check_guards=False)` returns.
 
     Raises:
-        CaptureError: the graph has several inputs.
+        CaptureError: a dropout or batch norm is in training mode.
     """
     lifter = _Lifter(exported)
     for node in exported.graph.nodes:
@@ -81,12 +81,8 @@ class _Lifter:
 
     def visit(self, node: fx.Node) -> None:
         if node.op == "placeholder":
-            if any(other.op == "placeholder" for other in self.graph.nodes):
-                raise CaptureError(
-                    "the model takes several inputs; wrap it in a module that takes one image batch"
-                )
             self.env[node] = self.graph.placeholder(node.name)
-            self.images = node
+            self.images = self.images or node
         elif node.op == "output":
             flat = _flatten(map_arg(node.args[0], lambda n: self.env[n]))
             self.graph.output(flat[0] if len(flat) == 1 else tuple(flat))

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from datafree.config import InputSpec
+from datafree.config.inputs import Input
 from datafree.losses import clipped_normal_mean
 
 _TAIL = 8.0  # deviations up to which normals are integrated
@@ -74,8 +75,8 @@ def normal(mean: Tensor, std: Tensor, deviations: float) -> Moments:
     return Moments(mean, std, mean - deviations * std, mean + deviations * std)
 
 
-def pixels(spec: InputSpec, device: torch.device) -> Moments:
-    """The network's input: pixels 0 … 255 after normalisation. Their mean is the data's secret."""
+def pixels(spec: InputSpec | Input, device: torch.device) -> Moments:
+    """An input: pixels 0 … 255 after normalisation. Their mean is the data's secret."""
     mean, std = (torch.tensor(v, dtype=torch.float64, device=device) for v in (spec.mean, spec.std))
     return only_range(-mean / std, (1 - mean) / std)
 

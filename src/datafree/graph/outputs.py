@@ -18,7 +18,8 @@ from torch.fx.graph import CodeGen, _PyTreeCodeGen, _PyTreeInfo  # pyright: igno
 from torch.utils._pytree import TreeSpec, tree_flatten, tree_leaves
 
 from datafree.config.outputs import Output
-from datafree.losses import parts
+from datafree.graph.inputs import apart, inputs_of, packed_again, with_graph
+from datafree.losses import pack, parts
 
 _META = "structure"
 
@@ -93,12 +94,13 @@ def joined(graph_module: fx.GraphModule, structure: Structure) -> None:
 
 
 def separate(graph_module: fx.GraphModule) -> fx.GraphModule:
-    """A graph that returns a tuple of its tensors of images; tensors are shared.
+    """A graph that takes every input by itself, and returns a tuple of its tensors of images.
 
     Args:
-        graph_module: as the stages have it, or as `structured` made it. One that returns logits is
-            returned as it is.
+        graph_module: as the stages have it, or as `structured` made it; tensors are shared. One
+            that takes an image and returns logits is returned as it is.
     """
+    graph_module = apart(graph_module)
     if structure_of(graph_module) is None:
         return graph_module
     graph = copy.deepcopy(graph_module.graph)
@@ -107,11 +109,12 @@ def separate(graph_module: fx.GraphModule) -> fx.GraphModule:
     returned = output.args[0]
     output.args = (tuple(_tensors(output)),)
     _forget(graph, returned)
-    return _with_graph(graph_module, graph)
+    return with_graph(graph_module, graph)
 
 
 def together(graph_module: fx.GraphModule) -> fx.GraphModule:
     """The form the stages know, of a graph in any of the others; tensors are shared."""
+    graph_module = packed_again(graph_module)
     structure = structure_of(graph_module)
     (output,) = graph_module.graph.find_nodes(op="output")
     if structure is None or isinstance(output.args[0], fx.Node):
@@ -120,13 +123,17 @@ def together(graph_module: fx.GraphModule) -> fx.GraphModule:
     graph.set_codegen(CodeGen())
     (output,) = graph.find_nodes(op="output")
     output.args = (tuple(_tensors(output)),)
-    found = _with_graph(graph_module, graph)
+    found = with_graph(graph_module, graph)
     joined(found, structure)
     return found
 
 
 def structured(graph_module: fx.GraphModule) -> fx.GraphModule:
-    """A graph that returns what the network returns, put together as there; tensors are shared."""
+    """A graph that takes and returns what the network does, put together as there.
+
+    Tensors are shared.
+    """
+    graph_module = apart(graph_module)
     structure = structure_of(graph_module)
     (output,) = graph_module.graph.find_nodes(op="output")
     if structure is None or not isinstance(output.args[0], fx.Node):
@@ -143,27 +150,33 @@ def structured(graph_module: fx.GraphModule) -> fx.GraphModule:
     returned = output.args[0]
     output.args = (leaves,)
     _forget(graph, returned)
-    (images,) = graph.find_nodes(op="placeholder")
-    _, given = tree_flatten(((0,), {}))
-    graph.set_codegen(_PyTreeCodeGen(_PyTreeInfo([images.name], given, structure.tree)))
-    return _with_graph(graph_module, graph, constants)
+    names = [str(node.target) for node in graph.find_nodes(op="placeholder")]
+    _, given = tree_flatten(((0,) * len(names), {}))
+    graph.set_codegen(_PyTreeCodeGen(_PyTreeInfo(names, given, structure.tree)))
+    return with_graph(graph_module, graph, constants)
 
 
 def rebuilt(
     graph_module: fx.GraphModule, predict: Callable[[Tensor], Tensor]
-) -> Callable[[Tensor], Any]:
-    """`predict`, whose values stand side by side, as a function that returns what the network does.
+) -> Callable[..., Any]:
+    """`predict`, of the form that stages know, as a function that takes what the network does.
+
+    It returns what the network returns.
 
     Args:
         graph_module: it belongs to.
-        predict: images (B, C, H, W) to (B, numbers).
+        predict: packed inputs (B, C, H, W) to (B, numbers).
     """
-    structure = structure_of(graph_module)
-    if structure is None:
+    structure, inputs = structure_of(graph_module), inputs_of(graph_module)
+    if structure is None and not inputs:
         return predict
 
-    def call(images: Tensor) -> Any:
-        return structure.tree.unflatten(structure.filled(parts(predict(images), structure.heads)))
+    def call(*given: Tensor, **named: Tensor) -> Any:
+        tensors = (*given, *(named[one.name] for one in inputs[len(given) :]))
+        found = predict(pack(tensors, inputs))
+        if structure is None:
+            return found
+        return structure.tree.unflatten(structure.filled(parts(found, structure.heads)))
 
     return call
 
@@ -180,14 +193,3 @@ def _forget(graph: fx.Graph, node: Any) -> None:
     """Remove the node that put tensors side by side."""
     if isinstance(node, fx.Node) and node.target is side_by_side:
         graph.erase_node(node)
-
-
-def _with_graph(
-    graph_module: fx.GraphModule, graph: fx.Graph, constants: dict[str, Tensor] | None = None
-) -> fx.GraphModule:
-    for name, value in (constants or {}).items():
-        graph_module.register_buffer(name, value, persistent=False)
-    found = fx.GraphModule(graph_module, graph, type(graph_module).__name__)
-    found.meta = dict(graph_module.meta)
-    found.training = graph_module.training
-    return found

@@ -10,6 +10,8 @@ pooling and gates compute in float on quantized inputs.
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import fx, nn
 from torch._ops import OpOverload  # pyright: ignore[reportPrivateUsage]
@@ -86,9 +88,10 @@ def place_quantizers(student: fx.GraphModule, scheme: Scheme, spec: InputSpec | 
             reader.replace_input_with(node, quantized)
 
 
-def _extremes(bounds: Bounds) -> tuple[float, float]:
-    """What black and white become where channels go furthest."""
-    return float(bounds[0].min()), float(bounds[1].max())
+def _extremes(bounds: Bounds) -> tuple[float, float] | None:
+    """What black and white become where channels go furthest; None of what is no image."""
+    low, high = float(bounds[0].min()), float(bounds[1].max())
+    return (low, high) if math.isfinite(low) and math.isfinite(high) else None
 
 
 def activation_grid(scheme: Scheme, bits: int, *, signed: bool) -> Grid:

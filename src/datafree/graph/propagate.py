@@ -17,6 +17,7 @@ from torch._ops import OpOverload  # pyright: ignore[reportPrivateUsage]
 from datafree.config import InputSpec
 from datafree.graph import moments as rules
 from datafree.graph.blocks import ELEMENTWISE
+from datafree.graph.inputs import is_input_part
 from datafree.graph.moments import Moments
 from datafree.graph.statistics import Statistics
 from datafree.quant.modules import QUANTIZABLE, ChannelCopies
@@ -82,8 +83,13 @@ class _Walk(fx.Interpreter):
         return value
 
     def _moments(self, node: fx.Node, value: Tensor) -> Moments:
-        if node.op == "placeholder":
+        own = next((one for k, one in enumerate(self.spec.inputs) if _takes(node, k)), None)
+        if node.op == "placeholder" and not self.spec.inputs:
             return rules.pixels(self.spec, value.device)
+        if own is not None and own.kind == "image":
+            return rules.pixels(own, value.device)
+        if own is not None or node.op == "placeholder":
+            return rules.unknown(value.device)
         # Further nodes in the arguments of a view are sizes.
         sources = [self.found[n] for n in node.all_input_nodes if n in self.found]
         if node.op == "call_module":
@@ -134,6 +140,11 @@ class _Walk(fx.Interpreter):
         if name in _SHAPES:
             return rules.reshaped(first, old, value.shape)
         return rules.mixed(first) if name in _MOVES else rules.unknown(value.device)
+
+
+def _takes(node: fx.Node, place: int) -> bool:
+    """Whether `node` takes the input at `place` out of the packed tensor."""
+    return is_input_part(node) and int(node.args[1]) == place  # pyright: ignore
 
 
 def _combined(name: str, sources: list[Moments], args: Any, value: Tensor) -> Moments:

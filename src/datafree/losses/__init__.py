@@ -22,6 +22,7 @@ from datafree.losses.attention import (
 from datafree.losses.correlation import correlation_inhibition
 from datafree.losses.gradients import gradient_diversity, gradient_matching, gradient_similarity
 from datafree.losses.images import image_norm, total_variation
+from datafree.losses.inputs import input_part, pack, unpack
 from datafree.losses.logits import (
     distillation,
     inception_score_loss,
@@ -40,6 +41,7 @@ from datafree.losses.statistics import (
     slack_distance,
     slack_margin,
     standardized_distance,
+    values_distance,
     variance_distance,
 )
 
@@ -63,8 +65,10 @@ __all__ = [
     "image_norm",
     "inception_score_loss",
     "input_distance",
+    "input_part",
     "kl_distance",
     "margin_loss",
+    "pack",
     "parts",
     "patch_similarity",
     "relative_error",
@@ -74,6 +78,8 @@ __all__ = [
     "soft_cross_entropy",
     "standardized_distance",
     "total_variation",
+    "unpack",
     "values",
+    "values_distance",
     "variance_distance",
 ]

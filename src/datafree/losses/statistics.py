@@ -268,3 +268,24 @@ def input_distance(images: Tensor) -> Tensor:
     mean, std = sample_statistics(images)
     loss = slack_distance(mean, torch.zeros_like(mean[0]))
     return loss if std is None else loss + slack_distance(std, torch.ones_like(std[0]))
+
+
+def values_distance(values: Tensor) -> Tensor:
+    """`input_distance` of an input that is no image: its features are standardised over items.
+
+    Args:
+        values: (B, C, …). Where a channel has one value in an item, its mean and deviation are
+            those over the batch; of a batch of one item, those over its channels.
+
+    Returns:
+        (B,) losses, or (1,) where they are of the batch.
+    """
+    if values.ndim > 2 and values[0, 0].numel() > 1:
+        return input_distance(values)
+    rows = values.flatten(1)
+    if len(rows) == 1:
+        return input_distance(rows.unsqueeze(1))
+    mean, std = batch_statistics(rows)
+    loss = slack_distance(mean, torch.zeros_like(mean))
+    loss = loss if std is None else loss + slack_distance(std, torch.ones_like(std))
+    return loss.reshape(1)

@@ -20,15 +20,23 @@ from torch import nn
 from torch.export import ExportedProgram
 
 from datafree.config import InputSpec, ModelConfig, build
+from datafree.config.inputs import Shape, is_plain, kind_of_input, packed_fields, shapes_of
 from datafree.config.outputs import Task
 from datafree.errors import ModelError, UnknownNameError
 from datafree.models.archive import load_archive
 from datafree.models.files import SUFFIXES, kind_of, refused_file
 from datafree.models.given import recognised, required
 from datafree.models.hubs import HUBS, Found, fetch, offered
+from datafree.models.inputs import (
+    Numbers,
+    argument_names,
+    described_inputs,
+    input_notes,
+    unfilled,
+)
 from datafree.models.outputs import described
 from datafree.models.precision import in_float32
-from datafree.models.programs import found_program
+from datafree.models.programs import Asked, found_program
 from datafree.models.trial import explained
 from datafree.models.unwrap import copied, settled, unwrap_inside
 from datafree.models.weights import check_finite, load_weights, named_tensors
@@ -92,22 +100,21 @@ def load_teacher(config: ModelConfig, *, pretrained: bool = True) -> Teacher:
     found = _find(config, pretrained)
     if isinstance(found.model, nn.Module):
         settled(found.model)
-    shape = config.input_shape or found.shape
-    if shape is None:
-        raise ModelError(
-            f"{config.source} does not say what input it takes: give input_shape as C,H,W"
-        )
-    mean, std = _normalisation(config, found)
-    teacher = _teacher(found.model, config.source, shape, mean, std, config.classes, config.task)
+    shapes = _shapes(config.input_shape, found, config.source, "give input_shape as C,H,W")
+    if is_plain(shapes):
+        mean, std = _normalisation(config, found)
+    else:
+        mean, std = config.mean or found.mean, config.std or found.std
+    teacher = _teacher(found.model, config.source, shapes, mean, std, config.classes, config.task)
     return replace(teacher, notes=(*found.notes, *teacher.notes))
 
 
 def from_module(
     model: nn.Module | ExportedProgram,
     *,
-    input_shape: tuple[int, int, int] | None = None,
-    mean: tuple[float, ...] | None = None,
-    std: tuple[float, ...] | None = None,
+    input_shape: tuple[int, ...] | tuple[tuple[int, ...], ...] | None = None,
+    mean: tuple[float, ...] | tuple[tuple[float, ...], ...] | None = None,
+    std: tuple[float, ...] | tuple[tuple[float, ...], ...] | None = None,
     classes: int | None = None,
     task: Task | None = None,
 ) -> Teacher:
@@ -116,8 +123,10 @@ def from_module(
     Args:
         model: the trained network, which is taken out of its wrappers and copied, on the CPU, in
             eval mode and in float32; or a program of `torch.export`.
-        input_shape: channels, height, width; None where a program says so itself.
-        mean: per channel, subtracted from images scaled to 0..1. None means 0.
+        input_shape: channels, height, width, or the shape of another input, of several inputs one
+            each; None where a program says so itself.
+        mean: per channel, subtracted from images scaled to 0..1. None means 0. Of several inputs
+            those of the images, or a tuple for each.
         std: per channel, divided by. None means 1. With both left out the network is taken to
             expect images scaled to 0..1.
         classes: number of classes; None reads it off the output.
@@ -137,27 +146,46 @@ def from_module(
         found = found_program(network, name, input_shape)
     else:
         found = Found(copied(network))
-    shape = input_shape or found.shape
-    if shape is None:
-        raise ModelError(f"{name} does not say what input it takes: pass input_shape=(C, H, W)")
-    filled = (mean or (0.0,) * shape[0], std or (1.0,) * shape[0])
-    return _teacher(found.model, name, shape, *filled, classes, task)
+    shapes = _shapes(input_shape, found, name, "pass input_shape=(C, H, W)")
+    if is_plain(shapes):
+        ((channels, *_),) = shapes
+        mean, std = mean or (0.0,) * channels, std or (1.0,) * channels
+    else:
+        images = sum(shape[0] for shape in shapes if kind_of_input(shape) == "image")
+        mean, std = mean or (0.0,) * images, std or (1.0,) * images
+    return _teacher(found.model, name, shapes, mean, std, classes, task)
+
+
+def _shapes(asked: Asked, found: Found, name: str, otherwise: str) -> tuple[Shape, ...]:
+    """The shape of every input, as asked for or as the network says.
+
+    Raises:
+        ModelError: neither tells.
+    """
+    shapes = shapes_of(asked or found.shape)
+    if shapes is not None:
+        return shapes
+    call = None if isinstance(found.model, ExportedProgram) else found.model
+    several = None if call is None else unfilled(None, call, name)
+    raise ModelError(several or f"{name} does not say what input it takes: {otherwise}")
 
 
 def _teacher(  # noqa: PLR0913 - all that must be known of a network
     model: nn.Module | ExportedProgram,
     name: str,
-    shape: tuple[int, int, int],
-    mean: tuple[float, ...],
-    std: tuple[float, ...],
+    shapes: tuple[Shape, ...],
+    mean: Numbers,
+    std: Numbers,
     classes: int | None,
     task: Task | None,
 ) -> Teacher:
-    values = {"shape": shape, "mean": mean, "std": std, "classes": classes or 1}
-    spec = build(InputSpec, values, f"input of {name}")
-    model, note = in_float32(model, shape, name)
+    inputs = described_inputs(shapes, argument_names(model), mean, std, name)
+    given = packed_fields(inputs) if inputs else {"shape": shapes[0], "mean": mean, "std": std}
+    spec = build(InputSpec, {**given, "classes": classes or 1}, f"input of {name}")
+    model, note = in_float32(model, shapes, name)
     check_finite(named_tensors(model), name)
-    heads, plain = described(_returned(model, shape, name), _SHOWN, shape, task, name)
+    image = next((shape for shape in shapes if kind_of_input(shape) == "image"), ())
+    heads, plain = described(_returned(model, shapes, name), _SHOWN, image, task, name)
     first = next((head for head in heads if head.kind != "values"), heads[0])
     measured = 1 if first.kind == "values" else first.shape[0]
     if classes is not None and classes != measured:
@@ -165,13 +193,11 @@ def _teacher(  # noqa: PLR0913 - all that must be known of a network
     labelled = plain and first.kind in ("classes", "one_logit")
     spec = spec.model_copy(update={"classes": measured, "outputs": () if labelled else heads})
     state = model.state_dict if isinstance(model, ExportedProgram) else model.state_dict()
-    notes = () if note is None else (note,)
+    notes = (() if note is None else (note,)) + input_notes(inputs, mean, std)
     return Teacher(model=model, spec=spec, name=name, digest=state_digest(state), notes=notes)
 
 
-def _normalisation(
-    config: ModelConfig, found: Found
-) -> tuple[tuple[float, ...], tuple[float, ...]]:
+def _normalisation(config: ModelConfig, found: Found) -> tuple[tuple[Any, ...], tuple[Any, ...]]:
     mean, std = config.mean or found.mean, config.std or found.std
     if mean is None or std is None:
         missing = {"mean": mean, "std": std}
@@ -183,15 +209,16 @@ def _normalisation(
     return mean, std
 
 
-def _returned(model: nn.Module | ExportedProgram, shape: tuple[int, int, int], name: str) -> Any:
+def _returned(model: nn.Module | ExportedProgram, shapes: tuple[Shape, ...], name: str) -> Any:
     """What the network returns for two black images; its tensors know the steps they come from."""
     call = model.module() if isinstance(model, ExportedProgram) else model
+    given = [torch.zeros(_SHOWN, *shape, requires_grad=True) for shape in shapes]
     try:
         with torch.enable_grad():
-            # Not a leaf: a network may write into its images.
-            return call(torch.zeros(_SHOWN, *shape, requires_grad=True) * 1)
+            # No leaves: a network may write into its images.
+            return call(*(tensor * 1 for tensor in given))
     except Exception as error:  # noqa: BLE001 - a stranger's network may raise anything
-        raise ModelError(explained(error, call, shape, name)) from None
+        raise ModelError(explained(error, call, shapes, name)) from None
 
 
 def _find(config: ModelConfig, pretrained: bool) -> Found:
@@ -241,7 +268,14 @@ def _from_onnx(config: ModelConfig) -> Found:
     from datafree.models.onnx import load_onnx  # imports onnx and what reads it, seconds
 
     _refuse_weights(config)
-    return load_onnx(Path(config.source), config.input_shape)
+    shapes = shapes_of(config.input_shape)
+    if shapes is not None and not is_plain(shapes):
+        raise ModelError(
+            f"{config.source}: ONNX files are read that take one batch of images; give input_shape"
+            " as C,H,W, or the network as a .pt2 file"
+        )
+    (shape,) = (None,) if shapes is None else shapes
+    return load_onnx(Path(config.source), None if shape is None else (shape[0], shape[1], shape[2]))
 
 
 def _refuse_weights(config: ModelConfig) -> None:

@@ -27,14 +27,14 @@ class Found:
 
     Attributes:
         model: the network.
-        shape: channels, height, width.
+        shape: channels, height, width; of another input its own, of several a shape each.
         mean: per channel.
         std: per channel.
         notes: what a user should know of how it was found, a line each.
     """
 
     model: nn.Module | ExportedProgram
-    shape: tuple[int, int, int] | None = None
+    shape: tuple[int, ...] | tuple[tuple[int, ...], ...] | None = None
     mean: tuple[float, ...] | None = None
     std: tuple[float, ...] | None = None
     notes: tuple[str, ...] = ()

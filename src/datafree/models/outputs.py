@@ -30,7 +30,7 @@ def described(
     Args:
         returned: by the network.
         batch: number of images.
-        image: (C, H, W) of one.
+        image: (C, H, W) of one; empty where the network takes none.
         task: what the user says of it; None guesses.
         name: of the network, for messages.
 

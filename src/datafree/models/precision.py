@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -10,6 +11,7 @@ from torch import Tensor, fx, nn
 from torch.export import Dim, ExportedProgram
 from torch.fx.node import map_aggregate
 
+from datafree.config.inputs import Shape
 from datafree.errors import ModelError
 from datafree.models.unwrap import copied
 
@@ -19,7 +21,7 @@ _KEPT = ("nn_module_stack", "stack_trace")
 
 
 def in_float32(
-    model: nn.Module | ExportedProgram, shape: tuple[int, ...], name: str
+    model: nn.Module | ExportedProgram, shapes: Sequence[Shape], name: str
 ) -> tuple[nn.Module | ExportedProgram, str | None]:
     """`model` itself where all its numbers are float32, or else a copy of which that is true.
 
@@ -28,7 +30,7 @@ def in_float32(
 
     Args:
         model: in eval mode; not changed.
-        shape: of one image.
+        shapes: of one item, of every input.
         name: of the network, for messages.
 
     Returns:
@@ -48,30 +50,31 @@ def in_float32(
         made = _rewritten(model)
     else:
         made = copied(model).float()
-        if not _runs(made, shape):
-            made = _cast_by_hand(model, shape, kinds.most_common(1)[0][0]) or made
+        if not _runs(made, shapes):
+            made = _cast_by_hand(model, shapes, kinds.most_common(1)[0][0]) or made
     return made, f"{name} holds {_counts(kinds)} numbers: it is quantized as a float32 copy"
 
 
-def _runs(model: nn.Module, shape: tuple[int, ...]) -> bool:
+def _runs(model: nn.Module, shapes: Sequence[Shape]) -> bool:
     try:
         with torch.no_grad():
-            model(torch.zeros(_BATCH, *shape))
+            model(*(torch.zeros(_BATCH, *shape) for shape in shapes))
     except Exception:  # noqa: BLE001 - a stranger's network may raise anything
         return False
     return True
 
 
-def _cast_by_hand(model: nn.Module, shape: tuple[int, ...], own: torch.dtype) -> nn.Module | None:
-    """The module of the program of `model`, if it runs on images of its `own` precision."""
-    images, sizes = torch.zeros(_BATCH, *shape, dtype=own), {0: Dim("batch", min=1)}
+def _cast_by_hand(model: nn.Module, shapes: Sequence[Shape], own: torch.dtype) -> nn.Module | None:
+    """The module of the program of `model`, if it runs on inputs of its `own` precision."""
+    given = tuple(torch.zeros(_BATCH, *shape, dtype=own) for shape in shapes)
+    sizes = ({0: Dim("batch", min=1)},) * len(given)
     try:
         with torch.no_grad():
-            program = torch.export.export(model, (images,), dynamic_shapes=(sizes,), strict=False)
+            program = torch.export.export(model, given, dynamic_shapes=sizes, strict=False)
     except Exception:  # noqa: BLE001 - as above
         return None
     made = _rewritten(program)
-    return made if _runs(made, shape) else None
+    return made if _runs(made, shapes) else None
 
 
 def _refuse(key: str, tensor: Tensor, name: str) -> None:

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-import inspect
 import linecache
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+
+from datafree.config.inputs import Shape, is_plain, words
+from datafree.models.inputs import unfilled
 
 _SHAPES = re.compile(
     r"\b(shapes?|sizes?|dims?|dimensions?|channels?|heights?|widths?|kernel|resolution|stride"
@@ -24,21 +25,20 @@ _INSTALLED = ("site-packages", "dist-packages")
 
 
 def explained(
-    error: Exception, call: Callable[..., Any], shape: tuple[int, int, int], name: str
+    error: Exception, call: Callable[..., Any], shapes: Sequence[Shape], name: str
 ) -> str:
     """What to tell of a network that failed on a batch of 2 images.
 
     Args:
         error: that it raised.
         call: the network, once more.
-        shape: channels, height, width of the images it was given.
+        shapes: of one item, of every input it was given.
         name: of the network.
 
     Returns:
         One line: what was wrong, where, and what to do.
     """
-    forward = call.forward if isinstance(call, nn.Module) else call
-    known = _inputs(forward, name) or _unwritten(error, name)
+    known = unfilled(shapes, call, name) or _unwritten(error, name)
     if known is not None:
         return known
     file, line, text = _place(error)
@@ -53,39 +53,21 @@ def explained(
             f"{name} mixes precisions inside forward: {reason}; cast to the precision of its"
             " weights (weight.dtype) there"
         )
-    sizes = ", ".join(map(str, shape))
+    sizes = "; ".join(", ".join(map(str, shape)) for shape in shapes)
+    what = "images of" if is_plain(shapes) else "inputs of"
+    told = words(shapes[0]) if len(shapes) == 1 else sizes
     if _speaks_of_shapes(error, text):
-        if _takes_one(call, shape):
+        if _takes_one(call, shapes):
+            item = "image" if is_plain(shapes) else "item"
             return (
-                f"{name} takes one image of {sizes} and no batch: {reason}; write its reshapes so"
+                f"{name} takes one {item} of {sizes} and no batch: {reason}; write its reshapes so"
                 " that they keep the batch, x.flatten(1) for x.view(1, -1)"
             )
-        return (
-            f"{name} does not take images of {sizes} (channels, height, width): {reason}; give the"
-            " right input_shape, as C,H,W"
-        )
-    return f"{name} fails on a batch of images: {reason}; let it run on torch.zeros(2, {sizes})"
-
-
-def _inputs(forward: Callable[..., Any], name: str) -> str | None:
-    """What to say of a `forward` that does not take exactly one input."""
-    try:
-        parameters = list(inspect.signature(forward).parameters.values())
-    except (TypeError, ValueError):
-        return None
-    needed = [p.name for p in parameters if p.default is p.empty and p.kind not in _STARRED]
-    if len(needed) > 1:
-        return (
-            f"{name} takes {len(needed)} inputs ({', '.join(needed)}): wrap it in a module that"
-            " takes one image batch and fills in the others"
-        )
-    if not any(p.kind in (*_POSITIONAL, inspect.Parameter.VAR_POSITIONAL) for p in parameters):
-        return f"{name} takes no image: give its forward one argument, the batch of images"
-    return None
-
-
-_STARRED = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
-_POSITIONAL = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+        form = ", as C,H,W" if is_plain(shapes) else ""
+        return f"{name} does not take {what} {told}: {reason}; give the right input_shape{form}"
+    zeros = ", ".join(f"torch.zeros(2, {', '.join(map(str, shape))})" for shape in shapes)
+    batch = "a batch of images" if is_plain(shapes) else "a batch of its inputs"
+    return f"{name} fails on {batch}: {reason}; let it run on {zeros}"
 
 
 def _unwritten(error: Exception, name: str) -> str | None:
@@ -104,10 +86,10 @@ def _speaks_of_shapes(error: Exception, line: str) -> bool:
     return isinstance(error, kinds) and _SHAPES.search(text) is not None
 
 
-def _takes_one(call: Callable[..., Any], shape: tuple[int, int, int]) -> bool:
+def _takes_one(call: Callable[..., Any], shapes: Sequence[Shape]) -> bool:
     try:
         with torch.no_grad():
-            call(torch.zeros(1, *shape))
+            call(*(torch.zeros(1, *shape) for shape in shapes))
     except Exception:  # noqa: BLE001 - a stranger's network may raise anything
         return False
     return True

@@ -8,6 +8,7 @@ from torch import fx
 
 from datafree.calibrators.base import ImagelessRule, RangeRule
 from datafree.config import RunConfig
+from datafree.graph.inputs import inputs_of
 from datafree.graph.taps import batch_norms
 from datafree.registry import load
 from datafree.synthesis.base import Synthesizer
@@ -76,6 +77,8 @@ def _image_method(names: str, graph: fx.GraphModule) -> tuple[str, bool]:
     given = _split(names)
     classes = [load("datafree.synthesis", name, Synthesizer) for name in given]
     found = [name for name, cls in zip(given, classes, strict=True) if cls.fits(graph)]
+    if not found and len(given) > 1 and inputs_of(graph):
+        return "noise", True  # the others make pictures
     return (found[0], True) if found else (given[-1], False)
 
 

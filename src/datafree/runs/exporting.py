@@ -91,6 +91,12 @@ def check_export(graph: fx.GraphModule, spec: InputSpec, config: RunConfig) -> N
         ExportError: the network cannot take images of any size.
     """
     class_names(config, spec)
+    for option in ("any_size", "input_uint8"):
+        if spec.inputs and getattr(config, option):
+            names = ", ".join(one.name for one in spec.inputs)
+            raise ConfigError(
+                f"{option} is for networks of one image, and this one takes {names}: leave it out"
+            )
     if config.any_size and config.export:
         check_any_size(to_device(graph, torch.device("cpu")), torch.zeros(1, *spec.shape))
 

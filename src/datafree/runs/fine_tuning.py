@@ -11,6 +11,7 @@ from torch.export import ExportedProgram
 
 from datafree.calibrators.base import Calibrator
 from datafree.config import InputSpec, ModelConfig, RunConfig, outputs
+from datafree.config.inputs import told_of
 from datafree.corrections.prepare import prepare
 from datafree.errors import ModelError
 from datafree.generators import Generator, generate, save_generator
@@ -103,9 +104,7 @@ def find_companion(
         ModelError: it does not fit the teacher, or has nothing to learn.
     """
     if student is not None:
-        own = from_module(
-            student, input_shape=spec.shape, mean=spec.mean, std=spec.std, task=_task(spec)
-        )
+        own = from_module(student, **_taken(spec), task=_task(spec))
         warn_of(own.notes)
         _fits(own.name, own.spec, spec)
         graph = capture(own.model, spec)
@@ -130,7 +129,7 @@ def other_network(described: ModelConfig, spec: InputSpec, seed: int) -> fx.Grap
     Raises:
         ModelError: it does not take the teacher's images or has other classes.
     """
-    known: dict[str, Any] = {"input_shape": spec.shape, "mean": spec.mean, "std": spec.std}
+    known = _taken(spec)
     missing = {key: value for key, value in known.items() if getattr(described, key) is None}
     if described.source.partition(":")[0] in HUBS and described.weights_file is None:
         missing["classes"] = spec.classes
@@ -142,11 +141,19 @@ def other_network(described: ModelConfig, spec: InputSpec, seed: int) -> fx.Grap
 
 
 def _fits(name: str, own: InputSpec, spec: InputSpec) -> None:
-    if (own.shape, own.heads) != (spec.shape, spec.heads):
+    taken = [one.shape for one in own.inputs] == [one.shape for one in spec.inputs]
+    if (own.shape, own.heads) != (spec.shape, spec.heads) or not taken:
         raise ModelError(
             f"{name} maps images of {own.shape} to {_told(own)} and its teacher {spec.shape} to"
             f" {_told(spec)}: choose a student that fits"
         )
+
+
+def _taken(spec: InputSpec) -> dict[str, Any]:
+    """What the user would say of the network's input."""
+    if spec.inputs:
+        return told_of(spec.inputs)
+    return {"input_shape": spec.shape, "mean": spec.mean, "std": spec.std}
 
 
 def _told(spec: InputSpec) -> str:

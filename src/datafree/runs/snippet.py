@@ -38,7 +38,7 @@ def snippet(path: Path, spec: InputSpec, config: RunConfig) -> str | None:
         At most fifteen lines; None for images that no picture holds.
     """
     channels, height, width = spec.shape
-    if channels not in _MODES:
+    if spec.inputs or channels not in _MODES:
         return None
     imported, opened, run = _RUNTIMES[runtime_of(config.target)]
     named = config.class_names is not None and imported.endswith("onnxruntime")

@@ -16,9 +16,10 @@ from typing import Any
 import numpy as np
 import onnx
 from numpy.typing import NDArray
-from onnx import NodeProto, TensorProto, TypeProto, helper, numpy_helper
+from onnx import NodeProto, TensorProto, ValueInfoProto, helper, numpy_helper
 
 from datafree.errors import InferenceError
+from datafree.runtimes._timing import Given
 
 CONVOLUTIONS = ("Conv", "ConvTranspose")
 RECURRENT = ("LSTM", "GRU", "RNN")
@@ -189,37 +190,53 @@ class Graph:
         return None
 
     def input_shape(self) -> list[int | None]:
-        """Of the network's only input as (B, C, H, W); None for what the file leaves open.
+        """Of the network's input as (B, C, H, W), or as it is; None for what the file leaves open.
+
+        Of several inputs that of the first.
 
         Raises:
-            InferenceError: the network has several inputs, or none.
+            InferenceError: the network has no input.
         """
-        dims = self._input().shape.dim
-        sizes = [int(d.dim_value) if d.dim_value > 0 else None for d in dims]
+        sizes = _sizes(self._inputs()[0])
         return [sizes[0], sizes[-1], *sizes[1:-1]] if self.takes_bytes else sizes
 
     @property
     def takes_bytes(self) -> bool:
         """Whether the input is uint8, channels last, instead of normalised images."""
-        return self._input().elem_type == TensorProto.UINT8
+        return self._inputs()[0].type.tensor_type.elem_type == TensorProto.UINT8
 
-    def given(self, images: NDArray[np.float32]) -> NDArray[Any]:
-        """Images (B, C, H, W) in the form of the input; values do not matter, times do."""
-        if not self.takes_bytes:
+    def given(self, images: NDArray[np.float32]) -> Given:
+        """Images (B, C, H, W) in the form of the input; values do not matter, times do.
+
+        Where the file takes something else than images, B items of that.
+
+        Raises:
+            InferenceError: it does and leaves their shape open.
+        """
+        inputs = self._inputs()
+        if self.takes_bytes:
+            pixels = np.clip(64 * images + 128, 0, 255).astype(np.uint8)
+            return np.ascontiguousarray(np.moveaxis(pixels, 1, -1))
+        if len(inputs) == 1 and len(_sizes(inputs[0])) == images.ndim:
             return images
-        pixels = np.clip(64 * images + 128, 0, 255).astype(np.uint8)
-        return np.ascontiguousarray(np.moveaxis(pixels, 1, -1))
+        random = np.random.default_rng(0)
+        drawn: dict[str, NDArray[Any]] = {}
+        for value in inputs:
+            sizes = [size for size in _sizes(value)[1:] if size is not None]
+            if len(sizes) < len(_sizes(value)) - 1:
+                raise InferenceError(
+                    f"the file does not say what shape its input {value.name} has: export it with"
+                    " that shape fixed"
+                )
+            drawn[value.name] = random.standard_normal((len(images), *sizes), dtype=np.float32)
+        return drawn if len(drawn) > 1 else next(iter(drawn.values()))
 
-    def _input(self) -> TypeProto.Tensor:
-        """Type of the only input."""
+    def _inputs(self) -> list[ValueInfoProto]:
+        """The inputs that are no weights."""
         inputs = [v for v in self.model.graph.input if v.name not in self.initializers]
-        if len(inputs) != 1:
-            names = ", ".join(value.name for value in inputs) or "none"
-            raise InferenceError(
-                f"the network must have one input, and this file has {len(inputs)} ({names}):"
-                " export it with one tensor of images"
-            )
-        return inputs[0].type.tensor_type
+        if not inputs:
+            raise InferenceError("the network in this file has no input: export it with one")
+        return inputs
 
     def input_codes(self, node: NodeProto) -> Codes | None:
         """Codes that the input of a layer comes from; None where it is not quantized."""
@@ -247,6 +264,12 @@ class Graph:
             maker = self.made_by(name)
             name = maker.input[0] if maker is not None and maker.input else None
         return node.name or node.output[0]
+
+
+def _sizes(value: ValueInfoProto) -> list[int | None]:
+    """Sizes of an input; None for what the file leaves open."""
+    dims = value.type.tensor_type.shape.dim
+    return [int(d.dim_value) if d.dim_value > 0 else None for d in dims]
 
 
 def load_graph(path: Path) -> Graph:

@@ -18,9 +18,11 @@ MOST_ROUNDS = 100
 _FEWEST_ROUNDS = 3
 _ENOUGH = 0.25  # seconds of a cell after which `_GOOD_ROUNDS` rounds will do
 _GOOD_ROUNDS = 25
-Opened = Mapping[str, Callable[[NDArray[Any]], Any]]
-Given = Mapping[str, Callable[[NDArray[np.float32]], NDArray[Any]]]
-_AS_THEY_ARE: Given = MappingProxyType({})
+Given = NDArray[Any] | Mapping[str, NDArray[Any]]
+"""What a file is run on: images in the form it takes, or several inputs by their names."""
+Opened = Mapping[str, Callable[[Any], Any]]
+Forms = Mapping[str, Callable[[NDArray[np.float32]], Given]]
+_AS_THEY_ARE: Forms = MappingProxyType({})
 
 
 @dataclass(frozen=True)
@@ -55,7 +57,7 @@ def timed(  # noqa: PLR0913 - what a table of times is made of
     step: Step,
     *,
     processor: bool = False,
-    given: Given = _AS_THEY_ARE,
+    given: Forms = _AS_THEY_ARE,
 ) -> list[tuple[Cell, Done]]:
     """Seconds of single runs, by cell and file.
 
@@ -72,7 +74,7 @@ def timed(  # noqa: PLR0913 - what a table of times is made of
     """
     deadline = time.perf_counter() + seconds
     found: list[tuple[Cell, Done]] = []
-    threads, calls = 0, dict[str, Callable[[NDArray[Any]], Any]]()
+    threads, calls = 0, dict[str, Callable[[Given], Any]]()
     for k, cell in enumerate(cells):
         if cell.threads != threads:
             calls.clear()
@@ -91,7 +93,7 @@ def timed(  # noqa: PLR0913 - what a table of times is made of
 
 
 def _rounds(
-    calls: Opened, images: Mapping[str, NDArray[Any]], seconds: float, clock: Callable[[], float]
+    calls: Opened, images: Mapping[str, Given], seconds: float, clock: Callable[[], float]
 ) -> Done:
     """Run all files in turn until the time is over or enough is known."""
     for name, call in calls.items():  # memory is set up in the first run

@@ -10,20 +10,18 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any, ClassVar
-
-from numpy.typing import NDArray
+from typing import ClassVar
 
 from datafree.config import Frozen
 from datafree.errors import InferenceError
 from datafree.progress import Progress, silent
 from datafree.registry import method_name
-from datafree.runtimes._timing import Cell, available_threads, timed
+from datafree.runtimes._timing import Cell, Given, available_threads, timed
 
 _PLACES = ("Exception from ", "Check '")  # where in its source a runtime was
 _SAID = 300
-Call = Callable[[NDArray[Any]], object]
-"""Runs a loaded file once, on images in the form it takes."""
+Call = Callable[[Given], object]
+"""Runs a loaded file once, on images in the form it takes; on several inputs by their names."""
 
 
 @dataclass(frozen=True)

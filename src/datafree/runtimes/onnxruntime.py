@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from datafree.runtimes._graph import Graph, load_graph, tagged, tags
 from datafree.runtimes._kernels import Executed, kernels
 from datafree.runtimes._reasons import onnxruntime_reason
+from datafree.runtimes._timing import Given
 from datafree.runtimes.base import Call, Kernels, Runtime, refusal
 
 _INTEGER = frozenset({
@@ -62,11 +63,10 @@ class OnnxRuntime(Runtime):
     def opened(self, path: Path, threads: int) -> Call:
         """See `Runtime.opened`."""
         session = self._session(path, _options(threads), path)
-        name = session.get_inputs()[0].name
 
-        def call(images: NDArray[Any]) -> object:
+        def call(given: Given) -> object:
             try:
-                return session.run(None, {name: images})
+                return session.run(None, _feeds(session, given))
             except Exception as error:  # its errors have no common base
                 raise refusal(self, path, "run", error) from error
 
@@ -81,14 +81,19 @@ class OnnxRuntime(Runtime):
         except Exception as error:  # its errors have no common base
             raise refusal(self, shown, "load", error) from error
 
-    def _call(
-        self, session: onnxruntime.InferenceSession, path: Path, images: NDArray[Any]
-    ) -> None:
+    def _call(self, session: onnxruntime.InferenceSession, path: Path, given: Given) -> None:
         try:
             for _ in range(_PROFILED_RUNS):
-                session.run(None, {session.get_inputs()[0].name: images})
+                session.run(None, _feeds(session, given))
         except Exception as error:  # its errors have no common base
             raise refusal(self, path, "run", error) from error
+
+
+def _feeds(session: onnxruntime.InferenceSession, given: Given) -> dict[str, NDArray[Any]]:
+    """What is given, by the names of inputs."""
+    if isinstance(given, np.ndarray):
+        return {session.get_inputs()[0].name: given}
+    return dict(given)
 
 
 def _options(threads: int) -> Any:
@@ -98,7 +103,7 @@ def _options(threads: int) -> Any:
     return options
 
 
-def _zeros(graph: Graph, shape: Sequence[int]) -> NDArray[Any]:
+def _zeros(graph: Graph, shape: Sequence[int]) -> Given:
     """The smallest batch a file takes: one image, unless its batch is fixed."""
     batch = graph.input_shape()[0] or 1
     return graph.given(np.zeros((batch, *shape), np.float32))

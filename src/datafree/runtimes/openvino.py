@@ -10,11 +10,11 @@ from typing import Any, ClassVar
 
 import numpy as np
 import onnx
-from numpy.typing import NDArray
 
 from datafree.runtimes._graph import load_graph, tagged, tags
 from datafree.runtimes._kernels import Executed, kernels
 from datafree.runtimes._reasons import openvino_reason
+from datafree.runtimes._timing import Given
 from datafree.runtimes.base import Call, Kernels, Runtime, refusal
 
 _LAYERS = frozenset({
@@ -75,18 +75,21 @@ class OpenVINO(Runtime):
     def _call(self, compiled: Any, path: Path) -> tuple[Call, Any]:
         """A compiled file as a function, and the request that then knows times."""
         openvino = _package()
-        request, wanted = compiled.create_infer_request(), compiled.input(0).partial_shape
-        fitting: set[tuple[int, ...]] = set()
+        request, first = compiled.create_infer_request(), compiled.input(0)
+        fitting: set[tuple[object, ...]] = set()
 
-        def call(images: NDArray[Any]) -> object:
+        def call(given: Given) -> object:
+            feeds = {first.any_name: given} if isinstance(given, np.ndarray) else dict(given)
             # A request computes something of images that do not fit, instead of refusing them.
-            if images.shape not in fitting:
-                if not wanted.compatible(openvino.PartialShape(list(images.shape))):
-                    said = f"its input is {wanted}, the images are {images.shape}"
-                    raise refusal(self, path, "run", ValueError(said))
-                fitting.add(images.shape)
+            for name, images in feeds.items():
+                wanted = compiled.input(name).partial_shape
+                if (name, images.shape) not in fitting:
+                    if not wanted.compatible(openvino.PartialShape(list(images.shape))):
+                        said = f"its input is {wanted}, the images are {images.shape}"
+                        raise refusal(self, path, "run", ValueError(said))
+                    fitting.add((name, images.shape))
             try:
-                return request.infer({0: images})
+                return request.infer(feeds)
             except RuntimeError as error:
                 raise refusal(self, path, "run", error) from error
 
@@ -106,7 +109,7 @@ class OpenVINO(Runtime):
         except RuntimeError as error:
             raise refusal(self, shown, "load", error) from error
 
-    def _times(self, compiled: Any, images: NDArray[Any], path: Path) -> dict[str, float]:
+    def _times(self, compiled: Any, images: Given, path: Path) -> dict[str, float]:
         """Microseconds by node of the execution graph, the fastest of all runs."""
         call, request = self._call(compiled, path)
         found: dict[str, float] = {}

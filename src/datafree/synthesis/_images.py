@@ -9,12 +9,23 @@ from typing import Any, ClassVar
 import torch
 import torch.nn.functional as F
 from pydantic import Field
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 
 from datafree.config import InputSpec
+from datafree.config.inputs import Input
+from datafree.errors import ModelError
 from datafree.graph.alignment import Alignment, alignment_loss, one_value
+from datafree.graph.inputs import inputs_of
 from datafree.graph.taps import BatchNorm, stored_statistics, tap_batch_norms
-from datafree.losses import Heads, first_logits, image_norm, input_distance, total_variation
+from datafree.losses import (
+    Heads,
+    first_logits,
+    image_norm,
+    input_distance,
+    total_variation,
+    unpack,
+    values_distance,
+)
 from datafree.synthesis.base import Batch, Synthesizer
 from datafree.tensors import device_of, fast_copy
 
@@ -51,6 +62,19 @@ class ImageOptimizer(Synthesizer):
         """Steps of Adam."""
         return self.iterations
 
+    def check(self, teacher: nn.Module) -> None:
+        """See the base class; nothing but an image has neighbours to be like, or is rolled.
+
+        Raises:
+            ModelError: also, such an option for a network that takes something else.
+        """
+        super().check(teacher)
+        given = [name for name in ("jitter", "tv_weight") if getattr(self, name)]
+        if given and isinstance(teacher, fx.GraphModule) and inputs_of(teacher):
+            raise ModelError(
+                f"{given[0]} is for images, and this network takes something else: leave it out"
+            )
+
     def prepare(self, teacher: nn.Module, spec: InputSpec, generator: torch.Generator) -> Any:
         """A copy of the teacher in the memory layout in which convolutions are fastest."""
         del spec, generator
@@ -67,7 +91,7 @@ class ImageOptimizer(Synthesizer):
         network: nn.Module = state if isinstance(state, nn.Module) else state.network
         images = torch.randn(batch.size, *spec.shape, generator=batch.generator)
         targets = asked_classes(batch, spec) if self.label_weight else None
-        self._optimize(network, images, targets, batch, state, spec.outputs)
+        self._optimize(network, images, targets, batch, state, spec)
         return images, targets
 
     def _optimize(
@@ -77,7 +101,7 @@ class ImageOptimizer(Synthesizer):
         targets: Tensor | None,
         batch: Batch,
         state: Any,
-        heads: Heads,
+        spec: InputSpec,
     ) -> None:
         device = device_of(network)
         pixels = images.to(device, memory_format=_layout(images)).requires_grad_()
@@ -95,10 +119,12 @@ class ImageOptimizer(Synthesizer):
                 size = batch.size  # they are compared by statistics of all images
             aligned = self.alignment(len(layers), batch, state)
             stored = [stored_statistics(layer) for layer in layers]
-            features = _Features(network, taps, stored, aligned, labels, self.label_weight, heads)
+            features = _Features(
+                network, taps, stored, aligned, labels, self.label_weight, spec.outputs
+            )
             for _ in range(self.iterations):
                 shift = self._shift(batch.generator)
-                priors = self._priors(pixels)
+                priors = self._priors(pixels, spec.inputs)
                 (gradient,) = torch.autograd.grad(priors, [pixels])
                 loss = priors.detach()
                 for start in range(0, batch.size, size):
@@ -118,8 +144,8 @@ class ImageOptimizer(Synthesizer):
         rows, columns = torch.randint(-self.jitter, self.jitter + 1, (2,), generator=generator)
         return int(rows), int(columns)
 
-    def _priors(self, pixels: Tensor) -> Tensor:
-        total = input_distance(pixels).mean()
+    def _priors(self, pixels: Tensor, inputs: tuple[Input, ...]) -> Tensor:
+        total = _standardised(pixels, inputs)
         if self.tv_weight:
             total = total + self.tv_weight * total_variation(pixels)
         if self.l2_weight:
@@ -160,6 +186,18 @@ class _Features:
         loss = loss * (len(chunk) / len(pixels))
         (gradient,) = torch.autograd.grad(loss, [chunk])
         return loss.detach(), gradient
+
+
+def _standardised(pixels: Tensor, inputs: tuple[Input, ...]) -> Tensor:
+    """Distance of all inputs from mean 0 and deviation 1, what lies flat among zeros by itself."""
+    if not inputs:
+        return input_distance(pixels).mean()
+    parts = zip(inputs, unpack(pixels, inputs), strict=True)
+    each = [
+        (input_distance(part) if one.kind == "image" else values_distance(part)).mean()
+        for one, part in parts
+    ]
+    return torch.stack(each).sum()
 
 
 def asked_classes(batch: Batch, spec: InputSpec) -> Tensor | None:

@@ -10,7 +10,7 @@ import math
 from abc import abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from pydantic import Field
@@ -85,6 +85,8 @@ class Stage:
 
 class PixelOptimizer(Synthesizer):
     """Base of methods that judge images by what a network says of them."""
+
+    needs_image: ClassVar[bool] = True
 
     batch_size: int = Field(default=32, ge=1)
     """Images optimised together, at most."""

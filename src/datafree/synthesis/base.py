@@ -14,6 +14,7 @@ from torch import Tensor, fx, nn
 from datafree.config import Frozen, InputSpec, Scheme
 from datafree.errors import DataError, ModelError
 from datafree.graph.attention import find_attention
+from datafree.graph.inputs import inputs_of
 from datafree.graph.taps import batch_norms
 from datafree.graph.untrained import require_statistics
 from datafree.images import SyntheticSet
@@ -49,6 +50,8 @@ class Synthesizer(Frozen):
     """Where the method comes from: authors, title, venue, year."""
     needs_batch_norm: ClassVar[bool] = False
     needs_attention: ClassVar[bool] = False
+    needs_image: ClassVar[bool] = False
+    """Whether it knows of images alone: what is smooth, black, white, or cut out."""
     needs_file: ClassVar[bool] = False
     """Whether the network alone is not enough."""
 
@@ -161,8 +164,11 @@ class Synthesizer(Frozen):
             if self.needs_batch_norm:
                 require_statistics(teacher, self.name, "noise")
             return
+        other = isinstance(teacher, fx.GraphModule) and inputs_of(teacher)
         missing = (
-            "matches batch-norm statistics, and this network has no such layer"
+            "makes images, and this network takes something else"
+            if self.needs_image and other
+            else "matches batch-norm statistics, and this network has no such layer"
             if self.needs_batch_norm and not batch_norms(teacher)
             else "looks at attention, and this network computes none"
         )
@@ -174,6 +180,8 @@ class Synthesizer(Frozen):
     def fits(cls, teacher: nn.Module) -> bool:
         """Whether `teacher` has what the method looks at."""
         if cls.needs_batch_norm and not batch_norms(teacher):
+            return False
+        if cls.needs_image and isinstance(teacher, fx.GraphModule) and inputs_of(teacher):
             return False
         return not cls.needs_attention or (
             isinstance(teacher, fx.GraphModule) and bool(find_attention(teacher))

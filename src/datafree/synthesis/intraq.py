@@ -58,6 +58,7 @@ class IntraQ(Synthesizer):
         " Zero-Shot Network Quantization, CVPR"
     )
     needs_batch_norm: ClassVar[bool] = True
+    needs_image: ClassVar[bool] = True
 
     iterations: int = Field(default=1000, ge=1)
     """Steps of Adam per batch."""
