@@ -57,9 +57,12 @@ class Coverage(Kind):
             found |= {"exports": "yes", "door": "yes", "task": teacher.spec.task}
             for bits in _WIDTHS:
                 try:
-                    found |= _outcome(config, teacher, bits, bench)
+                    outcome = _outcome(config, teacher, bits, bench)
                 except Exception as error:  # noqa: BLE001 - likewise
                     return found | _cause(bits, error)
+                silent = found.get("silent", 0) + outcome["silent"]
+                floats = found.get("floats") or outcome["floats"]
+                found |= {**outcome, "silent": silent, "floats": floats}
         return found
 
 
