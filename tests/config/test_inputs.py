@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from datafree.config import InputSpec, RunConfig, build, load_config
@@ -70,7 +72,7 @@ def test_other_shapes_are_refused_in_one_line(text: str) -> None:
     assert "\n" not in str(caught.value)
 
 
-def test_shapes_means_and_deviations_survive_a_file(tmp_path) -> None:
+def test_shapes_means_and_deviations_survive_a_file(tmp_path: Path) -> None:
     told = {"input_shape": "3,32,32;10", "mean": "0.5,0.5,0.5;", "std": "0.5,0.5,0.5;"}
     config = build(RunConfig, {"model": "m", **told}, "options")
     assert config.mean == ((0.5, 0.5, 0.5), ())
