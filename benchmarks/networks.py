@@ -19,7 +19,15 @@ from torch import Tensor, fx
 
 from benchmarks.place import Place
 from benchmarks.public import is_public, load_public
-from benchmarks.students import CIFAR10_MEAN, CIFAR10_STD, MNIST_MEAN, MNIST_STD
+from benchmarks.students import (
+    CIFAR10_MEAN,
+    CIFAR10_STD,
+    MNIST_MEAN,
+    MNIST_STD,
+    XRAY_MEAN,
+    XRAY_STD,
+    Pixels,
+)  # fmt: skip
 from datafree.config import ModelConfig
 from datafree.data import calibration_set, open_labelled
 from datafree.errors import DataError, UnknownNameError
@@ -63,14 +71,24 @@ NETWORKS = {
     "small_vit_cifar10": Known(
         "A small ViT on CIFAR-10-J", 87.46, 10_000, "cifar10jpeg_test.npz", "cifar10jpeg_train.npz"
     ),
+    "resnet20_of_pixels": Known(
+        "ResNet-20 with its normalisation inside, CIFAR-10-J",
+        88.02,
+        10_000,
+        "cifar10jpeg_test.npz",
+        "cifar10jpeg_train.npz",
+    ),
+    "pneumonia": Known("X-rays of PneumoniaMNIST, one logit", 86.70, 624, "pneumoniamnist28.npz"),
     "lenet5_mnist": Known("LeNet-5 on MNIST", 99.33, 10_000, "mnist_test.npz", "mnist_train.npz"),
 }
 """By name, which is the `model` of a cell."""
 
 _TRAINED_HERE = {
     "lenet5_mnist": ("lenet5", (1, 28, 28), MNIST_MEAN, MNIST_STD),
+    "pneumonia": ("pneumonia", (1, 28, 28), XRAY_MEAN, XRAY_STD),
     "small_vit_cifar10": ("small_vit", (3, 32, 32), CIFAR10_MEAN, CIFAR10_STD),
 }  # their weights are in results
+_OF_PIXELS = {"resnet20_of_pixels": "resnet20_cifar10jpeg"}  # the shared network inside
 
 
 @dataclass(frozen=True)
@@ -158,6 +176,11 @@ def _teacher(name: str, place: Place) -> Teacher:
             )
         )  # fmt: skip
     module = shared_networks(place)
+    if name in _OF_PIXELS:
+        known = module.NETWORKS[_OF_PIXELS[name]]
+        shape = (3, known.size, known.size)
+        inside = Pixels(module.build(_OF_PIXELS[name]), known.mean, known.std)
+        return from_module(inside, input_shape=shape, mean=(0.0,) * 3, std=(1.0,) * 3)
     net = module.NETWORKS[name]
     shape = (3, net.size, net.size)
     return from_module(module.build(name), input_shape=shape, mean=net.mean, std=net.std)

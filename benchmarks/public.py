@@ -10,12 +10,13 @@ from typing import Any
 import torch
 from torch import nn
 
-from benchmarks.various import built
+from benchmarks.various import Made, Shape, built
 from datafree.errors import UnknownNameError
 from datafree.models import Teacher, from_module
 
 LIBRARIES = ("timm", "torchvision", "pytorchcv", "own")
 _RGB = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
 _STATISTICS = 4  # images that batch norms get their statistics from
 
 
@@ -38,14 +39,32 @@ def load_public(name: str) -> Teacher:
     library, _, short = name.partition("/")
     with torch.random.fork_rng([]):
         torch.manual_seed(0)
-        model, shape = _built(library, short)
-        _settle_batch_norms(model, torch.randn(_STATISTICS, *shape))
-    mean, std = _RGB if shape[0] == len(_RGB[0]) else ((0.5,) * shape[0], (0.5,) * shape[0])
-    return from_module(model.eval(), input_shape=shape, mean=mean, std=std)
+        model, given = _built(library, short)
+        shapes = _each(given)
+        _settle_batch_norms(model, *(torch.randn(_STATISTICS, *shape) for shape in shapes))
+    means, stds = zip(*(_normalisation(shape) for shape in shapes), strict=True)
+    alone = len(shapes) == 1
+    return from_module(
+        model.eval(), input_shape=given, mean=means[0] if alone else means,
+        std=stds[0] if alone else stds,
+    )  # fmt: skip
 
 
-def _built(library: str, name: str) -> tuple[nn.Module, tuple[int, int, int]]:
-    """The network, and the shape of its images."""
+def _each(given: Shape | tuple[Shape, ...]) -> tuple[Shape, ...]:
+    """The shape of every input."""
+    several = tuple(one for one in given if isinstance(one, tuple))
+    return several or (tuple(one for one in given if isinstance(one, int)),)
+
+
+def _normalisation(shape: Shape) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Mean and deviation of images; nothing of what is none."""
+    if len(shape) != 3:
+        return (), ()
+    return _RGB if shape[0] == len(_RGB[0]) else ((0.5,) * shape[0], (0.5,) * shape[0])
+
+
+def _built(library: str, name: str) -> Made:
+    """The network, and the shape of what it takes."""
     if library != "pytorchcv":
         operators_of_torchvision()
     if library == "own":
@@ -86,13 +105,13 @@ def operators_of_torchvision() -> torch.library.Library | None:
     return None
 
 
-def _settle_batch_norms(model: nn.Module, images: torch.Tensor) -> None:
+def _settle_batch_norms(model: nn.Module, *inputs: torch.Tensor) -> None:
     """Give batch norms the statistics of one pass, so that no layer's values grow or vanish."""
-    norms = [m for m in model.modules() if isinstance(m, nn.BatchNorm1d | nn.BatchNorm2d)]
+    norms = [m for m in model.modules() if isinstance(m, _NORMS)]
     for norm in norms:
         norm.momentum = 1.0
         norm.train()
     with torch.no_grad():
-        model(images)
+        model(*inputs)
     for norm in norms:
         norm.momentum = 0.1

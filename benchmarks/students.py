@@ -1,4 +1,4 @@
-"""Networks that only the benchmarks use: LeNet-5, a small ViT, and what teachers become.
+"""Networks that only the benchmarks use: LeNet-5, a small ViT, X-rays, and what teachers become.
 
 Factories, as ``path/to/students.py:lenet5``.
 """
@@ -13,6 +13,8 @@ CIFAR10_MEAN, CIFAR10_STD = (0.4914, 0.4822, 0.4465), (0.247, 0.2435, 0.2616)
 """Of CIFAR-10's training images."""
 MNIST_MEAN, MNIST_STD = (0.1307,), (0.3081,)
 """Of MNIST's training images."""
+XRAY_MEAN, XRAY_STD = (0.5,), (0.25,)
+"""About those of X-rays."""
 
 
 def lenet5() -> nn.Sequential:
@@ -23,6 +25,15 @@ def lenet5() -> nn.Sequential:
 def lenet5_half() -> nn.Sequential:
     """LeNet-5-H of DFQF's Table 2: half of every width."""
     return _lenet(3, 8, 60, 42)
+
+
+def pneumonia() -> nn.Sequential:
+    """Is there pneumonia on an X-ray? Takes (N, 1, 28, 28), returns one logit, (N, 1)."""
+    layers: list[nn.Module] = []
+    for inputs, outputs in ((1, 16), (16, 32), (32, 64)):
+        layers += [nn.Conv2d(inputs, outputs, 3, padding=1, bias=False), nn.BatchNorm2d(outputs)]
+        layers += [nn.ReLU(), nn.MaxPool2d(2)]
+    return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(64, 1))
 
 
 def plain_digits() -> nn.Sequential:
@@ -40,6 +51,20 @@ def resnet8() -> nn.Module:
     from benchmarks.place import Place
 
     return shared_networks(Place.here()).CifarResNet(depth=8)
+
+
+class Pixels(nn.Module):
+    """`network`, with the normalisation of images from 0 to 1 as the first step of `forward`."""
+
+    def __init__(self, network: nn.Module, mean: tuple[float, ...], std: tuple[float, ...]) -> None:
+        super().__init__()
+        self.network = network
+        self.register_buffer("mean", torch.tensor(mean).view(1, -1, 1, 1))
+        self.register_buffer("std", torch.tensor(std).view(1, -1, 1, 1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, C, H, W) from 0 to 1 to what the network returns."""
+        return self.network((x - self.get_buffer("mean")) / self.get_buffer("std"))
 
 
 def small_vit() -> SmallViT:

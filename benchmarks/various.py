@@ -14,33 +14,75 @@ from torch import Tensor, nn
 
 from datafree.errors import UnknownNameError
 
+Shape = tuple[int, ...]
+Made = tuple[nn.Module, Shape | tuple[Shape, ...]]
+"""A network and the shape of what it takes, of every input where there are several."""
 
-def yolo() -> tuple[nn.Module, tuple[int, int, int]]:
+
+def yolo() -> Made:
     """A detector with two heads, as YOLO's: a list of (B, 11, H, W)."""
     return _Yolo(), (3, 64, 64)
 
 
-def unet() -> tuple[nn.Module, tuple[int, int, int]]:
+def unet() -> Made:
     """Classes at every position, with a transposed convolution and a bilinear resize."""
     return _UNet(), (3, 32, 32)
 
 
-def embedding() -> tuple[nn.Module, tuple[int, int, int]]:
+def embedding() -> Made:
     """A face network's shape: features behind a batch norm of one dimension."""
     return _Embedding(), (3, 48, 48)
 
 
-def one_logit() -> tuple[nn.Module, tuple[int, int, int]]:
+def one_logit() -> Made:
     """Two classes of grey images, one logit."""
     return nn.Sequential(_Block(1, 16), _Block(16, 32, 2), *_classifier(32, 1)), (1, 28, 28)
 
 
-def normalised_inside() -> tuple[nn.Module, tuple[int, int, int]]:
+def normalised_inside() -> Made:
     """Means and deviations are part of `forward`."""
     return _Normalised(), (3, 32, 32)
 
 
-def group_norms() -> tuple[nn.Module, tuple[int, int, int]]:
+def audio() -> Made:
+    """A wave of one channel, convolved along time."""
+    layers: list[nn.Module] = []
+    for inputs, outputs in ((1, 16), (16, 32), (32, 32)):
+        layers += [nn.Conv1d(inputs, outputs, 9, 4, 4, bias=False), nn.BatchNorm1d(outputs)]
+        layers += [nn.ReLU()]
+    tail = [nn.AdaptiveAvgPool1d(1), nn.Flatten(), nn.Linear(32, 6)]
+    return nn.Sequential(*layers, *tail), (1, 4000)
+
+
+def image_and_vector() -> Made:
+    """An image and ten numbers about it."""
+    return _ImageAndVector(), ((3, 32, 32), (10,))
+
+
+def two_images() -> Made:
+    """Whether two images show the same: one network for both, and their difference."""
+    return _TwoImages(), ((3, 32, 32), (3, 32, 32))
+
+
+def video() -> Made:
+    """Eight frames, convolved along time too."""
+    layers = [
+        nn.Conv3d(3, 12, 3, padding=1, bias=False), nn.BatchNorm3d(12), nn.ReLU(),
+        nn.Conv3d(12, 24, 3, 2, 1, bias=False), nn.BatchNorm3d(24), nn.ReLU(),
+    ]  # fmt: skip
+    tail = [nn.AdaptiveAvgPool3d(1), nn.Flatten(), nn.Linear(24, 5)]
+    return nn.Sequential(*layers, *tail), (3, 8, 24, 24)
+
+
+def vectors() -> Made:
+    """A perceptron on twenty numbers."""
+    layers: list[nn.Module] = []
+    for inputs, outputs in ((20, 64), (64, 64)):
+        layers += [nn.Linear(inputs, outputs), nn.BatchNorm1d(outputs), nn.ReLU()]
+    return nn.Sequential(*layers, nn.Linear(64, 4)), (20,)
+
+
+def group_norms() -> Made:
     """GroupNorm instead of batch norms."""
     layers = [
         nn.Conv2d(3, 16, 3, padding=1), nn.GroupNorm(4, 16), nn.ReLU(),
@@ -49,18 +91,18 @@ def group_norms() -> tuple[nn.Module, tuple[int, int, int]]:
     return nn.Sequential(*layers, *_classifier(32, 10)), (3, 32, 32)
 
 
-def pixel_unshuffle() -> tuple[nn.Module, tuple[int, int, int]]:
+def pixel_unshuffle() -> Made:
     """A focus stem: pixels are moved into channels before the first layer."""
     return nn.Sequential(nn.PixelUnshuffle(2), _Block(12, 24), *_classifier(24, 10)), (3, 32, 32)
 
 
-def super_resolution() -> tuple[nn.Module, tuple[int, int, int]]:
+def super_resolution() -> Made:
     """Images twice as large, by pixel shuffle."""
     layers = [nn.Conv2d(3, 24, 5, padding=2), nn.ReLU(), nn.Conv2d(24, 12, 3, padding=1)]
     return nn.Sequential(*layers, nn.PixelShuffle(2)), (3, 24, 24)
 
 
-def hf_vit() -> tuple[nn.Module, tuple[int, int, int]]:
+def hf_vit() -> Made:
     """Hugging Face's ViT in small: returns a `ModelOutput`."""
     hub: Any = importlib.import_module("transformers")
     sizes = {"hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4}
@@ -70,7 +112,7 @@ def hf_vit() -> tuple[nn.Module, tuple[int, int, int]]:
     return hub.ViTForImageClassification(config), (3, 32, 32)
 
 
-def hf_segformer() -> tuple[nn.Module, tuple[int, int, int]]:
+def hf_segformer() -> Made:
     """Hugging Face's SegFormer in small."""
     hub: Any = importlib.import_module("transformers")
     config = hub.SegformerConfig(
@@ -80,7 +122,7 @@ def hf_segformer() -> tuple[nn.Module, tuple[int, int, int]]:
     return hub.SegformerForSemanticSegmentation(config), (3, 64, 64)
 
 
-def hf_resnet() -> tuple[nn.Module, tuple[int, int, int]]:
+def hf_resnet() -> Made:
     """Hugging Face's ResNet in small."""
     hub: Any = importlib.import_module("transformers")
     config = hub.ResNetConfig(
@@ -89,12 +131,12 @@ def hf_resnet() -> tuple[nn.Module, tuple[int, int, int]]:
     return hub.ResNetForImageClassification(config), (3, 32, 32)
 
 
-def lraspp() -> tuple[nn.Module, tuple[int, int, int]]:
+def lraspp() -> Made:
     """Torchvision's LR-ASPP on MobileNetV3: a dict of maps."""
     return _segmenter("lraspp_mobilenet_v3_large")
 
 
-def deeplab() -> tuple[nn.Module, tuple[int, int, int]]:
+def deeplab() -> Made:
     """Torchvision's DeepLabV3 on MobileNetV3."""
     return _segmenter("deeplabv3_mobilenet_v3_large")
 
@@ -102,14 +144,15 @@ def deeplab() -> tuple[nn.Module, tuple[int, int, int]]:
 NETWORKS = {
     make.__name__: make
     for make in (
-        yolo, unet, embedding, one_logit, normalised_inside, group_norms, pixel_unshuffle,
+        yolo, unet, embedding, one_logit, normalised_inside, audio, image_and_vector,
+        two_images, video, vectors, group_norms, pixel_unshuffle,
         super_resolution, hf_vit, hf_segformer, hf_resnet, lraspp, deeplab,
     )
 }  # fmt: skip
 """Functions that return a network and the shape of what it takes."""
 
 
-def built(name: str) -> tuple[nn.Module, tuple[int, int, int]]:
+def built(name: str) -> Made:
     """The network called `name`, with weights drawn.
 
     Raises:
@@ -120,7 +163,7 @@ def built(name: str) -> tuple[nn.Module, tuple[int, int, int]]:
     return NETWORKS[name]()
 
 
-def _segmenter(name: str) -> tuple[nn.Module, tuple[int, int, int]]:
+def _segmenter(name: str) -> Made:
     models: Any = importlib.import_module("torchvision.models.segmentation")
     return getattr(models, name)(weights=None, weights_backbone=None, num_classes=21), (3, 64, 64)
 
@@ -190,3 +233,24 @@ class _Normalised(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return self.body((x - self.get_buffer("mean")) / self.get_buffer("std"))
+
+
+class _ImageAndVector(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.body = nn.Sequential(_Block(3, 16, 2), _Block(16, 32, 2), *_classifier(32, 32))
+        self.side = nn.Sequential(nn.Linear(10, 16), nn.BatchNorm1d(16), nn.ReLU())
+        self.out = nn.Linear(48, 5)
+
+    def forward(self, image: Tensor, facts: Tensor) -> Tensor:
+        return self.out(torch.cat([torch.relu(self.body(image)), self.side(facts)], 1))
+
+
+class _TwoImages(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.body = nn.Sequential(_Block(3, 16, 2), _Block(16, 32, 2), *_classifier(32, 32))
+        self.out = nn.Linear(32, 2)
+
+    def forward(self, first: Tensor, second: Tensor) -> Tensor:
+        return self.out((self.body(first) - self.body(second)).abs())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import traceback
 import warnings
+from dataclasses import asdict
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -17,10 +18,13 @@ from benchmarks.kinds.base import Bench, Kind
 from datafree.cli.runtimes import by_reason
 from datafree.config import RunConfig
 from datafree.errors import DatafreeError
+from datafree.export.onnx import Onnx
 from datafree.graph.capture import capture
 from datafree.models import Teacher
-from datafree.runs.pipeline import Result, run
-from datafree.runtimes._reasons import UNKNOWN
+from datafree.runs.exporting import summarize
+from datafree.runs.pipeline import run
+from datafree.runs.runtime import runtime_named
+from datafree.runtimes import UNKNOWN
 
 _WIDTHS = ("W8A8", "W4A4")
 _LOSSES = ("kl", "error")
@@ -39,29 +43,24 @@ class Coverage(Kind):
 
     def measure(self, config: RunConfig, bench: Bench) -> dict[str, Any]:
         """See the base class."""
-        found: dict[str, Any] = {"exports": "no", "door": "no"}
+        found: dict[str, Any] = {"door": "no"}
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             try:
                 teacher = networks.load(config.model, bench.place).teacher
-                capture(teacher.model, teacher.spec)
             except Exception as error:  # noqa: BLE001 - a page of what goes wrong
                 return found | _cause("the door", error)
-            found |= {"exports": _exports(teacher), "door": "yes", "task": teacher.spec.task}
+            try:
+                capture(teacher.model, teacher.spec)
+            except Exception as error:  # noqa: BLE001 - likewise
+                return found | {"exports": _exports(teacher)} | _cause("capture", error)
+            found |= {"exports": "yes", "door": "yes", "task": teacher.spec.task}
             for bits in _WIDTHS:
                 try:
-                    found |= _outcome(bits, self._run(config, teacher, bits, bench))
+                    found |= _outcome(config, teacher, bits, bench)
                 except Exception as error:  # noqa: BLE001 - likewise
                     return found | _cause(bits, error)
         return found
-
-    def _run(self, config: RunConfig, teacher: Teacher, bits: str, bench: Bench) -> Result:
-        changes = {"bits": bits, "device": "cpu", "latency": False}
-        with TemporaryDirectory() as folder:
-            return run(
-                config.model_copy(update=changes), teacher=teacher, folder=Path(folder) / "run",
-                progress=bench.progress,
-            )  # fmt: skip
 
 
 def _exports(teacher: Teacher) -> str:
@@ -81,19 +80,23 @@ def _taken(model: nn.Module, shape: tuple[int, ...]) -> bool:
     return True
 
 
-def _outcome(bits: str, result: Result) -> dict[str, Any]:
-    metrics = result.metrics
-    facts, width = metrics["runtime"], bits[1]
-    floats = facts["floats"]
-    named = "; ".join(f"{names}: {reason}" for reason, names in by_reason(floats))
-    held_out = metrics.get("held_out", {})
+def _outcome(config: RunConfig, teacher: Teacher, bits: str, bench: Bench) -> dict[str, Any]:
+    """A run, its file, and what the runtime made of that."""
+    changes = {"bits": bits, "device": "cpu", "export": False}
+    result = run(config.model_copy(update=changes), teacher=teacher, progress=bench.progress)
+    with TemporaryDirectory() as folder:
+        path = Path(folder) / "student.onnx"
+        report = Onnx().export(result.student, result.spec, path, check=result.images.images)
+        kernels = runtime_named(config.target).kernels(path)
+    held_out, width = result.metrics.get("held_out", {}), bits[1]
+    floats = by_reason([asdict(layer) for layer in kernels.floats])
     return {
-        bits: f"{facts['integer']} of {facts['total']}",
-        "floats": named or None,
-        "silent": sum(layer["reason"] == UNKNOWN for layer in floats),
+        bits: f"{kernels.integer} of {kernels.total}",
+        "floats": "; ".join(f"{names}: {reason}" for reason, names in floats) or None,
+        "silent": sum(layer.reason == UNKNOWN for layer in kernels.floats),
         f"loss_{width}": next((held_out[name] for name in _LOSSES if name in held_out), None),
-        f"line_{width}": metrics["onnx"]["line"],
-        "method": metrics["method"] if "method" in metrics else str(result.config.method),
+        f"line_{width}": summarize(report)["line"],
+        "method": str(result.config.method),
     }
 
 

@@ -328,11 +328,14 @@ def _check_form(
 def _arrays(content: object, path: Path) -> tuple[NDArray[Any], NDArray[Any]]:
     if not isinstance(content, np.lib.npyio.NpzFile):
         raise DataError(f"cannot read {path}: it holds one bare array, not an .npz archive")
+    for prefix in ("", "test_"):  # MedMNIST and others keep all splits in one file
+        if f"{prefix}images" in content.files and f"{prefix}labels" in content.files:
+            images, labels = content[f"{prefix}images"], content[f"{prefix}labels"]
+            column = bool(prefix) and labels.ndim == 2 and labels.shape[1] == 1
+            return images, labels[:, 0] if column else labels
     missing = [name for name in ("images", "labels") if name not in content.files]
-    if missing:
-        found = ", ".join(content.files) or "nothing"
-        raise DataError(f"{path} has no {' and no '.join(missing)} (it has: {found})")
-    return content["images"], content["labels"]
+    found = ", ".join(content.files) or "nothing"
+    raise DataError(f"{path} has no {' and no '.join(missing)} (it has: {found})")
 
 
 def _open_cifar(path: Path, spec: InputSpec) -> tuple[PixelSource, NDArray[np.int64]]:

@@ -15,6 +15,9 @@ from datafree.losses import Heads, class_rows, first_logits, parts, relative_err
 from datafree.progress import Step
 from datafree.quant.modules import QUANTIZED
 
+_KEPT_VALUES = 4 * 3 * 224 * 224
+"""Numbers of images, four of ImageNet's size, of which the outputs of all layers are held."""
+
 Predictor = Callable[[Tensor], Tensor]
 """Maps normalised images (B, C, H, W) to logits (B, K)."""
 
@@ -179,6 +182,11 @@ def _classes_compared(pairs: list[tuple[Tensor, Tensor]]) -> dict[str, float]:
     return {"agreement": 100 * float(same), "kl": kl, "difference": difference}
 
 
+def _kept_at_once(images: Tensor) -> int:
+    """Images of which the outputs of all layers are held together."""
+    return max(1, _KEPT_VALUES // images[0].numel())
+
+
 def layer_sqnr(
     folded: nn.Module, student: nn.Module, batches: Iterable[Tensor]
 ) -> dict[str, float]:
@@ -211,7 +219,7 @@ def layer_sqnr(
     sources = {name: folded.get_submodule(name) for name in names}
     targets = {name: student.get_submodule(name) for name in names}
     with torch.inference_mode(), tap_outputs(sources, keep), tap_outputs(targets, judge):
-        for images in batches:
+        for images in (part for batch in batches for part in batch.split(_kept_at_once(batch))):
             folded(images)
             student(images)
     return {

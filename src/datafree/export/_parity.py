@@ -17,6 +17,7 @@ Predictor = Callable[[Tensor], Tensor]
 """Maps normalised images (B, C, H, W) to logits (B, K), or to all outputs side by side."""
 
 _CHECK_BATCH = 32
+_CHECK_VALUES = 8 * 3 * 224 * 224  # numbers of images that pass together: eight of ImageNet's size
 _MOVED = 1e-6  # of the largest number of a tensor
 _TIE = 4.0  # leads of fewer root mean squares of the noise are ties
 _CONSTANT = 1e-4  # deviation of outputs below which their size is the measure
@@ -70,8 +71,9 @@ class Parity:
 
 def predict(predictor: Predictor, images: Tensor) -> Tensor:
     """What is returned for all `images`, (B, numbers), in batches, without gradients."""
+    size = min(_CHECK_BATCH, max(1, _CHECK_VALUES // images[0].numel()))
     with torch.no_grad():
-        return torch.cat([predictor(batch) for batch in images.cpu().split(_CHECK_BATCH)])
+        return torch.cat([predictor(batch) for batch in images.cpu().split(size)])
 
 
 def compare_outputs(expected: Tensor, actual: Tensor, heads: Heads = ()) -> Parity:

@@ -2,10 +2,12 @@
 
 from datafree.runtimes._advice import advice
 from datafree.runtimes._cpu import integer_instructions, processor
+from datafree.runtimes._reasons import UNKNOWN
 from datafree.runtimes._timing import available_threads
 from datafree.runtimes.base import FloatLayer, Kernels, Latency, Runtime
 
 __all__ = [
+    "UNKNOWN",
     "FloatLayer",
     "Kernels",
     "Latency",
