@@ -115,8 +115,11 @@ def _absent(layers: nn.ModuleList, x: Tensor) -> Tensor:
 
 
 OTHERS: dict[str, tuple[nn.Module, str]] = {
-    "two inputs": (Two(), "Two takes 2 inputs (x, mask): wrap it in a module"),
-    "named inputs": (Three(), "Three takes 3 inputs (x, scale, shift): wrap it in a module"),
+    "two inputs": (Two(), "Two takes 2 inputs (x, mask), and the shape of 1 was given"),
+    "named inputs": (
+        Three(),
+        "Three takes 3 inputs (x, scale, shift), and the shape of 1 was given",
+    ),
     "no input": (Nothing(), "Nothing takes no image: give its forward one argument"),
     "no forward": (Missing(), "Missing has no forward of its own: pass the network inside it"),
     "key": (network(_key), "Net fails on a batch of images: KeyError: 'image' (test_trial.py"),
