@@ -115,8 +115,6 @@ def _absent(layers: nn.ModuleList, x: Tensor) -> Tensor:
 
 
 OTHERS: dict[str, tuple[nn.Module, str]] = {
-    "two inputs": (Two(), "Two takes 2 inputs (x, mask): wrap it in a module"),
-    "named inputs": (Three(), "Three takes 3 inputs (x, scale, shift): wrap it in a module"),
     "no input": (Nothing(), "Nothing takes no image: give its forward one argument"),
     "no forward": (Missing(), "Missing has no forward of its own: pass the network inside it"),
     "key": (network(_key), "Net fails on a batch of images: KeyError: 'image' (test_trial.py"),
@@ -154,3 +152,11 @@ def test_the_line_of_the_user_is_named_not_that_of_torch() -> None:
     message = complaint(lambda: from_module(network(_key), input_shape=SHAPE))
     line = _key.__code__.co_firstlineno + 2
     assert f"(test_trial.py, line {line})" in message
+
+
+@pytest.mark.parametrize(
+    ("network", "names"), [(Two(), "2 inputs (x, mask)"), (Three(), "3 inputs (x, scale, shift)")]
+)
+def test_shapes_of_all_inputs_are_asked_for(network: nn.Module, names: str) -> None:
+    said = complaint(lambda: from_module(network, input_shape=(3, 8, 8)))
+    assert names in said and "give input_shape of each" in said and "\n" not in said

@@ -89,9 +89,19 @@ def test_a_file_that_is_missing_or_no_network_is_named(tmp_path: Path) -> None:
         load_graph(tmp_path / "text.onnx")
 
 
-def test_several_inputs_are_refused(tmp_path: Path) -> None:
+def test_several_inputs_are_given_by_name_and_need_a_shape(tmp_path: Path) -> None:
     draft = Draft()
     model = draft.model(draft.node("Add", ["x", "other"], "y"))
-    model.graph.input.append(helper.make_tensor_value_info("other", TensorProto.FLOAT, ["n"]))
-    with pytest.raises(InferenceError, match=r"2 \(x, other\)"):
-        load_graph(saved(model, tmp_path)).input_shape()
+    kind = TensorProto.FLOAT
+    model.graph.input.append(helper.make_tensor_value_info("other", kind, ["n", 7]))
+    images = np.zeros((3, 4, 5, 6), np.float32)
+    graph = load_graph(saved(model, tmp_path))
+    del graph.model.graph.input[0].type.tensor_type.shape.dim[:]
+    for size in (1, 2, 5):
+        graph.model.graph.input[0].type.tensor_type.shape.dim.add().dim_value = size
+    given = graph.given(images)
+    assert isinstance(given, dict)
+    assert {name: array.shape for name, array in given.items()} == {"x": (3, 2, 5), "other": (3, 7)}
+    graph.model.graph.input[1].type.tensor_type.shape.dim[1].dim_param = "any"
+    with pytest.raises(InferenceError, match="does not say what shape its input other has"):
+        graph.given(images)
