@@ -15,12 +15,14 @@ from datafree.config import Method, RunConfig, build, load_config
 from datafree.errors import ConfigError, OutputExistsError
 from datafree.export.base import Exporter
 from datafree.graph.capture import capture, to_device
+from datafree.graph.inputs import fed
 from datafree.graph.outputs import structured, together
 from datafree.images import SyntheticSet
 from datafree.models import load_teacher
 from datafree.progress import Progress, silent
 from datafree.quant.modules import QUANTIZED
 from datafree.runs.accuracy import accuracy
+from datafree.runs.choices import settled
 from datafree.runs.exporting import about, summarize
 from datafree.runs.fine_tuning import blank_student
 from datafree.runs.folder import IMAGES, ONNX, STUDENT
@@ -53,6 +55,7 @@ def load_run(folder: Path) -> Result:
             f"{config.model} has changed since {folder} was written: quantize it again"
         )
     graph = capture(teacher.model, teacher.spec)
+    config = settled(config, graph, given=config.image_file is not None).config
     trainer: Trainer | None = None
     if config.tuning is not None:
         trainer = make_method(config.tuning, "training", Trainer)
@@ -110,7 +113,7 @@ def evaluate_run(
     }
     if onnx:
         exporter: Exporter = make_method(Method(name="onnx"), "export", Exporter)
-        predictors[ONNX] = exporter.run(folder / ONNX)
+        predictors[ONNX] = fed(exporter.run(folder / ONNX), result.spec.inputs)
     return config, accuracy(predictors, graph, result.spec, config, None, progress)
 
 
