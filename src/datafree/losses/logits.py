@@ -39,8 +39,8 @@ def inception_score_loss(logits: Tensor, alpha: float = 40.0, heads: Heads = ())
     total = logits.new_zeros(())
     for rows in class_rows(logits, heads):
         logs = F.log_softmax(rows, 1)
-        mean = logs.exp().mean(0, keepdim=True)
         own = _entropy(logs.exp(), logs)
+        mean = logs.exp().mean(0, keepdim=True)
         total = total + own - alpha * _entropy(mean, mean.clamp(min=PROBABILITY_FLOOR).log())
     return total
 
