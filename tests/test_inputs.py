@@ -241,6 +241,7 @@ def test_shapes_that_do_not_fit_are_told_in_one_line() -> None:
         quantized(network, shapes, "W4A4", method_options={"jitter": 2})
 
 
+@pytest.mark.filterwarnings("ignore::datafree.errors.NetworkWarning")
 def test_a_program_says_its_shapes_and_is_measured_on_the_command_line(tmp_path: Path) -> None:
     network, shapes = made("mixed")
     batch = torch.export.Dim("batch", min=1)

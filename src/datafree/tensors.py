@@ -41,7 +41,7 @@ def fast_layout(network: M) -> M:
     """
     for tensor in (*network.parameters(), *network.buffers()):
         if tensor.ndim == 4:
-            # contiguous() would leave the strides of 1 x 1 kernels, and other kernels sum otherwise.
+            # contiguous() leaves the strides of 1 x 1 kernels, with which torch sums otherwise.
             tensor.data = tensor.data.to(memory_format=torch.channels_last)
     return network
 

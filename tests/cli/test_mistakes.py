@@ -53,7 +53,7 @@ MISTAKES: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
         ("net.py:net", "--input-shape", "3,9,9", "--mean", "0,0,0", "--std", "1,1,1"),
         ("3, 9, 9", "input_shape"),
     ),
-    "shape of two": (("net.py:net", "--input-shape", "8,8"), ("input_shape", "3,224,224")),
+    "shape of two": (("net.py:net", "--input-shape", "8,8"), ("input_shape", "(8, 8)")),
     "shape of words": (("net.py:net", "--input-shape", "a,b,c"), ("input_shape", "3,224,224")),
     "mean of one": (
         ("net.py:net", "--input-shape", "3,8,8", "--mean", "0", "--std", "1,1,1"),

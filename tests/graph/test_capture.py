@@ -342,7 +342,7 @@ def test_several_inputs_are_refused(as_program: bool) -> None:
 
     model = Two().eval()
     program = export(model, (images(2), images(2)), dynamic_shapes=(DYNAMIC, DYNAMIC))
-    with pytest.raises(CaptureError, match="takes several inputs; wrap it"):
+    with pytest.raises(CaptureError, match="give input_shape of each"):
         capture(program if as_program else model, SPEC)
 
 

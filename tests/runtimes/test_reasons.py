@@ -10,7 +10,8 @@ import onnx
 import pytest
 from onnx import TensorProto, helper
 
-from datafree.runtimes._reasons import ON_PURPOSE, UNKNOWN
+from datafree.runtimes import UNKNOWN
+from datafree.runtimes._reasons import ON_PURPOSE
 from datafree.runtimes.base import Kernels, Runtime
 from datafree.runtimes.onnxruntime import OnnxRuntime
 from datafree.runtimes.openvino import OpenVINO

@@ -2,9 +2,8 @@
 
 from datafree.runtimes._advice import advice
 from datafree.runtimes._cpu import integer_instructions, processor
-from datafree.runtimes._reasons import UNKNOWN
 from datafree.runtimes._timing import available_threads
-from datafree.runtimes.base import FloatLayer, Kernels, Latency, Runtime
+from datafree.runtimes.base import UNKNOWN, FloatLayer, Kernels, Latency, Runtime
 
 __all__ = [
     "UNKNOWN",

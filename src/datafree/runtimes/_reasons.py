@@ -12,11 +12,10 @@ import numpy as np
 from onnx import NodeProto
 
 from datafree.runtimes._graph import RECURRENT, Graph
+from datafree.runtimes.base import UNKNOWN
 
 Found = tuple[str, str]
 _Check = Callable[[Graph, NodeProto], Found | None]
-UNKNOWN = "the runtime does not say why"
-"""The reason of a float layer that none of the known ones explains."""
 ON_PURPOSE = "left in float: neither its input nor its weights are quantized"
 _NO_QUANTIZER = "no quantizer behind it"
 _SHARED = "its output has several readers, and a quantizer must be the only one"

@@ -20,6 +20,8 @@ from datafree.runtimes._timing import Cell, Given, available_threads, timed
 
 _PLACES = ("Exception from ", "Check '")  # where in its source a runtime was
 _SAID = 300
+UNKNOWN = "the runtime does not say why"
+"""The reason of a float layer that none of the known ones explains."""
 Call = Callable[[Given], object]
 """Runs a loaded file once, on images in the form it takes; on several inputs by their names."""
 
