@@ -269,7 +269,7 @@ def test_a_program_says_its_shapes_and_is_measured_on_the_command_line(tmp_path:
         app, ["quantize", str(tmp_path / "net.pt2"), *told, *quick, "--output", out]
     )
     assert done.exit_code == 0, done.output
-    found = json.loads((tmp_path / "run" / "metrics.json").read_text())
+    found = json.loads((tmp_path / "run" / "metrics.json").read_text())["results"]
     assert found["top1"]["teacher"] == 100.0 and found["top1"]["student"] > 80.0
     wrong = CliRunner().invoke(
         app, ["quantize", str(tmp_path / "net.pt2"), *told, "--input-shape", "3,8,8"]
