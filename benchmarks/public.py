@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import importlib
-import sys
-from functools import cache, lru_cache
+from functools import lru_cache
 from typing import Any
 
 import torch
@@ -13,6 +12,7 @@ from torch import nn
 from benchmarks.various import Made, Shape, built
 from datafree.errors import UnknownNameError
 from datafree.models import Teacher, from_module
+from datafree.models.hubs import operators_of_torchvision
 
 LIBRARIES = ("timm", "torchvision", "pytorchcv", "own")
 _RGB = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -88,21 +88,6 @@ def _built(library: str, name: str) -> Made:
         found, size = provider.get_model(name, pretrained=False), 32 if "cifar10" in name else 224
     size = int(side or size)
     return found, (3, size, size)
-
-
-@cache
-def operators_of_torchvision() -> torch.library.Library | None:
-    """What torchvision needs to be imported beside a torch it has no operators for."""
-    try:
-        importlib.import_module("torchvision")
-    except RuntimeError:  # an operator does not exist: torchvision was built for another torch
-        for name in [name for name in sys.modules if name.partition(".")[0] == "torchvision"]:
-            del sys.modules[name]
-        library = torch.library.Library("torchvision", "FRAGMENT")
-        for name in ("nms", "qnms"):
-            library.define(f"{name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
-        return library
-    return None
 
 
 def _settle_batch_norms(model: nn.Module, *inputs: torch.Tensor) -> None:

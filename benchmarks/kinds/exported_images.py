@@ -18,7 +18,6 @@ from torch import Tensor, nn
 
 from benchmarks.kinds.base import Bench, Kind
 from benchmarks.networks import Network
-from benchmarks.public import operators_of_torchvision
 from benchmarks.tools import by_onnxruntime, prepared
 from datafree import adapters
 from datafree.adapters.excite import Excite, full_range
@@ -26,6 +25,7 @@ from datafree.config import RunConfig
 from datafree.evaluate import top1
 from datafree.graph.taps import last_linear
 from datafree.images import SyntheticSet, batch_size
+from datafree.models.hubs import operators_of_torchvision
 
 Predict = Callable[[Tensor], Tensor]
 _INPUT = "images"

@@ -6,11 +6,14 @@ The libraries are extras and imported only when one of their networks is asked f
 from __future__ import annotations
 
 import importlib
+import sys
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from functools import cache
 from types import ModuleType
 from typing import Any
 
+import torch
 from torch import nn
 from torch.export import ExportedProgram
 
@@ -100,6 +103,28 @@ def offered(name: str) -> list[str]:
         if bare in names or (hub == "timm" and bare.partition(".")[0] in names):
             found.append(f"{hub}:{bare}")
     return found
+
+
+@cache
+def operators_of_torchvision() -> torch.library.Library | None:
+    """What torchvision needs to be imported beside a torch that it was not built for.
+
+    Two operators of detectors that are looked up on import are declared without a kernel; they
+    exist as long as the library that is returned. For what wants torchvision but none of its
+    operators: converters, and classifiers of which nothing is detected.
+    """
+    try:
+        importlib.import_module("torchvision")
+    except ModuleNotFoundError:
+        return None  # told by whoever needs it
+    except RuntimeError:
+        for name in [name for name in sys.modules if name.partition(".")[0] == "torchvision"]:
+            del sys.modules[name]
+        library = torch.library.Library("torchvision", "FRAGMENT")
+        for name in ("nms", "qnms"):
+            library.define(f"{name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
+        return library
+    return None
 
 
 def _import(hub: str) -> ModuleType:

@@ -13,6 +13,7 @@ import onnx
 import pytest
 from onnx import TensorProto, helper
 
+from datafree.models.hubs import operators_of_torchvision
 from datafree.models.onnx import _converter
 from onnx_files import FLOAT, drawn, head, model, node, save, small
 from teachers import NORMAL, complaint, teacher
@@ -273,7 +274,7 @@ def test_missing_or_broken_converter(
     def fail(name: str) -> object:
         raise error
 
-    _converter.operators_of_torchvision()
+    operators_of_torchvision()
     monkeypatch.setattr(_converter, "importlib", SimpleNamespace(import_module=fail))
     assert complaint(_converter.library.__wrapped__) == told
 

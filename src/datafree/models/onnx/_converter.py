@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import importlib
-import sys
 import warnings
 from functools import cache
 from types import ModuleType
 from typing import Any
 
 import onnx
-import torch
 
 from datafree.errors import ModelError
+from datafree.models.hubs import operators_of_torchvision
 from datafree.models.onnx._converted import Converted
 from datafree.models.onnx._file import OnnxFile, first_line, told
 from datafree.models.onnx._simple import Simple
@@ -72,27 +71,6 @@ def library() -> ModuleType:
         ) from None
     except Exception as error:
         raise ModelError(f"onnx2pytorch cannot be imported: {first_line(error)}") from error
-
-
-@cache
-def operators_of_torchvision() -> torch.library.Library | None:
-    """What the converter needs to import torchvision beside a torch that it was not built for.
-
-    It wants torchvision for operators of detectors. Two that are looked up on import are declared
-    without a kernel; they exist as long as the library that is returned.
-    """
-    try:
-        importlib.import_module("torchvision")
-    except ModuleNotFoundError:
-        return None  # told by whoever needs it
-    except RuntimeError:
-        for name in [name for name in sys.modules if name.partition(".")[0] == "torchvision"]:
-            del sys.modules[name]
-        library = torch.library.Library("torchvision", "FRAGMENT")
-        for name in ("nms", "qnms"):
-            library.define(f"{name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
-        return library
-    return None
 
 
 def _check_weights(graph: onnx.GraphProto, file: OnnxFile) -> None:
