@@ -26,7 +26,7 @@ from datafree.runs.pipeline import run
 from datafree.runs.runtime import runtime_named
 from datafree.runtimes import UNKNOWN
 
-_WIDTHS = ("W8A8", "W4A4")
+_WIDTHS = ("W8A8", "W4A8")
 _LOSSES = ("kl", "error")
 """Of held-out images: divergence, or relative error where there are no classes."""
 
@@ -35,7 +35,7 @@ class Coverage(Kind):
     """Whether a network comes to a file that runs, at 8 bits and at 4, and what stays float.
 
     `exports` tells whether `torch.export` takes the network with a batch of any size, `door` that
-    the network was captured, `W8A8` and `W4A4` the layers with integer kernels of all, once the
+    the network was captured, `W8A8` and `W4A8` the layers with integer kernels of all, once the
     file was written, run by onnxruntime and found equal to the student. `loss_8` and `loss_4` are
     divergence or relative error on held-out images. `cause` is what a stage refused with, and
     `trace` is there where that was no error of the library's own.
