@@ -44,6 +44,8 @@ class ExportedImages(Kind):
     """Excite the images as `datafree synthesize` does."""
     full_range: bool = False
     """Only its last step: let black and white occur in every channel."""
+    bias_correction: bool = True
+    """Let NNCF correct biases, as it does by default."""
     reference_seed: int = 1_000
     """By which the real images are drawn that ranges are compared with."""
 
@@ -54,7 +56,7 @@ class ExportedImages(Kind):
         real = network.real_images(len(images), self.reference_seed)
         reach = zip(_reach(network, images), _reach(network, real), strict=True)
         with TemporaryDirectory() as folder:
-            predict = _TOOLS[self.tool](network, images, Path(folder))
+            predict = self._quantized(network, images, Path(folder))
             batches = network.batches(config.limit)
             found = top1({"quantized": predict}, batches)
         logits, pooled = (ours / theirs for ours, theirs in reach)
@@ -63,6 +65,11 @@ class ExportedImages(Kind):
             "test_images": found.images, "image_digest": images.digest(),
             "tool_version": version(_PACKAGES[self.tool]),
         }  # fmt: skip
+
+    def _quantized(self, network: Network, images: SyntheticSet, folder: Path) -> Predict:
+        if self.tool == "nncf":
+            return _nncf(network, images, folder, bias_correction=self.bias_correction)
+        return {"onnxruntime": _onnxruntime, "mct": _mct}[self.tool](network, images, folder)
 
     def _images(self, config: RunConfig, bench: Bench) -> SyntheticSet:
         images = self.images(config, bench)
@@ -103,12 +110,19 @@ def _onnxruntime(network: Network, images: SyntheticSet, folder: Path) -> Predic
     return _in_onnxruntime(by_onnxruntime(network, images, folder))
 
 
-def _nncf(network: Network, images: SyntheticSet, folder: Path) -> Predict:
-    """`nncf.quantize` of the ONNX file, as by default, on all images."""
+def _nncf(
+    network: Network, images: SyntheticSet, folder: Path, *, bias_correction: bool
+) -> Predict:
+    """`nncf.quantize` of the ONNX file on all images, as by default or without its correction."""
     nncf: Any = import_module("nncf")
     source, written = prepared(network, folder), folder / "quantized.onnx"
     dataset = adapters.for_nncf(images, input_name=_INPUT)
-    quantized = nncf.quantize(onnx.load(str(source)), dataset, subset_size=len(images))
+    quantized = nncf.quantize(
+        onnx.load(str(source)), dataset, subset_size=len(images),
+        advanced_parameters=nncf.AdvancedQuantizationParameters(
+            disable_bias_correction=not bias_correction
+        ),
+    )  # fmt: skip
     onnx.save(quantized, str(written))
     return _in_onnxruntime(written)
 
@@ -147,11 +161,6 @@ def _evaluated(module: nn.Module) -> Predict:
     return predict
 
 
-_TOOLS: dict[str, Callable[[Network, SyntheticSet, Path], Predict]] = {
-    "onnxruntime": _onnxruntime,
-    "nncf": _nncf,
-    "mct": _mct,
-}
 _PACKAGES = {
     "onnxruntime": "onnxruntime", "nncf": "nncf", "mct": "model-compression-toolkit"
 }  # fmt: skip
