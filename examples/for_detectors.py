@@ -3,7 +3,7 @@ r"""A detector without any of its data: its layers as integers, its boxes made o
 python examples/for_detectors.py, then, from the command line, the same network once more:
 datafree quantize examples/for_detectors.py:Detector --input-shape 1,48,48 --mean 0 --std 1 \
     --weights-file runs/detector/weights.safetensors --data runs/detector/scenes.json \
-    --decode examples/for_detectors.py:boxes --bits W4A8 --output runs/detector/again
+    --decode examples/for_detectors.py:boxes --bits W4A8 --images 96 --output runs/detector/4
 """
 
 from __future__ import annotations
@@ -160,7 +160,7 @@ def main(folder: Path = Path("runs/detector")) -> dict[str, dict[str, float]]:
     for bits in ("W8A8", "W4A8", "W4A4"):
         result = datafree.quantize(
             network, input_shape=(1, SIZE, SIZE), bits=bits, data=data, decode=boxes,
-            output=folder / bits, latency=False, force=True,
+            output=folder / bits, images=96, latency=False, force=True,
         )  # fmt: skip
         reached = result.metrics["map"] | {"onnx": of_file(folder / bits / "student.onnx", made)}
         print(bits, ", ".join(f"{name} {value:.2f}" for name, value in reached.items()))

@@ -53,7 +53,8 @@ def test_detectors(tmp_path: Path, datafree_command: Command) -> None:
     done = datafree_command(
         "quantize", f"{file}:Detector", "--input-shape", "1,48,48", "--mean", "0", "--std", "1",
         "--weights-file", "weights.safetensors", "--data", "scenes.json",
-        "--decode", f"{file}:boxes", "--bits", "W4A8", "--no-latency", "--output", "again",
+        "--decode", f"{file}:boxes", "--bits", "W4A8", "--images", "96",
+        "--no-latency", "--output", "again",
     )  # fmt: skip
     assert done.code == 0, done.err
     told = json.loads((tmp_path / "again" / "metrics.json").read_text())["results"]["map"]
