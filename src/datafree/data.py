@@ -1,6 +1,6 @@
 """Labelled test data: what a network is measured with, never what it is quantized with.
 
-Four layouts are read, all without unpickling anything:
+Five layouts are read, all without unpickling anything:
 
 * ``.npz`` with ``images`` (uint8, N x H x W x C, or N x H x W for grey) and ``labels``
   (N integers; N x H x W of them where the network tells a class at every position; numbers of any
@@ -9,6 +9,7 @@ Four layouts are read, all without unpickling anything:
   a network that takes something else than one image finds its inputs there by their names, images
   as above and values as float; where it takes one, it may be called ``images``;
 * a folder with ``labels.csv`` (columns ``filename,class_index``) beside the pictures, read lazily;
+* a folder with ``images`` and ``labels``, a class for every pixel (`datafree.maps`);
 * CIFAR-10 binary batches (3073-byte records): one file, or a folder with ``test_batch.bin``;
 * labelled boxes as COCO has them, a ``.json`` file beside its pictures (`datafree.detection.coco`).
 
@@ -39,6 +40,7 @@ from datafree.detection.boxes import from_rows
 from datafree.detection.coco import annotations_in, open_coco
 from datafree.errors import DataError
 from datafree.images import SyntheticSet, from_arrays
+from datafree.maps import has_maps, label_maps
 
 CROP_ONLY = 1.15
 """Images up to this many times the network's size are cropped without resizing."""
@@ -53,7 +55,10 @@ _LAYOUTS = (
 )
 
 
-_BOXES = ", or boxes as COCO has them, a .json file beside its pictures"
+_OTHERWISE = {
+    "boxes": ", or boxes as COCO has them, a .json file beside its pictures",
+    "maps": ", or a folder with images and labels, a .png for each",
+}
 
 
 class PixelSource(Protocol):
@@ -311,10 +316,13 @@ def _content(path: Path) -> dict[str, NDArray[Any]]:
 def _open(path: Path, spec: InputSpec, labelled: Labels) -> tuple[PixelSource, NDArray[Any]]:
     if spec.inputs:
         return _open_inputs(path, spec, labelled)
+    if labelled == "maps" and has_maps(path):
+        files, maps = label_maps(path, spec)
+        return _Folder(files=files, spec=spec), maps
     if labelled != "classes" and path.suffix != ".npz":
         raise DataError(
-            f"{path} holds one class for every image, and this network tells none: give an .npz"
-            f" file with images and labels{_BOXES if labelled == 'boxes' else ''}"
+            f"{path} holds no labels for this network, which tells no class of an image: give an"
+            f" .npz file with images and labels{_OTHERWISE.get(labelled, '')}"
         )
     if path.is_dir():
         if (path / "labels.csv").is_file():
