@@ -41,6 +41,7 @@ class Detector(nn.Module):
             )
         )
         self.digits, self.sides = nn.Conv2d(32, 10, 3, padding=1), nn.Conv2d(32, 4, 3, padding=1)
+        assert self.digits.bias is not None  # noqa: S101
         nn.init.constant_(self.digits.bias, -4.0)  # most positions show nothing
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
@@ -49,7 +50,7 @@ class Detector(nn.Module):
         return self.digits(features), self.sides(features)
 
 
-def boxes(returned: tuple[Tensor, Tensor]) -> list[dict[str, Tensor]]:
+def boxes(returned: tuple[Any, Any]) -> list[dict[str, Tensor]]:
     """Boxes at the positions whose logit is the largest around them."""
     logits, sides = (torch.as_tensor(part) for part in returned)
     scores, labels = logits.sigmoid().max(1)
@@ -142,13 +143,13 @@ def of_file(path: Path, made: list[Scene]) -> float:
     options = onnxruntime.SessionOptions()
     options.add_session_config_entry("session.x64quantprecision", "1")  # old processors saturate
     session = onnxruntime.InferenceSession(path, options)
-    returned = session.run(None, {session.get_inputs()[0].name: as_tensor(made).numpy()})
+    logits, sides = session.run(None, {session.get_inputs()[0].name: as_tensor(made).numpy()})
     labelled = [torch.tensor(placed).float() for _, placed in made]
     told = [
         {"boxes": torch.cat([p[:, :2], p[:, :2] + p[:, 2:4]], 1), "labels": p[:, 4].long()}
         for p in labelled
     ]
-    return average_precision(boxes((returned[0], returned[1])), told).mean
+    return average_precision(boxes((logits, sides)), told).mean
 
 
 def main(folder: Path = Path("runs/detector")) -> dict[str, dict[str, float]]:
