@@ -56,6 +56,7 @@ from datafree.config.options import (
     TeacherOptions,
 )
 from datafree.config.parsing import reference
+from datafree.detection.precision import MeanAveragePrecision
 from datafree.errors import ConfigError, DataError, ModelError
 from datafree.export.base import Exporter, ExportReport
 from datafree.graph.capture import to_device
@@ -149,10 +150,17 @@ class AnyMetric(Frozen):
     panel: ClassVar[str] = "Output"
 
     metric: Annotated[
-        str | Callable[..., float] | None, SkipValidation, Shown("top-1, or mean IoU")
+        str | Callable[..., float] | None, SkipValidation, Shown("by the network")
     ] = None
-    """Measure of your own on the test images: a function, or `file.py:function`, of what the
+    """What is measured on the test images: `top1`, `miou` (mean IoU), `map` (mean average
+    precision of boxes), or a measure of your own: a function, or `file.py:function`, of what the
     network returns for all of them and of their labels, which returns a number."""
+    decode: Annotated[
+        str | Callable[..., Any] | None, SkipValidation, Shown("the network's own")
+    ] = None
+    """Of a detector, what makes boxes of what it returns for a batch, for `map`: a function, or
+    `file.py:function`, that returns for every image a dict of `boxes` (left, top, right, bottom
+    in pixels of the network's input), `scores` and `labels`."""
 
 
 class QuantizeCall(  # pyright: ignore[reportIncompatibleVariableOverride] - takes functions too
@@ -386,14 +394,16 @@ def _given(call: Frozen, options: type[Frozen]) -> dict[str, Any]:
     """The fields of `options` that the caller named."""
     named = call.model_fields_set & options.model_fields.keys()
     given = {name: getattr(call, name) for name in named}
-    if callable(given.get("metric")):
-        del given["metric"]
-    return given
+    return {n: v for n, v in given.items() if n not in ("metric", "decode") or not callable(v)}
 
 
 def _where(call: QuantizeCall | DistillCall) -> dict[str, Any]:
     """What a run is told beside its configuration."""
     metric = None if isinstance(call.metric, str) else call.metric
+    if callable(call.decode):
+        if call.metric not in (None, "map"):
+            raise ConfigError("decode makes boxes, for metric='map': leave out one of the two")
+        metric = MeanAveragePrecision(call.decode)
     where = {"folder": call.output, "force": call.force, "progress": call.progress}
     return {**where, "metric": metric}
 

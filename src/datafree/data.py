@@ -1,14 +1,17 @@
 """Labelled test data: what a network is measured with, never what it is quantized with.
 
-Three layouts are read, all without unpickling anything:
+Five layouts are read, all without unpickling anything:
 
 * ``.npz`` with ``images`` (uint8, N x H x W x C, or N x H x W for grey) and ``labels``
   (N integers; N x H x W of them where the network tells a class at every position; numbers of any
-  shape, N first, for a measure of the user's own);
+  shape, N first, for a measure of the user's own; N x M x 5 for boxes, see
+  `datafree.detection.boxes.from_rows`);
   a network that takes something else than one image finds its inputs there by their names, images
   as above and values as float; where it takes one, it may be called ``images``;
 * a folder with ``labels.csv`` (columns ``filename,class_index``) beside the pictures, read lazily;
-* CIFAR-10 binary batches (3073-byte records): one file, or a folder with ``test_batch.bin``.
+* a folder with ``images`` and ``labels``, a class for every pixel (`datafree.maps`);
+* CIFAR-10 binary batches (3073-byte records): one file, or a folder with ``test_batch.bin``;
+* labelled boxes as COCO has them, a ``.json`` file beside its pictures (`datafree.detection.coco`).
 
 Images that are not of the network's size are fitted by one rule. Both sides at least the network's
 and at most 1.15 times it: centre crop, nothing is resampled. Larger: the ImageNet protocol, that is
@@ -33,8 +36,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from datafree.config import InputSpec
+from datafree.detection.boxes import from_rows
+from datafree.detection.coco import annotations_in, open_coco
 from datafree.errors import DataError
 from datafree.images import SyntheticSet, from_arrays
+from datafree.maps import has_maps, label_maps
 
 CROP_ONLY = 1.15
 """Images up to this many times the network's size are cropped without resizing."""
@@ -43,7 +49,16 @@ CROP_FRACTION = 0.875
 
 _CIFAR_SHAPE = (3, 32, 32)
 _CIFAR_RECORD = 1 + 3 * 32 * 32
-_LAYOUTS = "an .npz file, a folder with labels.csv, or CIFAR-10 binary batches"
+_LAYOUTS = (
+    "an .npz file, a folder with labels.csv, CIFAR-10 binary batches, or COCO's .json beside"
+    " pictures"
+)
+
+
+_OTHERWISE = {
+    "boxes": ", or boxes as COCO has them, a .json file beside its pictures",
+    "maps": ", or a folder with images and labels, a .png for each",
+}
 
 
 class PixelSource(Protocol):
@@ -63,12 +78,14 @@ class LabelledImages:
         labels: (N,) int64 classes, or what there is instead, N first.
         spec: input of the network they are normalised for.
         name: where they come from, for reports.
+        boxed: labels are boxes (N, M, 6), which `datafree.detection.boxes_of` takes apart.
     """
 
     source: PixelSource
     labels: Tensor
     spec: InputSpec
     name: str
+    boxed: bool = False
 
     def __len__(self) -> int:
         """Number of images."""
@@ -100,37 +117,66 @@ class LabelledImages:
         return self.source.read(indices).float().div_(255).sub_(mean).div_(std)
 
 
-Labels = Literal["classes", "maps", "any"]
-"""A class of every image, a class at every position, numbers of any meaning and shape."""
+Labels = Literal["classes", "maps", "boxes", "any"]
+"""A class of every image, a class at every position, boxes, numbers of any meaning and shape."""
 
 
 def open_labelled(
-    path: Path, spec: InputSpec, limit: int | None = None, labelled: Labels = "classes"
+    path: Path,
+    spec: InputSpec,
+    limit: int | None = None,
+    labelled: Labels = "classes",
+    *,
+    stretch: bool = False,
 ) -> LabelledImages:
-    """Open labelled data of any of the three layouts.
+    """Open labelled data of any of the layouts.
 
     Args:
         path: file or folder.
         spec: input of the network: shape, mean, std, and the number of classes.
         limit: keep only the first so many images; None keeps all.
         labelled: what the labels are. Maps lie on the images as they are, which must have the size
-            of the network's input.
+            of the network's input; so do boxes of an ``.npz``.
+        stretch: pictures with boxes are stretched to the network's size, see
+            `datafree.detection.coco.Pictures`.
 
     Raises:
-        DataError: nothing is there, the layout is none of the three, the images do not fit the
+        DataError: nothing is there, the layout is none of these, the images do not fit the
             network, or a label is not one of its classes.
     """
     path = Path(path)
     if not path.exists():
         raise DataError(f"there is no {path}: labelled data is {_LAYOUTS}")
-    source, labels = _open(path, spec, labelled)
+    annotations = annotations_in(path)
+    if annotations is not None:
+        return _open_boxes(annotations, spec, limit, labelled, stretch)
+    source, given = _open(path, spec, labelled)
+    labels: NDArray[Any] = from_rows(given, path) if labelled == "boxes" else given
     if not len(labels):
         raise DataError(f"{path} holds no images")
     if labelled == "classes":
         _check_labels(labels, spec, path)
     kept = torch.from_numpy(labels[:limit])
     kept = kept if kept.is_floating_point() else kept.long()
-    return LabelledImages(source=source, labels=kept, spec=spec, name=str(path))
+    return LabelledImages(
+        source=source, labels=kept, spec=spec, name=str(path), boxed=labelled == "boxes"
+    )
+
+
+def _open_boxes(
+    path: Path, spec: InputSpec, limit: int | None, labelled: Labels, stretch: bool
+) -> LabelledImages:
+    """Pictures and boxes of a JSON file."""
+    if labelled not in ("boxes", "any"):
+        raise DataError(
+            f"{path} holds boxes: measure with metric map, and decode, a function that makes boxes"
+            " of what the network returns"
+        )
+    if spec.inputs:
+        names = ", ".join(one.name for one in spec.inputs)
+        raise DataError(f"{path} holds pictures, and this network takes {names}: give an .npz file")
+    source, boxes = open_coco(path, spec, stretch=stretch)
+    return LabelledImages(source, torch.from_numpy(boxes[:limit]), spec, str(path), boxed=True)
 
 
 def calibration_set(path: Path, spec: InputSpec, count: int, seed: int) -> SyntheticSet:
@@ -270,10 +316,13 @@ def _content(path: Path) -> dict[str, NDArray[Any]]:
 def _open(path: Path, spec: InputSpec, labelled: Labels) -> tuple[PixelSource, NDArray[Any]]:
     if spec.inputs:
         return _open_inputs(path, spec, labelled)
+    if labelled == "maps" and has_maps(path):
+        files, maps = label_maps(path, spec)
+        return _Folder(files=files, spec=spec), maps
     if labelled != "classes" and path.suffix != ".npz":
         raise DataError(
-            f"{path} holds one class for every image, and this network tells none: give an .npz"
-            " file with images and labels"
+            f"{path} holds no labels for this network, which tells no class of an image: give an"
+            f" .npz file with images and labels{_OTHERWISE.get(labelled, '')}"
         )
     if path.is_dir():
         if (path / "labels.csv").is_file():
@@ -312,15 +361,16 @@ def _check_form(
     integers = labels.dtype.kind in "iu"
     if labelled == "classes" and not (labels.shape == images.shape[:1] and integers):
         raise DataError(f"labels in {path} must be {len(images)} integers, {got}")
-    if labelled == "maps":
+    if labelled in ("maps", "boxes"):
         size = spec.shape[1:]
         if images.shape[1:3] != size:
+            what = "every pixel has a class" if labelled == "maps" else "boxes lie on images"
             raise DataError(
                 f"images in {path} are {images.shape[1]}x{images.shape[2]} pixels, the network"
-                f" takes {size[0]}x{size[1]}: where every pixel has a class sizes must be the same"
+                f" takes {size[0]}x{size[1]}: where {what} sizes must be the same"
             )
-        if not (labels.shape == images.shape[:3] and integers):
-            raise DataError(f"labels in {path} must be a class for every pixel, {got}")
+    if labelled == "maps" and not (labels.shape == images.shape[:3] and integers):
+        raise DataError(f"labels in {path} must be a class for every pixel, {got}")
     if labels.ndim < 1 or len(labels) != len(images) or labels.dtype.kind not in "iufb":
         raise DataError(f"labels in {path} must be numbers for {len(images)} images, {got}")
 

@@ -83,9 +83,11 @@ def test_torchvision_metadata(monkeypatch: pytest.MonkeyPatch) -> None:
     weights = SimpleNamespace(DEFAULT=SimpleNamespace(transforms=lambda: preset))
 
     class Models:
+        detection = "detection"
+
         @staticmethod
         def list_models(module: object) -> list[str]:
-            return ["tiny"]
+            return [] if module == "detection" else ["tiny"]
 
         @staticmethod
         def get_model_weights(name: str) -> object:

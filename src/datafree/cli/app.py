@@ -93,6 +93,7 @@ def synthesize(model: str, output: str, force: bool, **options: Any) -> None:
         field_option(RunConfig, "data"),
         field_option(RunConfig, "limit"),
         field_option(RunConfig, "metric"),
+        field_option(RunConfig, "decode"),
         field_option(RunConfig, "images_per_batch"),
         Option(
             ["--onnx"], "Output", is_flag=True,

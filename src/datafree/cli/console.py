@@ -36,7 +36,12 @@ if TYPE_CHECKING:
 out = Console()
 err = Console(stderr=True)
 _TEXT_WIDTH = 100
-MEASURES = {"top1": ("top-1", " %"), "miou": ("mean IoU", " %"), "metric": ("measure", "")}
+MEASURES = {
+    "top1": ("top-1", " %"),
+    "miou": ("mean IoU", " %"),
+    "map": ("mAP", " %"),
+    "metric": ("measure", ""),
+}
 """What networks can reach on labelled images: its name and unit."""
 _NAMES = 6  # layers a row of the table of bits names
 _MANY_UNDECIDED = 0.25  # share of the roundings from which on more steps are worth their time

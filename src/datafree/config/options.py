@@ -243,12 +243,18 @@ class OutputOptions(Frozen):
 
     data: Annotated[Path | None, Shown("compared without labels")] = None
     """Labelled test images: .npz with images and labels (a class for every pixel where the network
-    has classes at every position), folder with labels.csv, CIFAR batches."""
+    has classes at every position), folder with labels.csv, CIFAR batches; of detectors a .json file
+    of boxes as COCO has them, beside its pictures."""
     limit: Annotated[int | None, Field(ge=1), Shown("all")] = None
     """Use at most this many test images."""
-    metric: Annotated[str | None, Shown("top-1, or mean IoU", "FILE:FUNCTION")] = None
-    """Measure of your own on the test images: a function of what the network returns for all of
-    them and of their labels, which returns a number."""
+    metric: Annotated[str | None, Shown("by the network", "NAME")] = None
+    """What is measured on the test images: `top1`, `miou` (mean IoU), `map` (mean average
+    precision of boxes), or `file.py:function`, a measure of your own of what the network returns
+    for all of them and of their labels, which returns a number."""
+    decode: Annotated[str | None, Shown("the network's own", "FILE:FUNCTION")] = None
+    """Of a detector, what makes boxes of what it returns for a batch, for `map`: a function that
+    returns for every image a dict of `boxes` (left, top, right, bottom in pixels of the network's
+    input), `scores` and `labels`."""
     images_per_batch: Annotated[int | None, Field(ge=1), Shown("by their size")] = None
     """Images that pass through the network together in calibration and evaluation: fewer take less
     memory. Calibrators that average over batches then see other batches."""

@@ -39,6 +39,9 @@ class Structure:
     leaves: tuple[Any, ...]
     heads: tuple[Output, ...]
 
+    def __deepcopy__(self, memo: Any) -> Structure:
+        return self  # never changed; torch warns where a tree is copied
+
     def filled(self, tensors: Iterable[Any]) -> list[Any]:
         """All leaves, with the tensors of images in their places."""
         given = iter(tensors)

@@ -22,8 +22,11 @@ from torch.export import ExportedProgram
 from datafree.config import InputSpec, ModelConfig, build
 from datafree.config.inputs import Shape, is_plain, kind_of_input, packed_fields, shapes_of
 from datafree.config.outputs import Task
+from datafree.detection.detectors import Detector
+from datafree.detection.precision import MeanAveragePrecision
 from datafree.errors import ModelError, UnknownNameError
 from datafree.models.archive import load_archive
+from datafree.models.detectors import apart, measure_of
 from datafree.models.files import SUFFIXES, kind_of, refused_file
 from datafree.models.given import recognised, required
 from datafree.models.hubs import HUBS, Found, fetch, offered
@@ -59,6 +62,7 @@ class Teacher:
         name: the source it came from, for reports.
         digest: SHA-256 over names and bytes of its parameters and buffers.
         notes: what became of it on the way that a user should know, a line each.
+        boxes: of the heads of a detector that came whole, what measures the boxes they tell.
     """
 
     model: nn.Module | ExportedProgram
@@ -66,6 +70,7 @@ class Teacher:
     name: str
     digest: str
     notes: tuple[str, ...] = ()
+    boxes: MeanAveragePrecision | None = None
 
 
 def sources() -> list[tuple[str, str]]:
@@ -100,13 +105,15 @@ def load_teacher(config: ModelConfig, *, pretrained: bool = True) -> Teacher:
     found = _find(config, pretrained)
     if isinstance(found.model, nn.Module):
         settled(found.model)
+    found, detector = apart(found)
     shapes = _shapes(config.input_shape, found, config.source, "give input_shape as C,H,W")
     if is_plain(shapes):
         mean, std = _normalisation(config, found)
     else:
         mean, std = config.mean or found.mean, config.std or found.std
-    teacher = _teacher(found.model, config.source, shapes, mean, std, config.classes, config.task)
-    return replace(teacher, notes=(*found.notes, *teacher.notes))
+    classes = config.classes if detector is None else None  # it was built with
+    teacher = _teacher(found.model, config.source, shapes, mean, std, classes, config.task)
+    return _with_boxes(replace(teacher, notes=(*found.notes, *teacher.notes)), detector)
 
 
 def from_module(
@@ -146,6 +153,8 @@ def from_module(
         found = found_program(network, name, input_shape)
     else:
         found = Found(copied(network))
+    found, detector = apart(found)
+    mean, std = mean or found.mean, std or found.std
     shapes = _shapes(input_shape, found, name, "pass input_shape=(C, H, W)")
     if is_plain(shapes):
         ((channels, *_),) = shapes
@@ -153,7 +162,15 @@ def from_module(
     else:
         images = sum(shape[0] for shape in shapes if kind_of_input(shape) == "image")
         mean, std = mean or (0.0,) * images, std or (1.0,) * images
-    return _teacher(found.model, name, shapes, mean, std, classes, task)
+    return _with_boxes(_teacher(found.model, name, shapes, mean, std, classes, task), detector)
+
+
+def _with_boxes(teacher: Teacher, detector: Detector | None) -> Teacher:
+    """`teacher` with what measures its boxes, where it is of a detector."""
+    if detector is None:
+        return teacher
+    measure = measure_of(detector, teacher.spec)
+    return replace(teacher, notes=(*teacher.notes, detector.note), boxes=measure)
 
 
 def _shapes(asked: Asked, found: Found, name: str, otherwise: str) -> tuple[Shape, ...]:

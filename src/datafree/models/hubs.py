@@ -159,7 +159,8 @@ def _timm(library: ModuleType, name: str, pretrained: bool, options: dict[str, A
 
 
 def _torchvision_names(library: ModuleType) -> Iterable[str]:
-    return library.models.list_models(module=library.models)
+    kinds = (library.models, library.models.detection)
+    return [name for kind in kinds for name in library.models.list_models(module=kind)]
 
 
 def _torchvision(
@@ -168,8 +169,11 @@ def _torchvision(
     weights = getattr(library.models.get_model_weights(name), "DEFAULT", None)
     if pretrained and weights is None:
         raise ValueError("torchvision has none")
+    detector = name in library.models.list_models(module=library.models.detection)
+    if detector and not pretrained:
+        options = {**options, "weights_backbone": None}
     model = library.models.get_model(name, weights=weights if pretrained else None, **options)
-    if weights is None:
+    if weights is None or detector:  # which prepares its images itself
         return Found(model)
     preset = weights.transforms()
     size = preset.crop_size
@@ -206,7 +210,9 @@ def _floats(values: Iterable[float] | None) -> tuple[float, ...] | None:
 HUBS: dict[str, Hub] = {
     "timm": Hub("a network of timm (extra: timm)", _timm_names, _timm),
     "torchvision": Hub(
-        "a classifier of torchvision (extra: torchvision)", _torchvision_names, _torchvision
+        "a classifier or detector of torchvision (extra: torchvision)",
+        _torchvision_names,
+        _torchvision,
     ),
     "pytorchcv": Hub("a network of pytorchcv (extra: pytorchcv)", _pytorchcv_names, _pytorchcv),
 }

@@ -1,8 +1,8 @@
-"""What networks reach on labelled data: top-1, mean IoU, or a measure of the user's own."""
+"""What networks reach on labelled data: top-1, mean IoU, mean average precision, or the user's."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, cast
 
 import torch
@@ -11,17 +11,21 @@ from torch.utils._pytree import tree_map
 
 from datafree.config import InputSpec, RunConfig
 from datafree.data import LabelledImages, Labels, open_labelled
-from datafree.errors import ConfigError, DataError
+from datafree.detection.boxes import Boxes, boxes_of
+from datafree.detection.precision import MeanAveragePrecision, average_precision
+from datafree.errors import ConfigError, DataError, UnknownNameError
 from datafree.evaluate import Predictor, mean_iou, top1
 from datafree.graph.outputs import rebuilt
 from datafree.images import batch_size
-from datafree.progress import Progress, silent
+from datafree.progress import Progress, Step, silent
 from datafree.runs.plan import resolve_device
 from datafree.tensors import on_device
 from datafree.user_code import module_at
 
-Metric = Callable[[Any, Tensor], float]
+Metric = Callable[[Any, Any], float]
 """What a network returned for all images, and their labels, to a number."""
+NAMED = ("top1", "miou", "map")
+"""Measures that come with the package."""
 
 
 def accuracy(
@@ -39,11 +43,11 @@ def accuracy(
         graph: one of them, which knows how that is put together.
         spec: of the network.
         config: names the data and perhaps a measure.
-        metric: a measure in memory, instead of that of `config`.
+        metric: a measure in memory, instead of that of `config`, see `measure`.
         progress: shown meanwhile.
 
     Returns:
-        ``top1``, ``miou`` (percent) or ``metric`` by predictor, and ``test_images``.
+        ``top1``, ``miou``, ``map`` (percent) or ``metric`` by predictor, and ``test_images``.
 
     Raises:
         DataError: `config` names no data, or data that cannot be read or do not fit; or the network
@@ -56,8 +60,10 @@ def accuracy(
     batches = ((on_device(x, device), y) for x, y in data.batches(size))
     own = dict(predictors)
     with progress("evaluation", len(data)) as step:
-        if metric is not None:
-            calls = {key: rebuilt(graph, predict) for key, predict in own.items()}
+        calls = {key: rebuilt(graph, predict) for key, predict in own.items()}
+        if isinstance(metric, MeanAveragePrecision):
+            found = _by_boxes(calls, data, batches, metric, step)
+        elif metric is not None:
             found = _by_metric(calls, data, size, device, metric)
             step(len(data))
         elif name == "miou":
@@ -80,13 +86,46 @@ def labelled_images(
         raise DataError(
             "no labelled data given: pass --data with a .npz, an image folder or CIFAR batches"
         )
-    if metric is None and config.metric is not None:
-        metric = metric_at(config.metric)
-    name, labelled = _measure(spec, metric)
-    return open_labelled(config.data, spec, config.limit, labelled), name, metric
+    metric = measure(config, None, metric)
+    name, labelled = _measured(spec, config.metric, metric)
+    stretch = isinstance(metric, MeanAveragePrecision) and metric.stretch
+    data = open_labelled(config.data, spec, config.limit, labelled, stretch=stretch)
+    return data, name, metric
 
 
-def metric_at(source: str) -> Metric:
+def measure(
+    config: RunConfig, boxes: MeanAveragePrecision | None, metric: Metric | None = None
+) -> Metric | None:
+    """What is measured, where it is no measure of classes.
+
+    Args:
+        config: names a measure, a way to boxes, or neither.
+        boxes: what measures the teacher's boxes, where it is a detector that knows them.
+        metric: a measure in memory, which comes before all others.
+
+    Raises:
+        ConfigError: a function cannot be found, or goes with another measure.
+    """
+    if metric is not None:
+        return metric
+    if config.decode is not None and config.metric not in (None, "map"):
+        raise ConfigError(
+            f"decode makes boxes, which {config.metric} does not take: use metric map"
+        )
+    if config.decode is not None:
+        return MeanAveragePrecision(
+            _function_at(config.decode, "what makes boxes", "what the network returns for a batch")
+        )
+    if config.metric == "map" or (config.metric is None and boxes is not None):
+        return boxes or MeanAveragePrecision()
+    if config.metric is None or config.metric in NAMED:
+        return None
+    if ":" not in config.metric:
+        raise UnknownNameError("measure", config.metric, [*NAMED, "file.py:function"])
+    return _function_at(config.metric, "a measure", "what the network returns and the labels")
+
+
+def _function_at(source: str, what: str, takes: str) -> Callable[..., Any]:
     """The function ``file.py:function`` or ``module:function``.
 
     Raises:
@@ -99,23 +138,52 @@ def metric_at(source: str) -> Metric:
         raise ConfigError(f"cannot import {place}: {type(error).__name__}: {error}") from error
     if not callable(found):
         raise ConfigError(
-            f"there is no function {source}: name a measure as file.py:function, which takes what"
-            " the network returns and the labels"
+            f"there is no function {source}: name {what} as file.py:function, which takes {takes}"
         )
-    return cast(Metric, found)
+    return cast("Callable[..., Any]", found)
 
 
-def _measure(spec: InputSpec, metric: Metric | None) -> tuple[str, Labels]:
+def _measured(spec: InputSpec, asked: str | None, metric: Metric | None) -> tuple[str, Labels]:
+    """What a measure is called, and the labels it takes."""
+    if isinstance(metric, MeanAveragePrecision):
+        return "map", "boxes"
     if metric is not None:
         return "metric", "any"
+    dense = spec.principal.kind == "dense_classes"
+    if (asked == "top1" and not spec.labelled) or (asked == "miou" and not dense):
+        needed = "one class for an image" if asked == "top1" else "a class for every position"
+        raise ConfigError(
+            f"{asked} measures networks that tell {needed}, and this one tells {spec.task}: leave"
+            " out metric, or give task where that is guessed wrong"
+        )
     if spec.labelled:
         return "top1", "classes"
-    if spec.principal.kind == "dense_classes":
+    if dense:
         return "miou", "maps"
     raise DataError(
         f"this network returns numbers ({spec.task}), and what is right of them only you know: give"
-        " metric, a function of what it returns and the labels, as file.py:function"
+        " metric, a function of what it returns and the labels, as file.py:function; of a detector"
+        " give decode, a function that makes boxes of it"
     )
+
+
+def _by_boxes(
+    calls: Mapping[str, Callable[[Tensor], Any]],
+    data: LabelledImages,
+    batches: Iterable[tuple[Tensor, Tensor]],
+    metric: MeanAveragePrecision,
+    step: Step,
+) -> dict[str, float]:
+    """Mean average precision; boxes of a batch are kept, what they were made of is not."""
+    found: dict[str, list[Boxes]] = {name: [] for name in calls}
+    with torch.inference_mode():
+        for images, labels in batches:
+            for name, call in calls.items():
+                returned = tree_map(_on_processor, call(images))
+                found[name] += metric.found(returned, len(labels))
+            step(len(labels))
+    labelled = boxes_of(data.labels)
+    return {name: average_precision(boxes, labelled).mean for name, boxes in found.items()}
 
 
 def _by_metric(
@@ -133,13 +201,15 @@ def _by_metric(
             for images, _ in data.batches(size):
                 returned.append(tree_map(_on_processor, call(on_device(images, device))))
         whole = tree_map(_joined, returned[0], *returned[1:])
+        labels = boxes_of(data.labels) if data.boxed else data.labels
         try:
-            found[name] = float(metric(whole, data.labels))
+            found[name] = float(metric(whole, labels))
         except Exception as error:
             where = getattr(metric, "__name__", type(metric).__name__)
+            told = "a list of boxes" if data.boxed else f"labels {tuple(data.labels.shape)}"
             raise ConfigError(
                 f"the measure {where} failed: {type(error).__name__}: {error}; it takes what the"
-                f" network returns for all images, and labels {tuple(data.labels.shape)}"
+                f" network returns for all images, and {told}"
             ) from error
     return found
 

@@ -18,10 +18,10 @@ from datafree.graph.capture import capture, to_device
 from datafree.graph.inputs import fed
 from datafree.graph.outputs import structured, together
 from datafree.images import SyntheticSet
-from datafree.models import load_teacher
+from datafree.models import Teacher, load_teacher
 from datafree.progress import Progress, silent
 from datafree.quant.modules import QUANTIZED
-from datafree.runs.accuracy import accuracy
+from datafree.runs.accuracy import accuracy, measure
 from datafree.runs.choices import settled
 from datafree.runs.exporting import about, summarize
 from datafree.runs.fine_tuning import blank_student
@@ -45,6 +45,11 @@ def load_run(folder: Path) -> Result:
         ConfigError: `folder` holds no finished run, or its teacher has changed since.
         ModelError: its teacher can no longer be loaded from where it came.
     """
+    return _loaded(folder)[0]
+
+
+def _loaded(folder: Path) -> tuple[Result, Teacher]:
+    """A finished run, and its teacher as it was loaded."""
     config = load_config(folder / "config.yaml")
     digest, layer_bits = _measured(folder)
     if config.mixed:
@@ -81,13 +86,13 @@ def load_run(folder: Path) -> Result:
     made = (folder / IMAGES).exists()
     images = SyntheticSet.load(folder / IMAGES) if made else SyntheticSet.none(teacher.spec)
     both = structured(student), structured(graph)
-    return Result(*both, teacher.spec, images, config, metrics={}, folder=folder)
+    return Result(*both, teacher.spec, images, config, metrics={}, folder=folder), teacher
 
 
 def evaluate_run(
     folder: Path, changes: dict[str, Any], *, onnx: bool = False, progress: Progress = silent
 ) -> tuple[RunConfig, dict[str, Any]]:
-    """Top-1 of a finished run's teacher and student.
+    """What a finished run's teacher and student reach on labelled images.
 
     Args:
         folder: the run.
@@ -102,7 +107,7 @@ def evaluate_run(
         DataError: neither the run nor `changes` name labelled data, or data that do not fit.
         ConfigError: `folder` holds no finished run.
     """
-    result = load_run(folder)
+    result, teacher = _loaded(folder)
     kept = {key: value for key, value in changes.items() if value is not None}
     config = build(RunConfig, result.config.model_dump() | kept, "options")
     device = resolve_device(config.device)
@@ -114,7 +119,8 @@ def evaluate_run(
     if onnx:
         exporter: Exporter = make_method(Method(name="onnx"), "export", Exporter)
         predictors[ONNX] = fed(exporter.run(folder / ONNX), result.spec.inputs)
-    return config, accuracy(predictors, graph, result.spec, config, None, progress)
+    metric = measure(config, teacher.boxes)
+    return config, accuracy(predictors, graph, result.spec, config, metric, progress)
 
 
 def export_run(

@@ -23,7 +23,7 @@ from datafree.graph.settle import settle
 from datafree.images import SyntheticSet, device_batches
 from datafree.models import Teacher, load_teacher
 from datafree.progress import Progress, silent
-from datafree.runs.accuracy import Metric, accuracy, labelled_images
+from datafree.runs.accuracy import Metric, accuracy, labelled_images, measure
 from datafree.runs.choices import settled
 from datafree.runs.exporting import check_export, export_student
 from datafree.runs.fine_tuning import dreamt, find_companion, held_out, save_generators, tune
@@ -136,7 +136,7 @@ def run(  # noqa: PLR0913 - one door, what a caller may bring
         teacher = teacher or load_teacher(config.teacher)
         spec, device = teacher.spec, resolve_device(config.device)
         graph = to_device(capture(teacher.model, spec), device)
-        _check(graph, spec, config, metric)
+        metric = _checked(graph, teacher, config, metric)
         if images is None and config.image_file is not None:
             images = SyntheticSet.load(config.image_file).fitted(spec, config.images)
         asked, choices = config, settled(config, graph, given=images is not None)
@@ -194,13 +194,15 @@ def _digest(images: SyntheticSet | None) -> str:
     return "" if images is None else images.digest()
 
 
-def _check(
-    graph: fx.GraphModule, spec: InputSpec, config: RunConfig, metric: Metric | None
-) -> None:
-    """Tell a mistake before anything takes long."""
-    check_export(graph, spec, config)
+def _checked(
+    graph: fx.GraphModule, teacher: Teacher, config: RunConfig, metric: Metric | None
+) -> Metric | None:
+    """What is measured on labelled data; tells a mistake before anything takes long."""
+    metric = measure(config, teacher.boxes, metric)
+    check_export(graph, teacher.spec, config)
     if config.data is not None:
-        labelled_images(config, spec, metric)
+        labelled_images(config, teacher.spec, metric)
+    return metric
 
 
 def _files_written(  # noqa: PLR0913 - what a run hands over
