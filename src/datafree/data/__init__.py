@@ -18,40 +18,31 @@ Smaller: refused.
 
 from __future__ import annotations
 
-import csv
-import zipfile
-import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, Protocol
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
 from datafree.config import InputSpec
+from datafree.data._layouts import LAYOUTS, Labels, source_and_labels
+from datafree.data._pictures import CROP_FRACTION, CROP_ONLY, PixelSource, fit
 from datafree.errors import DataError
-from datafree.images import SyntheticSet, from_arrays
+from datafree.images import SyntheticSet
 
-CROP_ONLY = 1.15
-"""Images up to this many times the network's size are cropped without resizing."""
-CROP_FRACTION = 0.875
-"""Share of the resized short side that the centre crop keeps (224 of 256)."""
-
-_CIFAR_SHAPE = (3, 32, 32)
-_CIFAR_RECORD = 1 + 3 * 32 * 32
-_LAYOUTS = "an .npz file, a folder with labels.csv, or CIFAR-10 binary batches"
-
-
-class PixelSource(Protocol):
-    """Pictures that can be read by their positions."""
-
-    def read(self, indices: NDArray[np.int64]) -> Tensor:
-        """The pictures at `indices`: (B, C, H, W) uint8 of the network's size."""
-        ...
+__all__ = [
+    "CROP_FRACTION",
+    "CROP_ONLY",
+    "LabelledImages",
+    "Labels",
+    "PixelSource",
+    "calibration_set",
+    "fit",
+    "open_labelled",
+]
 
 
 @dataclass(frozen=True)
@@ -100,10 +91,6 @@ class LabelledImages:
         return self.source.read(indices).float().div_(255).sub_(mean).div_(std)
 
 
-Labels = Literal["classes", "maps", "any"]
-"""A class of every image, a class at every position, numbers of any meaning and shape."""
-
-
 def open_labelled(
     path: Path, spec: InputSpec, limit: int | None = None, labelled: Labels = "classes"
 ) -> LabelledImages:
@@ -122,8 +109,8 @@ def open_labelled(
     """
     path = Path(path)
     if not path.exists():
-        raise DataError(f"there is no {path}: labelled data is {_LAYOUTS}")
-    source, labels = _open(path, spec, labelled)
+        raise DataError(f"there is no {path}: labelled data is {LAYOUTS}")
+    source, labels = source_and_labels(path, spec, labelled)
     if not len(labels):
         raise DataError(f"{path} holds no images")
     if labelled == "classes":
@@ -160,241 +147,6 @@ def calibration_set(path: Path, spec: InputSpec, count: int, seed: int) -> Synth
     )
 
 
-def fit(pixels: Tensor, spec: InputSpec, name: str) -> Tensor:
-    """Bring pictures to the network's size by the module's rule.
-
-    Args:
-        pixels: (B, C, H, W) uint8.
-        spec: input of the network.
-        name: where the pictures come from, for the message.
-
-    Returns:
-        (B, C, h, w) uint8 with the spec's h and w.
-
-    Raises:
-        DataError: the pictures are smaller than the network's input.
-    """
-    height, width = spec.shape[1:]
-    rows, columns = pixels.shape[2:]
-    if rows < height or columns < width:
-        raise DataError(
-            f"{name} is {rows}x{columns} pixels, smaller than the network's {height}x{width}"
-        )
-    if rows > CROP_ONLY * height or columns > CROP_ONLY * width:
-        scale = max(height / rows, width / columns) / CROP_FRACTION
-        rows, columns = round(rows * scale), round(columns * scale)
-        pixels = F.interpolate(pixels, (rows, columns), mode="bilinear", antialias=True)
-    top, left = (rows - height) // 2, (columns - width) // 2
-    return pixels[:, :, top : top + height, left : left + width]
-
-
-@dataclass(frozen=True)
-class _Stack:
-    """Pictures of one size in memory."""
-
-    pixels: Tensor  # (N, C, H, W) uint8, any strides
-    spec: InputSpec
-    name: str
-
-    def read(self, indices: NDArray[np.int64]) -> Tensor:
-        return fit(self.pixels[torch.from_numpy(indices)], self.spec, self.name)
-
-
-@dataclass(frozen=True)
-class _Folder:
-    """Picture files, decoded when asked for."""
-
-    files: tuple[Path, ...]
-    spec: InputSpec
-
-    def read(self, indices: NDArray[np.int64]) -> Tensor:
-        return torch.cat([self._one(self.files[index]) for index in indices])
-
-    def _one(self, file: Path) -> Tensor:
-        from PIL import Image
-
-        try:
-            with Image.open(file) as picture:
-                array = np.array(picture.convert("L" if self.spec.shape[0] == 1 else "RGB"))
-        except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-            raise DataError(f"cannot read picture {file}: {_first_line(error)}") from None
-        pixels = torch.from_numpy(array)
-        pixels = pixels[None] if pixels.ndim == 2 else pixels.permute(2, 0, 1)
-        return fit(pixels[None], self.spec, str(file))
-
-
-@dataclass(frozen=True)
-class _Packed:
-    """Inputs that are no plain images, normalised, in memory."""
-
-    values: Tensor  # (N, C, H, W) float32
-
-    def read(self, indices: NDArray[np.int64]) -> Tensor:
-        return self.values[torch.from_numpy(indices)]
-
-
-def _open_inputs(path: Path, spec: InputSpec, labelled: Labels) -> tuple[PixelSource, NDArray[Any]]:
-    """An `.npz` file with an array for every input."""
-    if path.suffix != ".npz":
-        names = ", ".join(one.name for one in spec.inputs)
-        raise DataError(
-            f"{path} holds pictures, and this network takes {names}: give an .npz file with an"
-            " array of each, and labels"
-        )
-    content = _content(path)
-    if "labels" not in content:
-        raise DataError(f"{path} has no labels (it has: {', '.join(content) or 'nothing'})")
-    labels = content.pop("labels")
-    alone = len(spec.inputs) == 1 and spec.inputs[0].name not in content and "images" in content
-    given = [content["images"]] if alone else content
-    packed = from_arrays(given, spec, str(path), raw=True)
-    got = f"got {labels.dtype} {labels.shape}"
-    integers = labels.dtype.kind in "iu"
-    if labelled == "classes" and not (labels.shape == (len(packed),) and integers):
-        raise DataError(f"labels in {path} must be {len(packed)} integers, {got}")
-    if labels.ndim < 1 or len(labels) != len(packed) or labels.dtype.kind not in "iufb":
-        raise DataError(f"labels in {path} must be numbers for {len(packed)} items, {got}")
-    return _Packed(packed), labels
-
-
-def _content(path: Path) -> dict[str, NDArray[Any]]:
-    """All arrays of an `.npz` file by name."""
-    try:
-        with path.open("rb") as file:
-            found = np.load(file, allow_pickle=False)
-            return {name: found[name] for name in found.files}
-    except (OSError, ValueError, EOFError, AttributeError, zipfile.BadZipFile, zlib.error) as error:
-        raise DataError(f"cannot read {path}: {_first_line(error)}") from None
-
-
-def _open(path: Path, spec: InputSpec, labelled: Labels) -> tuple[PixelSource, NDArray[Any]]:
-    if spec.inputs:
-        return _open_inputs(path, spec, labelled)
-    if labelled != "classes" and path.suffix != ".npz":
-        raise DataError(
-            f"{path} holds one class for every image, and this network tells none: give an .npz"
-            " file with images and labels"
-        )
-    if path.is_dir():
-        if (path / "labels.csv").is_file():
-            return _open_folder(path, spec)
-        if (path / "test_batch.bin").is_file():
-            return _open_cifar(path / "test_batch.bin", spec)
-        raise DataError(f"folder {path} has neither labels.csv nor test_batch.bin")
-    if path.suffix == ".npz":
-        return _open_npz(path, spec, labelled)
-    if path.suffix == ".bin":
-        return _open_cifar(path, spec)
-    raise DataError(f"cannot tell what {path} is: labelled data is {_LAYOUTS}")
-
-
-def _open_npz(path: Path, spec: InputSpec, labelled: Labels) -> tuple[PixelSource, NDArray[Any]]:
-    try:
-        with path.open("rb") as file:
-            images, labels = _arrays(np.load(file, allow_pickle=False), path)
-    except (OSError, ValueError, EOFError, AttributeError, zipfile.BadZipFile, zlib.error) as error:
-        raise DataError(f"cannot read {path}: {_first_line(error)}") from None
-    if images.dtype != np.uint8 or images.ndim not in (3, 4):
-        raise DataError(
-            f"images in {path} must be uint8 of shape (N, H, W, C) or (N, H, W), "
-            f"got {images.dtype} {images.shape}"
-        )
-    _check_form(images, labels, spec, path, labelled)
-    pixels = torch.from_numpy(images if images.ndim == 4 else images[..., None]).permute(0, 3, 1, 2)
-    return _stack(pixels, spec, path), labels
-
-
-def _check_form(
-    images: NDArray[Any], labels: NDArray[Any], spec: InputSpec, path: Path, labelled: Labels
-) -> None:
-    """Refuse labels of another kind than asked for."""
-    got = f"got {labels.dtype} {labels.shape}"
-    integers = labels.dtype.kind in "iu"
-    if labelled == "classes" and not (labels.shape == images.shape[:1] and integers):
-        raise DataError(f"labels in {path} must be {len(images)} integers, {got}")
-    if labelled == "maps":
-        size = spec.shape[1:]
-        if images.shape[1:3] != size:
-            raise DataError(
-                f"images in {path} are {images.shape[1]}x{images.shape[2]} pixels, the network"
-                f" takes {size[0]}x{size[1]}: where every pixel has a class sizes must be the same"
-            )
-        if not (labels.shape == images.shape[:3] and integers):
-            raise DataError(f"labels in {path} must be a class for every pixel, {got}")
-    if labels.ndim < 1 or len(labels) != len(images) or labels.dtype.kind not in "iufb":
-        raise DataError(f"labels in {path} must be numbers for {len(images)} images, {got}")
-
-
-def _arrays(content: object, path: Path) -> tuple[NDArray[Any], NDArray[Any]]:
-    if not isinstance(content, np.lib.npyio.NpzFile):
-        raise DataError(f"cannot read {path}: it holds one bare array, not an .npz archive")
-    for prefix in ("", "test_"):  # MedMNIST and others keep all splits in one file
-        if f"{prefix}images" in content.files and f"{prefix}labels" in content.files:
-            images, labels = content[f"{prefix}images"], content[f"{prefix}labels"]
-            column = bool(prefix) and labels.ndim == 2 and labels.shape[1] == 1
-            return images, labels[:, 0] if column else labels
-    missing = [name for name in ("images", "labels") if name not in content.files]
-    found = ", ".join(content.files) or "nothing"
-    raise DataError(f"{path} has no {' and no '.join(missing)} (it has: {found})")
-
-
-def _open_cifar(path: Path, spec: InputSpec) -> tuple[PixelSource, NDArray[np.int64]]:
-    try:
-        content = np.fromfile(path, dtype=np.uint8)
-    except OSError as error:
-        raise DataError(f"cannot read {path}: {_first_line(error)}") from None
-    if not content.size or content.size % _CIFAR_RECORD:
-        raise DataError(
-            f"{path} is not a CIFAR-10 binary batch: {content.size} bytes "
-            f"are not a multiple of {_CIFAR_RECORD}"
-        )
-    records = content.reshape(-1, _CIFAR_RECORD)
-    pixels = torch.from_numpy(records[:, 1:].reshape(-1, *_CIFAR_SHAPE))
-    return _stack(pixels, spec, path), records[:, 0].astype(np.int64)
-
-
-def _stack(pixels: Tensor, spec: InputSpec, path: Path) -> _Stack:
-    if pixels.shape[1] != spec.shape[0]:
-        raise DataError(
-            f"images in {path} have {pixels.shape[1]} channels, the network takes {spec.shape[0]}"
-        )
-    fit(pixels[:1], spec, f"every image in {path}")
-    return _Stack(pixels=pixels, spec=spec, name=str(path))
-
-
-def _open_folder(path: Path, spec: InputSpec) -> tuple[PixelSource, NDArray[np.int64]]:
-    if spec.shape[0] not in (1, 3):
-        raise DataError(
-            f"pictures have 1 or 3 channels, the network takes {spec.shape[0]}: use .npz"
-        )
-    table = path / "labels.csv"
-    files: list[Path] = []
-    labels: list[int] = []
-    try:
-        with table.open(newline="", encoding="utf-8-sig") as file:
-            reader = csv.DictReader(file)
-            if not {"filename", "class_index"} <= set(reader.fieldnames or ()):
-                raise DataError(f"{table} must begin with the line filename,class_index")
-            for row in reader:
-                files.append(path / (row["filename"] or ""))
-                labels.append(_class_index(row["class_index"], f"{table}, line {reader.line_num}"))
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise DataError(f"cannot read {table}: {_first_line(error)}") from None
-    absent = [file.name for file in files if not file.is_file()]
-    if absent:
-        raise DataError(
-            f"{table} lists {len(absent)} files that are not there, the first is {absent[0]!r}"
-        )
-    return _Folder(files=tuple(files), spec=spec), np.array(labels, dtype=np.int64)
-
-
-def _class_index(text: str | None, where: str) -> int:
-    try:
-        return int(text or "")
-    except ValueError:
-        raise DataError(f"{where}: class_index must be an integer, got {text!r}") from None
-
-
 def _check_labels(labels: NDArray[np.int64], spec: InputSpec, path: Path) -> None:
     wrong = np.flatnonzero((labels < 0) | (labels >= spec.answers))
     if len(wrong):
@@ -403,7 +155,3 @@ def _check_labels(labels: NDArray[np.int64], spec: InputSpec, path: Path) -> Non
             f"label {int(labels[index])} at index {index} of {path} is out of range: "
             f"the network has {spec.answers} classes, labels go from 0 to {spec.answers - 1}"
         )
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0]
