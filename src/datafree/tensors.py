@@ -118,3 +118,13 @@ def load_tensors(
     if metadata.get("request") != json.dumps(request, sort_keys=True):
         return None
     return tensors, metadata
+
+
+def is_taken(root: nn.Module, path: str) -> bool:
+    """Whether `root` has a module, parameter, buffer or any other attribute at `path`."""
+    value: object = root
+    for part in path.split("."):
+        if not hasattr(value, part):
+            return False
+        value = getattr(value, part)
+    return True

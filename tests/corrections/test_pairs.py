@@ -29,7 +29,7 @@ PAIRS: dict[str, list[tuple[str, str]]] = {
     "Functional": [("w1", "w2")],
     "InPlaceResidual": [],
     "Tied": [("twin_1", "linear")],  # the other convolution is called twice
-    "SharedNorm": [],
+    "SharedNorm": [("conv1", "conv2"), ("conv2", "linear")],  # both take the norm over
     "Dropouts": [("conv", "linear")],
     "SamePadding": [],  # SiLU and ReLU6
     "Dense": [("conv", "fc1"), ("fc1", "fc2"), ("fc2", "fc3")],

@@ -8,11 +8,11 @@ from pathlib import Path
 import onnx
 import pytest
 import torch
-from torch import Tensor, fx
+from torch import Tensor, fx, nn
 
 from datafree.calibrators.base import calibrate
 from datafree.calibrators.minmax import MinMax
-from datafree.config import Scheme
+from datafree.config import InputSpec, Scheme
 from datafree.export.base import predict
 from datafree.export.onnx import Onnx
 from datafree.graph.capture import capture
@@ -20,7 +20,9 @@ from datafree.graph.fold import fold_batch_norms
 from datafree.graph.insert import insert_quantizers
 from datafree.graph.integer import float_operators, integer_model
 from datafree.graph.settle import settle
+from datafree.runtimes.onnxruntime import OnnxRuntime
 from drawn import DRAWN_SPEC, Drawn, drawn_images
+from networks import randomized
 
 pytestmark = pytest.mark.integration
 
@@ -76,3 +78,44 @@ def test_biases_are_integers_on_the_grid_of_the_sums(tmp_path: Path) -> None:
         torch.testing.assert_close(
             torch.from_numpy(product).float(), bias.detach(), rtol=1e-6, atol=0
         )
+
+
+class TwoHalves(nn.Module):
+    """One body looks at both halves of an image, which differ in their ranges."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.bn = nn.Conv2d(3, 8, 3, padding=1, bias=False), nn.BatchNorm2d(8)
+        self.deep, self.out = nn.Conv2d(8, 8, 3), nn.Linear(8, 6)
+        self.last = nn.Linear(6, 4)
+
+    def body(self, x: Tensor) -> Tensor:
+        x = torch.relu(self.deep(torch.relu(self.bn(self.conv(x)))))
+        return self.out(x.mean((2, 3)))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.last((self.body(x[..., :8]) - self.body(3 * x[..., 8:])).abs())
+
+
+@pytest.mark.skipif(not X86, reason="other processors round additions in fixed point")
+@pytest.mark.parametrize("bits", WIDTHS)
+def test_a_body_called_twice_has_one_weight_and_integer_kernels(tmp_path: Path, bits: str) -> None:
+    torch.manual_seed(0)
+    spec = InputSpec(shape=(3, 16, 16), mean=(0.5,) * 3, std=(0.25,) * 3, classes=4)
+    x = torch.randn(32, 3, 16, 16, generator=torch.Generator().manual_seed(1))
+    folded = fold_batch_norms(capture(randomized(TwoHalves(), x), spec))
+    made = insert_quantizers(folded, Scheme(target="onnxruntime", bits=bits), spec)
+    calibrate(made, [x], MinMax())
+    settle(made)
+    path = tmp_path / "student.onnx"
+    Onnx().export(made, spec, path, check=x)
+    expected, found = predict(integer_model(made), x), predict(Onnx().run(path), x)
+    # Sub and Abs are float steps between quantizers.
+    assert float((expected - found).abs().max()) < 0.05 * float(expected.max() - expected.min())
+    model = onnx.load(path)
+    names = [t.name for t in model.graph.initializer if t.name.endswith("weight_quantized")]
+    assert sorted(names) == [f"{p}.weight_quantized" for p in ("conv", "deep", "last", "out")]
+    layers = [node for node in model.graph.node if node.op_type in ("Conv", "Gemm")]
+    assert len(layers) == 7
+    ran = OnnxRuntime().kernels(path)
+    assert (ran.integer, ran.total, ran.floats) == (7, 7, ())

@@ -100,7 +100,10 @@ class Plain(nn.Module):
 
 
 class OneCode(Onnx):
-    """Writes one weight of one channel a code too high."""
+    """Writes one weight of one channel a code too high, and does not look at what it wrote."""
+
+    def verify(self, student: fx.GraphModule, path: Path) -> None:
+        """Leave the error to what the file computes."""
 
     def write(self, student: fx.GraphModule, spec: Any, path: Path, about: Any) -> Written:
         written = super().write(student, spec, path, about)

@@ -18,6 +18,8 @@ from datafree.config import InputSpec, Scheme
 from datafree.errors import ExportError
 from datafree.export import _optional
 from datafree.export._decomposed import decomposed, one_reader_each
+from datafree.export._packed import biases, orders
+from datafree.export._readback import Differs
 from datafree.export.base import predict
 from datafree.export.pt2e import Pt2e
 from datafree.export.pte import Pte
@@ -168,3 +170,37 @@ def test_litert_computes_in_int8_only(net: Any, tmp_path: Path) -> None:
             weight = tensors[operator["inputs"][1]]
             assert weight["dtype"] == np.int8
             assert interpreter.get_tensor(weight["index"]).min() >= -127
+
+
+def planted(path: Path, wanted: bytes) -> None:
+    """Turn over the lowest bit of one byte in the middle of `wanted`, wherever the file has it."""
+    content = path.read_bytes()
+    at = content.find(wanted) + len(wanted) // 2 // 4 * 4
+    assert wanted in content
+    path.write_bytes(content[:at] + bytes([content[at] ^ 1]) + content[at + 1 :])
+
+
+@pytest.mark.parametrize("suffix", [".pte", ".tflite"])
+@pytest.mark.parametrize("what", ["codes", "scales", "bias"])
+def test_one_bit_of_a_layer_is_refused(suffix: str, what: str, tmp_path: Path) -> None:
+    exporter = Pte() if suffix == ".pte" else Tflite()
+    if not importlib.util.find_spec(exporter.package):
+        pytest.skip(f"needs {exporter.package}")
+    made = student(ResNet(), RESIDUAL_SPEC, residual_images(32, 0), exporter.targets[0])
+    path = tmp_path / f"student{suffix}"
+    exporter.write(made, RESIDUAL_SPEC, path, {})
+    exporter.verify(made, path)
+    layer = next(m for m in made.modules() if isinstance(m, QUANTIZED) and m.bias is not None)
+    scales = layer.weight_quantizer.scale.flatten().numpy()
+    if what == "codes":
+        content = path.read_bytes()
+        orders_ = [order.to(torch.int8).numpy().tobytes() for order in orders(layer)]
+        planted(path, next(one for one in orders_ if one in content))
+    elif what == "scales":
+        planted(path, scales.tobytes())
+    else:
+        content = path.read_bytes()
+        forms = biases(layer, [q for q in input_quantizers(made).values() if q is not None][:1])
+        planted(path, next(one for one in forms if one in content))
+    with pytest.raises(Differs, match=r"the (codes|scales|bias)"):
+        exporter.verify(made, path)

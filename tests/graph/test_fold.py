@@ -29,7 +29,7 @@ def relative(actual: Tensor, expected: Tensor) -> float:
         ("Functional", []),
         ("InPlaceResidual", ["bn2"]),  # its convolution is called twice
         ("Tied", []),
-        ("SharedNorm", ["bn"]),
+        ("SharedNorm", []),  # each of two layers takes it over
         ("Dropouts", []),
         ("SamePadding", []),
         ("Dense", []),
@@ -297,3 +297,60 @@ def test_a_layer_left_in_float_takes_its_batch_norm_over_as_any() -> None:
     folded = fold_into_grids(student)
     assert not batch_norms(folded)
     assert relative(folded(images(5)), student(images(5))) < 1e-5
+
+
+class TwoHalves(nn.Module):
+    """One body looks at both halves of an image; `extra` looks at a third time."""
+
+    def __init__(self, *, extra: bool = False, forward_too: bool = False) -> None:
+        super().__init__()
+        self.conv, self.bn = nn.Conv2d(3, 6, 3, padding=1, bias=False), nn.BatchNorm2d(6)
+        self.behind = nn.BatchNorm1d(6)
+        self.linear, self.extra, self.forward_too = nn.Linear(6, 5), extra, forward_too
+
+    def body(self, x: Tensor) -> Tensor:
+        x = torch.relu(self.bn(self.conv(x))).mean((2, 3))
+        return self.linear(self.behind(x) if self.forward_too else x)
+
+    def forward(self, x: Tensor) -> Tensor:
+        left, right = x[..., :4], x[..., 4:]
+        found = self.body(left) - self.body(right)
+        return found + self.conv(x).mean((2, 3))[:, :5] if self.extra else found
+
+
+def halves(**options: bool) -> tuple[nn.Module, fx.GraphModule]:
+    network = randomized(TwoHalves(**options), images(8))
+    return network, capture(network, SPEC)
+
+
+@pytest.mark.parametrize("forward_too", [False, True])
+def test_a_norm_called_twice_is_folded_once(forward_too: bool) -> None:
+    network, graph = halves(forward_too=forward_too)
+    folded = fold_batch_norms(graph.double())
+    assert not batch_norms(folded)
+    calls = [str(node.target) for node in folded.graph.nodes if node.op == "call_module"]
+    assert calls.count("conv") == calls.count("linear") == 2  # one layer each, for both halves
+    x = images(5).double()
+    assert relative(folded(x), network.double()(x)) < 1e-12
+    conv, norm = network.get_submodule("conv"), network.get_submodule("bn")
+    assert isinstance(conv, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d)
+    assert norm.running_var is not None
+    factor = norm.weight / (norm.running_var + norm.eps).sqrt()
+    expected = conv.weight * factor.view(-1, 1, 1, 1)
+    torch.testing.assert_close(folded.get_parameter("conv.weight").data, expected.data)
+
+
+def test_a_layer_that_is_called_without_its_norm_too_keeps_it() -> None:
+    network, graph = halves(extra=True)
+    folded = fold_batch_norms(graph)
+    assert list(batch_norms(folded)) == ["bn"]
+    assert relative(folded(images(5)), network(images(5))) < 1e-5
+
+
+def test_the_grids_of_a_layer_called_twice_take_its_norm_over_once() -> None:
+    _, graph = halves()
+    student = insert_quantizers(graph, Scheme(bits="W4A8", target="paper"))
+    calibrate(student, [images(16, seed=1)], MinMax())
+    folded = fold_into_grids(student.double())
+    assert not batch_norms(folded)
+    assert relative(folded(images(5).double()), student(images(5).double())) < 1e-5

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from datafree.graph.capture import capture
 from datafree.graph.fold import fold_batch_norms
@@ -131,3 +131,25 @@ def test_factors_and_numbers_of_a_sum_are_in_its_statistics() -> None:
     torch.testing.assert_close(found["a"].std.float(), expected, rtol=1e-3, atol=0)
     torch.testing.assert_close(found["c"].mean.float(), after.bias - 2)
     torch.testing.assert_close(found["c"].std.float(), after.weight, rtol=1e-3, atol=0)
+
+
+class Twice(nn.Module):
+    """One layer and its norm look at two halves of an image."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.bn = nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4)
+        self.linear = nn.Linear(4, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        halves = [torch.relu(self.bn(self.conv(half))) for half in (x[..., :4], x[..., 4:])]
+        return self.linear((halves[0] - halves[1]).mean((2, 3)))
+
+
+def test_a_layer_called_twice_has_the_statistics_of_all_its_calls() -> None:
+    network = randomized(Twice(), images(8))
+    found = layer_statistics(capture(network, SPEC))
+    assert set(found) == {"conv"}
+    norm = network.get_submodule("bn")
+    assert isinstance(norm, nn.BatchNorm2d)
+    torch.testing.assert_close(found["conv"].mean, norm.bias.detach().double())

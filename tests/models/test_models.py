@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from datafree.errors import ConfigError, UnknownNameError
+from datafree.errors import ConfigError, DatafreeError, UnknownNameError
 from datafree.models import from_module, sources
 from datafree.tensors import state_digest
 from datafree.zoo import ZOO
@@ -156,3 +156,13 @@ def test_shared_factory_with_weights(shared: Path, tmp_path: Path) -> None:
     found = teacher(source, weights_file=weights, input_shape=(3, 32, 32), **IMAGENET)
     again = importlib.import_module("safetensors.torch").load_file(weights)
     assert found.digest == state_digest(again)
+
+
+@pytest.mark.parametrize(
+    ("typed", "there"), [("kept.onx", "kept.onnx"), ("netwrk.pt", "network.pt2")]
+)
+def test_a_file_beside_is_offered(typed: str, there: str, tmp_path: Path) -> None:
+    (tmp_path / there).write_bytes(b"")
+    (tmp_path / "other.txt").write_text("no network")
+    told = complaint(lambda: teacher(str(tmp_path / typed)), DatafreeError)
+    assert f"did you mean {tmp_path / there}?" in told

@@ -14,6 +14,7 @@ import torch.ao.quantization.fx._decomposed  # pyright: ignore[reportUnusedImpor
 from torch import Tensor, fx, nn
 from torch.export import ExportedProgram
 
+from datafree.export._readback import bare_codes, quantized_layers
 from datafree.graph.edges import module_of, moves, operation, operator_of, origin
 from datafree.graph.sizes import is_size
 from datafree.quant.grid import Grid
@@ -65,6 +66,24 @@ def one_reader_each(program: ExportedProgram) -> ExportedProgram:
                     reader.replace_input_with(node, graph.node_copy(node))
     program.graph_module.recompile()
     return program
+
+
+def stored_state(student: fx.GraphModule) -> dict[str, Tensor]:
+    """What `decomposed(student)` has to hold of every quantized layer, by the names it has there.
+
+    Computed from the student's grids, not from what was made of them.
+    """
+    found: dict[str, Tensor] = {}
+    for path, layer in quantized_layers(student).items():
+        quantizer, stem = layer.weight_quantizer, f"{path}.weight_quantizer"
+        zero = quantizer.zero_point + _moved(quantizer.grid)
+        found[f"{stem}.codes"] = (bare_codes(layer) + zero.cpu()).to(torch.int8)
+        if quantizer.axis is not None:
+            found[f"{stem}.scale"] = quantizer.scale.flatten()
+            found[f"{stem}.zero_point"] = zero.flatten()
+        if layer.bias is not None:
+            found[f"{path}.bias"] = layer.bias.detach()
+    return found
 
 
 def stored_bytes(made: nn.Module) -> int:

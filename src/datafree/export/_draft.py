@@ -17,8 +17,12 @@ _PAIR = ("QuantizeLinear", "DequantizeLinear")
 
 @dataclass(frozen=True)
 class Grid:
-    """What a pair of QuantizeLinear and DequantizeLinear reads: initializers by name."""
+    """What a pair of QuantizeLinear and DequantizeLinear reads: initializers by name.
 
+    `quantizer` is the path of the student's.
+    """
+
+    quantizer: str
     scale: str
     zero_point: str
     limits: tuple[str, str] | None
@@ -45,6 +49,7 @@ class Draft:
             limits = ends[0], ends[1]
         zero_point = quantizer.zero_point.cpu() + moved
         return Grid(
+            path,
             self.number(quantizer.scale.cpu(), f"{path}.scale"),
             self.add(integers(f"{path}.zero_point", zero_point, kind)),
             limits,

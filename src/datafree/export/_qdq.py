@@ -86,6 +86,7 @@ class _Rewriter:
     weight_bytes: int = 0
     _layers: dict[str, tuple[str, QuantizedLayer]] = field(default_factory=dict)
     _grids: dict[str, Grid] = field(default_factory=dict)
+    _read: dict[str, str] = field(default_factory=dict)  # what computes a tensor reads, by tensor
 
     def __post_init__(self) -> None:
         """Look up what holds for the whole student."""
@@ -245,7 +246,7 @@ class _Rewriter:
 
     def _layer(self, node: onnx.NodeProto, path: str, layer: QuantizedLayer) -> None:
         """A layer with a quantized weight: what it reads, and its bias."""
-        source = node.input[0]
+        source = self._read[node.output[0]] = node.input[0]
         grid = self._grids.get(source)
         moved = next((n for n in reversed(self.out.nodes) if source in n.output), None)
         if (
@@ -269,7 +270,7 @@ class _Rewriter:
             if name.endswith(".bias") and product in self._layers:
                 path, layer = self._layers[product]
                 if name == f"{path}.bias" and layer.bias is not None:
-                    self._integer_bias(node, place, path, layer)
+                    self._integer_bias(node, place, path, layer, product)
                     return True
         return False
 
@@ -280,7 +281,7 @@ class _Rewriter:
         step grows as the widths shrink: at W4A4 this changed 6 % of ResNet-20's predictions. A bias
         added after the convolution stays exact.
         """
-        if self._integer_bias(node, place, path, layer) or path not in self.narrow:
+        if self._integer_bias(node, place, path, layer, node.output[0]) or path not in self.narrow:
             self.out.nodes.append(node)
             return
         assert layer.bias is not None  # noqa: S101 - asked for by the caller
@@ -295,15 +296,19 @@ class _Rewriter:
         )
 
     def _integer_bias(
-        self, node: onnx.NodeProto, place: int, path: str, layer: QuantizedLayer
+        self, node: onnx.NodeProto, place: int, path: str, layer: QuantizedLayer, product: str
     ) -> bool:
-        """Let `node` read its bias as int32 codes, if the target has such and the grid is known."""
-        quantizer = self.inputs.get(path)
-        if not self.rules.integer_bias or quantizer is None or layer.bias is None:
+        """Let `node` read its bias as int32 codes, if the target has such and the grid is known.
+
+        Codes are those of the grid of `product`: calls of a layer that read different ones have
+        codes of their own.
+        """
+        found = self._quantizer_of(path, product)
+        if not self.rules.integer_bias or found is None or layer.bias is None:
             return False
+        stem, quantizer = found
         step = bias_scale(layer, quantizer.scale).cpu()
         codes = torch.round(layer.bias.detach().cpu().double() / step.double())
-        stem = f"{path}.bias"
         tensor = helper.make_tensor(
             f"{stem}_quantized", TensorProto.INT32, codes.shape,
             codes.to(torch.int32).numpy().tobytes(), raw=True,
@@ -319,6 +324,18 @@ class _Rewriter:
             self.out.nodes.append(dequantize)
         node.input[place] = output
         return True
+
+    def _quantizer_of(self, path: str, product: str) -> tuple[str, ActivationQuantizer] | None:
+        """A name for the bias that is added to `product`, and the quantizer of what was read."""
+        only = self.inputs.get(path)
+        if only is not None:
+            return f"{path}.bias", only
+        grid = self._grids.get(self._read.get(product, ""))
+        if grid is None:
+            return None
+        quantizer = self.student.get_submodule(grid.quantizer)
+        assert isinstance(quantizer, ActivationQuantizer)  # noqa: S101 - grids are made of these
+        return f"{path}.bias_{grid.quantizer}", quantizer
 
 
 def _kept(mean: onnx.NodeProto) -> bool:

@@ -28,6 +28,7 @@ from datafree.export._parity import (
     predict,
     sensitivity,
 )
+from datafree.export._readback import Differs
 from datafree.files import atomic_path
 from datafree.graph.capture import to_device
 from datafree.graph.floats import computations
@@ -153,7 +154,8 @@ class Exporter(Frozen):
         Raises:
             OutputExistsError: `path` exists and `force` is not set.
             ExportError: the student has no ranges yet, or the format cannot express it.
-            ParityError: the file does not compute what the student does; it is not left behind.
+            ParityError: the file does not hold the student's numbers, or does not compute what it
+                does; it is not left behind.
         """
         if path.exists() and not force:
             raise OutputExistsError(
@@ -170,6 +172,10 @@ class Exporter(Frozen):
         check = self.accepted(check, spec)
         with atomic_path(path) as temporary:
             written = self.write(separate(stored), spec, temporary, about)
+            try:
+                self.verify(stored, temporary)
+            except Differs as found:
+                raise found.refusal(path) from found
             expected = predict(self.expected(student), check)
             actual = predict(fed(self.run(temporary), spec.inputs), check)
             parity = compare_outputs(expected, actual, spec.outputs)
@@ -246,6 +252,17 @@ class Exporter(Frozen):
             spec: as in `export`.
             path: a temporary file that may be overwritten.
             about: as in `export`.
+        """
+
+    def verify(self, student: fx.GraphModule, path: Path) -> None:
+        """Compare what the file stores with `student`, number by number; nothing is run.
+
+        Args:
+            student: as `prepared` returned it.
+            path: the file.
+
+        Raises:
+            Differs: a number is another.
         """
 
     @abstractmethod

@@ -18,11 +18,12 @@ from torch import Tensor, fx
 from datafree.config import InputSpec
 from datafree.errors import ExportError, OutputExistsError
 from datafree.export._markers import DOMAIN, with_markers
+from datafree.export._readback import Differs, check_state, quantized_layers
 from datafree.export._traced import INPUT, OPSET, describe, first_line, strip, traced
 from datafree.export.base import About, Exporter, ExportReport, Predictor, Written
 from datafree.graph.fold import fold_into_grids
 from datafree.graph.outputs import lined_up
-from datafree.quant.modules import QUANTIZED, Quantizer
+from datafree.quant.modules import QUANTIZED, ActivationQuantizer, Quantizer
 
 _VERSION = "0.6.1"
 Entries = dict[str, list[dict[str, Any]]]
@@ -81,6 +82,33 @@ class Encodings(Exporter):
         path.write_text(json.dumps(told, indent=1) + "\n", encoding="utf-8")
         layers = [m for m in student.modules() if isinstance(m, QUANTIZED)]
         return Written(sum(4 * m.weight.numel() for m in layers), OPSET)
+
+    def verify(self, student: fx.GraphModule, path: Path) -> None:
+        """See `Exporter.verify`: the rounded weights, the biases, the grids of activations."""
+        told = json.loads(path.read_text(encoding="utf-8"))
+        layers = quantized_layers(student)
+        for name, layer in layers.items():
+            if told["param_encodings"].get(f"{name}.weight") != _entries(layer.weight_quantizer):
+                raise Differs(f"the encodings of the weight of {name}", "scale, offset or width")
+        grids = list(told["activation_encodings"].values())
+        quantizers = {
+            name: module
+            for name, module in student.named_modules()
+            if isinstance(module, ActivationQuantizer) and module.enabled
+        }
+        for name, module in quantizers.items():
+            if _entries(module) not in grids:
+                raise Differs(f"the encodings of {name}", f"none is {_entries(module)[0]}")
+        model = rounded(onnx.load(_network(path)), told)
+        stored = {
+            tensor.name: torch.from_numpy(numpy_helper.to_array(tensor).copy())
+            for tensor in model.graph.initializer
+        }
+        for name, layer in layers.items():
+            held = {f"{name}.weight": layer.weight_quantizer(layer.weight.detach())}
+            if layer.bias is not None:
+                held[f"{name}.bias"] = layer.bias.detach()
+            check_state(held, stored)
 
     def run(self, path: Path) -> Predictor:
         """The float network rounded by the encodings, nothing else, in onnxruntime.

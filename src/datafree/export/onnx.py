@@ -24,6 +24,7 @@ from datafree.export._legal import problems
 from datafree.export._markers import with_markers
 from datafree.export._names import name_after_layers
 from datafree.export._parity import compare_outputs, predict
+from datafree.export._readback import check_onnx
 from datafree.export._saving import ONE_FILE, beside, save
 from datafree.export._storage import WeightType
 from datafree.export._traced import (
@@ -132,6 +133,10 @@ class Onnx(Exporter):
                 f"the ONNX graph of this network is not valid: {first_line(error)}"
             ) from error
         return Written(weight_bytes, OPSET, bytes=size)
+
+    def verify(self, student: fx.GraphModule, path: Path) -> None:
+        """See `Exporter.verify`."""
+        check_onnx(onnx.load(path), student)
 
     def run(self, path: Path) -> Callable[..., Tensor]:
         """The file in onnxruntime on the CPU, with exact integer products.

@@ -13,6 +13,7 @@ from torch import Tensor, fx
 from datafree.config import InputSpec
 from datafree.errors import ExportError, ParityError
 from datafree.export._parity import Parity
+from datafree.export._readback import check_state
 from datafree.export.base import (
     About,
     Exporter,
@@ -43,6 +44,11 @@ class Pt2(Exporter):
             raise ExportError(f"torch.export refuses the student: {line}") from error
         path.write_bytes(archive.getvalue())
         return Written(float_weight_bytes(student))
+
+    def verify(self, student: fx.GraphModule, path: Path) -> None:
+        """See `Exporter.verify`: all parameters and buffers."""
+        program = torch.export.load(path)
+        check_state(student.state_dict(keep_vars=True), program.state_dict | program.constants)
 
     def run(self, path: Path) -> Callable[..., Tensor]:
         """The file loaded by torch, which is safe only for files one has written oneself."""

@@ -12,7 +12,8 @@ from torch import Tensor, fx
 
 from datafree.config import InputSpec
 from datafree.errors import ExportError
-from datafree.export._decomposed import decomposed, stored_bytes
+from datafree.export._decomposed import decomposed, stored_bytes, stored_state
+from datafree.export._readback import check_state
 from datafree.export.base import About, Exporter, Written, trace
 from datafree.graph.outputs import lined_up
 
@@ -42,6 +43,11 @@ class Pt2e(Exporter):
             raise ExportError(f"torch.export refuses the student: {line}") from error
         path.write_bytes(archive.getvalue())
         return Written(stored_bytes(made))
+
+    def verify(self, student: fx.GraphModule, path: Path) -> None:
+        """See `Exporter.verify`: codes, scales, zero points and biases of all layers."""
+        program = torch.export.load(io.BytesIO(path.read_bytes()))
+        check_state(stored_state(student), program.state_dict | program.constants)
 
     def run(self, path: Path) -> Callable[..., Tensor]:
         """The file loaded by torch, which is safe only for files one has written oneself."""

@@ -16,6 +16,7 @@ from datafree.config import InputSpec
 from datafree.errors import ExportError
 from datafree.export._decomposed import decomposed, one_reader_each, stored_bytes
 from datafree.export._optional import needed, quiet
+from datafree.export._packed import check_bytes
 from datafree.export.base import About, Exporter, Written
 from datafree.graph.edges import module_of, operator_of
 from datafree.graph.outputs import lined_up
@@ -73,6 +74,10 @@ class Pte(Exporter):
             raise ExportError(f"ExecuTorch refuses the student: {line}") from error
         path.write_bytes(content)
         return Written(stored_bytes(made), notes=_notes(outside))
+
+    def verify(self, student: fx.GraphModule, path: Path) -> None:
+        """See `Exporter.verify`: codes, scales and biases of all layers are in the file."""
+        check_bytes(student, path.read_bytes())
 
     def run(self, path: Path) -> Callable[..., Tensor]:
         """The file in ExecuTorch's runtime.

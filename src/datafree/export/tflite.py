@@ -13,6 +13,7 @@ from datafree.config import InputSpec
 from datafree.errors import ExportError
 from datafree.export._decomposed import decomposed, rounded_bytes
 from datafree.export._optional import needed, quiet
+from datafree.export._packed import Held, check_layers
 from datafree.export.base import About, Exporter, Predictor, Written
 from datafree.graph.outputs import lined_up
 from datafree.losses import unpack
@@ -71,6 +72,10 @@ class Tflite(Exporter):
             )
         return Written(rounded_bytes(made))
 
+    def verify(self, student: fx.GraphModule, path: Path) -> None:
+        """See `Exporter.verify`: codes, scales and biases of all layers."""
+        check_layers(student, _held(self._interpreter(path)))
+
     def run(self, path: Path) -> Predictor:
         """The file in LiteRT's interpreter.
 
@@ -127,3 +132,26 @@ def _float_layers(interpreter: Any) -> list[str]:
         if operator["op_name"] in _LAYERS
         and any(tensors[i]["dtype"] != np.int8 for i in operator["inputs"][:2])
     ]
+
+
+def _held(interpreter: Any) -> list[Held]:
+    """The layers of a file as it keeps them."""
+    tensors = {tensor["index"]: tensor for tensor in interpreter.get_tensor_details()}
+    found: list[Held] = []
+    for operator in interpreter._get_ops_details():
+        if operator["op_name"] not in _LAYERS:
+            continue
+        _, weight, *rest = operator["inputs"]
+        scales, zeros = (
+            torch.tensor(np.asarray(tensors[weight]["quantization_parameters"][key]))
+            for key in ("scales", "zero_points")
+        )
+        codes = torch.from_numpy(interpreter.get_tensor(weight).astype(np.float32))
+        bias, step = None, torch.zeros(1)
+        if rest and rest[0] >= 0:
+            step = torch.tensor(np.asarray(tensors[rest[0]]["quantization_parameters"]["scales"]))
+            values = interpreter.get_tensor(rest[0]).astype(np.float64).ravel()
+            bias = torch.from_numpy(values) * step.double()
+        # The specification's weights are symmetric: all of their zero points are 0.
+        found.append(Held(codes - zeros.float().max(), scales.float(), bias, step.double()))
+    return found

@@ -16,6 +16,15 @@ def count_calls(graph_module: fx.GraphModule) -> Counter[str]:
     return Counter(str(n.target) for n in graph_module.graph.nodes if n.op == "call_module")
 
 
+def calls_of(graph_module: fx.GraphModule) -> dict[str, list[fx.Node]]:
+    """The nodes that call each module, by path, in execution order."""
+    found: dict[str, list[fx.Node]] = {}
+    for node in graph_module.graph.nodes:
+        if node.op == "call_module":
+            found.setdefault(str(node.target), []).append(node)
+    return found
+
+
 def norm_called_once(
     graph_module: fx.GraphModule, node: fx.Node, times_called: Counter[str]
 ) -> BatchNorm | None:

@@ -14,6 +14,7 @@ from torch._ops import OpOverload  # pyright: ignore[reportPrivateUsage]
 from torch.fx.node import map_arg
 
 from datafree.graph._exported import attach, attribute, caller, writes
+from datafree.tensors import is_taken
 
 
 def fold_constants(exported: fx.GraphModule) -> fx.GraphModule:
@@ -55,7 +56,7 @@ def _replace(
     if not users:
         return
     path = _path(folded, users[0], value)
-    if not _taken(folded, path):
+    if not is_taken(folded, path):
         attach(folded, path, nn.Parameter(value.detach().clone(), requires_grad=False))
     with folded.graph.inserting_before(node):
         constant = folded.graph.get_attr(path)
@@ -72,19 +73,10 @@ def _path(folded: fx.GraphModule, user: fx.Node, value: Tensor) -> str:
     called, _ = caller(user)
     layer = "".join(f"{part}." for part in called.split(".") if part)
     path, count = f"{layer}weight", 0
-    while _taken(folded, path) and not torch.equal(attribute(folded, path), value):
+    while is_taken(folded, path) and not torch.equal(attribute(folded, path), value):
         count += 1
         path = f"{layer.removesuffix('.')}{'' if count == 1 else count}_weight"
     return path
-
-
-def _taken(folded: fx.GraphModule, path: str) -> bool:
-    value: Any = folded
-    for part in path.split("."):
-        if not hasattr(value, part):
-            return False
-        value = getattr(value, part)
-    return True
 
 
 def _value(node: fx.Node, known: dict[fx.Node, Any]) -> Any:

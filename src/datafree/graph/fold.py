@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import copy
-from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import cast
 
 import torch
 from torch import Tensor, fx, nn
 
-from datafree.graph.affine import affine, count_calls, norm_called_once
+from datafree.graph.affine import affine, calls_of
 from datafree.graph.branches import Merged, merge_branches
 from datafree.graph.kernels import Convolution
 from datafree.graph.moments import response
@@ -25,8 +25,8 @@ class Folded:
     Attributes:
         graph: with the same outputs up to rounding.
         norms: the batch norm whose output each layer has before branches merge, by its path: of
-            the layer that a norm was folded back into (the last one, where there were several), or
-            of a norm that stays.
+            every layer that a norm was folded back into (the last one, where there were several),
+            or of a norm that stays. One that several layers share remembers none of theirs alone.
         merged: what branches became; their paths are those of layers before.
     """
 
@@ -41,9 +41,10 @@ def fold_batch_norms(graph_module: fx.GraphModule, *, branches: bool = True) -> 
     A batch norm folds backwards into the convolution or linear layer whose only use it is,
     ``W' = W g / sqrt(v + eps)``, ``b' = (b - m) g / sqrt(v + eps) + beta``; otherwise forwards into
     the linear layers or convolutions that are its only uses, if these have no padding or its offset
-    is 0 in all channels. Any other, such as one between an activation and a padded convolution,
-    stays as its own affine step, unless it is a branch of a sum that becomes one convolution, see
-    `merge_branches`.
+    is 0 in all channels. Layers and norms may be called several times, as by a network that looks
+    at two images: a layer takes a norm over where that holds for every call of both. Any other
+    norm, such as one between an activation and a padded convolution, stays as its own affine step,
+    unless it is a branch of a sum that becomes one convolution, see `merge_branches`.
 
     Args:
         graph_module: the canonical graph; not changed.
@@ -65,24 +66,21 @@ def fold_and_tell(graph_module: fx.GraphModule) -> Folded:
 
 def _fold(graph_module: fx.GraphModule) -> tuple[fx.GraphModule, dict[str, BatchNorm]]:
     folded = copy.deepcopy(graph_module)
-    times_called = count_calls(folded)
+    calls = calls_of(folded)
     outputs: dict[str, BatchNorm] = {}
-    for node in list(folded.graph.nodes):
-        norm = norm_called_once(folded, node, times_called)
-        if norm is None:
-            continue
-        before = layer_before(folded, node, norm, times_called)
-        after = layers_after(folded, node, norm, times_called)
-        if before is not None:
-            _fold_back(before, norm)
-            outputs[str(node.all_input_nodes[0].target)] = norm
-        elif after:
-            for layer in after:
-                _fold_forward(layer, norm)
-        else:
-            outputs[str(node.target)] = norm
-            continue
-        _bypass(folded, node)
+    for path, nodes in _norms(folded, calls).items():
+        norm = cast("BatchNorm", folded.get_submodule(path))
+        before = _layers_before(folded, nodes, norm, calls)
+        after = [] if before else _layers_after(folded, nodes, norm, calls)
+        for name in before:
+            _fold_back(_layer(folded, name), norm)
+        for name in after:
+            _fold_forward(_layer(folded, name), norm)
+        outputs |= dict.fromkeys(before, norm)
+        if before or after:
+            _bypass(folded, nodes)
+        elif len(nodes) == 1:
+            outputs[path] = norm
     return _cleaned(folded), outputs
 
 
@@ -101,20 +99,33 @@ def fold_into_grids(student: fx.GraphModule) -> fx.GraphModule:
         A student with the same outputs up to rounding of sums.
     """
     folded = copy.deepcopy(student)
-    times_called = count_calls(folded)
-    for node in list(folded.graph.nodes):
-        norm = norm_called_once(folded, node, times_called)
-        layer = None if norm is None else layer_before(folded, node, norm, times_called)
-        if norm is None or not isinstance(layer, QUANTIZED) or not _take_over(layer, norm):
-            continue
-        _bypass(folded, node)
+    calls = calls_of(folded)
+    for path, nodes in _norms(folded, calls).items():
+        norm = cast("BatchNorm", folded.get_submodule(path))
+        layers = _layers_before(folded, nodes, norm, calls)
+        # Of several layers one might take the norm over and another not.
+        layer = _layer(folded, layers[0]) if len(layers) == 1 else None
+        if isinstance(layer, QUANTIZED) and _take_over(layer, norm):
+            _bypass(folded, nodes)
     return _cleaned(folded)
 
 
-def _bypass(graph_module: fx.GraphModule, node: fx.Node) -> None:
-    """Take the call of a norm out: its readers read what it read."""
-    node.replace_all_uses_with(node.all_input_nodes[0])
-    graph_module.graph.erase_node(node)
+def _norms(
+    graph_module: fx.GraphModule, calls: Mapping[str, list[fx.Node]]
+) -> dict[str, list[fx.Node]]:
+    """The calls of every batch norm, those of each in execution order."""
+    return {
+        path: nodes
+        for path, nodes in calls.items()
+        if isinstance(graph_module.get_submodule(path), BatchNorm)
+    }
+
+
+def _bypass(graph_module: fx.GraphModule, nodes: list[fx.Node]) -> None:
+    """Take all calls of a norm out: their readers read what they read."""
+    for node in nodes:
+        node.replace_all_uses_with(node.all_input_nodes[0])
+        graph_module.graph.erase_node(node)
 
 
 def _cleaned(graph_module: fx.GraphModule) -> fx.GraphModule:
@@ -125,43 +136,59 @@ def _cleaned(graph_module: fx.GraphModule) -> fx.GraphModule:
     return graph_module
 
 
-def _layer(
-    graph_module: fx.GraphModule, node: fx.Node, times_called: Counter[str]
-) -> QuantizableLayer | None:
-    """The convolution or linear layer `node` calls, if nothing else calls it."""
-    if node.op != "call_module" or times_called[str(node.target)] > 1:
-        return None
-    module = graph_module.get_submodule(str(node.target))
-    return module if isinstance(module, QUANTIZABLE) else None
+def _layer(graph_module: fx.GraphModule, path: str) -> QuantizableLayer:
+    return cast("QuantizableLayer", graph_module.get_submodule(path))
 
 
-def layer_before(
-    graph_module: fx.GraphModule, node: fx.Node, norm: BatchNorm, times_called: Counter[str]
-) -> QuantizableLayer | None:
-    """The layer that `norm`, called by `node` alone, folds back into; None if there is none."""
-    before = node.all_input_nodes[0]
-    layer = _layer(graph_module, before, times_called)
-    if layer is None or len(before.users) > 1 or layer.weight.shape[0] != norm.num_features:
-        return None
-    return None if isinstance(layer, nn.Linear) and not _is_flat(norm) else layer
+def _only_calls(
+    graph_module: fx.GraphModule, nodes: list[fx.Node], calls: Mapping[str, list[fx.Node]]
+) -> list[str]:
+    """Paths of the layers that `nodes` call, if these are layers and all of their calls."""
+    if any(node.op != "call_module" for node in nodes):
+        return []
+    paths = list(dict.fromkeys(str(node.target) for node in nodes))
+    if any(not isinstance(graph_module.get_submodule(path), QUANTIZABLE) for path in paths):
+        return []
+    return paths if sum(len(calls[path]) for path in paths) == len(set(nodes)) else []
 
 
-def layers_after(
-    graph_module: fx.GraphModule, node: fx.Node, norm: BatchNorm, times_called: Counter[str]
-) -> list[QuantizableLayer]:
-    """The layers `norm` folds forward into: all its readers, or none."""
-    layers: list[QuantizableLayer] = []
-    for user in node.users:
-        layer = _layer(graph_module, user, times_called)
-        if layer is None:
-            return []
-        if isinstance(layer, nn.Linear):
-            if not _is_flat(norm) or layer.in_features != norm.num_features:
-                return []
-        elif _pads(layer) and bool(affine(norm)[1].any()):
-            return []  # a padded zero would have to be the offset
-        layers.append(layer)
-    return layers
+def _layers_before(
+    graph_module: fx.GraphModule,
+    nodes: list[fx.Node],
+    norm: BatchNorm,
+    calls: Mapping[str, list[fx.Node]],
+) -> list[str]:
+    """The layers that `norm`, called by `nodes`, folds back into; none where it does not."""
+    sources = [node.all_input_nodes[0] for node in nodes]
+    if any(len(source.users) > 1 for source in sources):
+        return []
+    paths = _only_calls(graph_module, sources, calls)
+    layers = [_layer(graph_module, path) for path in paths]
+    fit = all(
+        layer.weight.shape[0] == norm.num_features
+        and (_is_flat(norm) or not isinstance(layer, nn.Linear))
+        for layer in layers
+    )
+    return paths if fit else []
+
+
+def _layers_after(
+    graph_module: fx.GraphModule,
+    nodes: list[fx.Node],
+    norm: BatchNorm,
+    calls: Mapping[str, list[fx.Node]],
+) -> list[str]:
+    """The layers `norm`, called by `nodes`, folds forward into: all its readers, or none."""
+    paths = _only_calls(graph_module, [user for node in nodes for user in node.users], calls)
+    return paths if all(_reads(_layer(graph_module, path), norm) for path in paths) else []
+
+
+def _reads(layer: QuantizableLayer, norm: BatchNorm) -> bool:
+    """Whether `layer` can take over a norm in front of it."""
+    if isinstance(layer, nn.Linear):
+        return _is_flat(norm) and layer.in_features == norm.num_features
+    # A padded zero would have to be the offset.
+    return not _pads(layer) or not bool(affine(norm)[1].any())
 
 
 def _pads(layer: Convolution) -> bool:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor, fx
 
@@ -44,6 +46,27 @@ def behind_normalisation(
     except ConfigError:  # of numbers that no images between 0 and 1 have
         return graph_module, spec
     return _without(graph_module, last), inner
+
+
+def as_taken(graph_module: fx.GraphModule, spec: InputSpec) -> Callable[[Tensor], Tensor]:
+    """What turns images (B, C, H, W) of the network behind its own normalisation into its images.
+
+    Generators make images of mean 0 and deviation 1, which a network that normalises inside
+    `forward` does not take. Images stay the same tensors where it does not.
+
+    Args:
+        graph_module: canonical; not changed.
+        spec: its input.
+    """
+    _, inner = behind_normalisation(graph_module, spec)
+    if inner is spec:
+        return lambda images: images
+    mean, std, own_mean, own_std = (
+        torch.tensor(values, dtype=torch.float64).view(1, -1, 1, 1)
+        for values in (inner.mean, inner.std, spec.mean, spec.std)
+    )
+    factor, shift = std / own_std, (mean - own_mean) / own_std
+    return lambda images: images * factor.to(images) + shift.to(images)
 
 
 def _ends(graph_module: fx.GraphModule, spec: InputSpec) -> tuple[fx.Node, Tensor, Tensor] | None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor, fx, nn
 
@@ -27,7 +29,8 @@ def settle(student: fx.GraphModule) -> fx.GraphModule:
     and its ratios of scales ask for. Where the target adds biases as int32, a bias lies
     on the grid of the sums, ``b = round(b / (s_x s_w)) s_x s_w`` with the scales of the layer's
     input and weight, and a weight's scale is at least ``|b| / (2^30 s_x)``, so that no bias is too
-    large for its integer: runtimes lose it otherwise without a word.
+    large for its integer: runtimes lose it otherwise without a word. The bias of a layer whose
+    calls read several scales stays as it is; files have a row of codes for each.
 
     Args:
         student: calibrated.
@@ -39,11 +42,12 @@ def settle(student: fx.GraphModule) -> fx.GraphModule:
             _settle_range(quantizer, _end(student, node.all_input_nodes[0]))
     _settle_scales(student, rules)
     if rules.integer_bias:
-        for path, quantizer in input_quantizers(student).items():
+        for path, quantizers in read_quantizers(student).items():
             layer = student.get_submodule(path)
             assert isinstance(layer, QUANTIZED)  # noqa: S101 - only these are listed
-            if quantizer is not None and layer.weight_quantizer.enabled and layer.bias is not None:
-                _settle_bias(layer, quantizer.scale)
+            scales = [quantizer.scale for quantizer in quantizers if quantizer is not None]
+            if len(scales) == len(quantizers) and layer.weight_quantizer.enabled:
+                _settle_bias(layer, scales)
     return student
 
 
@@ -53,7 +57,17 @@ def input_quantizers(student: fx.GraphModule) -> dict[str, ActivationQuantizer |
     None where there is none, where it is switched off or has no range, and where several calls of
     the layer read different ones.
     """
-    found: dict[str, ActivationQuantizer | None] = {}
+    found = read_quantizers(student)
+    return {path: read[0] if len(read) == 1 else None for path, read in found.items()}
+
+
+def read_quantizers(student: fx.GraphModule) -> dict[str, tuple[ActivationQuantizer | None, ...]]:
+    """The quantizers of what the calls of each quantized layer read, each once.
+
+    By path in execution order; None among them where a call reads none, or one that is switched off
+    or has no range.
+    """
+    found: dict[str, tuple[ActivationQuantizer | None, ...]] = {}
     for node in student.graph.nodes:
         if not isinstance(module_of(student, node), QUANTIZED):
             continue
@@ -62,7 +76,8 @@ def input_quantizers(student: fx.GraphModule) -> dict[str, ActivationQuantizer |
         quantizer = before if isinstance(before, ActivationQuantizer) else None
         if quantizer is not None and not (quantizer.enabled and quantizer.has_range):
             quantizer = None
-        found[path] = quantizer if found.get(path, quantizer) is quantizer else None
+        known = found.get(path, ())
+        found[path] = known if quantizer in known else (*known, quantizer)
     return found
 
 
@@ -143,12 +158,15 @@ def _settle_range(quantizer: ActivationQuantizer, end: float | None) -> None:
         quantizer.zero_point = grid.rounded_zero_point(quantizer.zero_point)
 
 
-def _settle_bias(layer: QuantizedLayer, scale: Tensor) -> None:
+def _settle_bias(layer: QuantizedLayer, scales: Sequence[Tensor]) -> None:
+    """Make room for the bias of `layer`, which reads tensors of `scales`; one puts it on a grid."""
     quantizer = layer.weight_quantizer
-    assert layer.bias is not None  # noqa: S101 - asked for by the caller
-    bias = layer.bias.detach().double()
+    if layer.bias is None:
+        return
+    bias, scale = layer.bias.detach().double(), torch.stack(list(scales)).min()
     smallest = (bias.abs() / (scale.double() * _LARGEST_BIAS)).float()
     smallest = smallest.max() if quantizer.axis is None else smallest.view_as(quantizer.scale)
     quantizer.scale = quantizer.grid.rounded_scale(torch.maximum(quantizer.scale, smallest))
-    step = bias_scale(layer, scale).double()
-    layer.bias = nn.Parameter((torch.round(bias / step) * step).float(), requires_grad=False)
+    if len(scales) == 1:
+        step = bias_scale(layer, scale).double()
+        layer.bias = nn.Parameter((torch.round(bias / step) * step).float(), requires_grad=False)

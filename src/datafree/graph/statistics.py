@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import cast
@@ -39,8 +40,10 @@ def layer_statistics(graph_module: fx.GraphModule) -> dict[str, Normal]:
     A batch norm of slope g, offset beta, and running variance v returns the mean beta and the
     deviation ``|g| sqrt(v / (v + eps))``: the paper's |g|, but right for a channel that is constant
     too. It stands under the path of the layer it folds back into, or its own where it stays.
-    Batch norms called several times, folded into the layers after them, or without data since they
-    were created (`datafree.graph.untrained`) give nothing.
+    Of a layer called several times, such as one that looks at two images, it is over all calls, as
+    it was learned. Batch norms that several layers share, that stay and are called several times,
+    that fold into the layers after them, or without data since they were created
+    (`datafree.graph.untrained`) give nothing.
 
     A convolution that branches became returns their sum: means add, deviations add in quadrature,
     since branches of a sum count as uncorrelated here as everywhere. It is missing where a branch
@@ -50,7 +53,12 @@ def layer_statistics(graph_module: fx.GraphModule) -> dict[str, Normal]:
         graph_module: the canonical graph before `fold_batch_norms`; not changed.
     """
     folded = fold_and_tell(graph_module)
-    branches = {path: _output(norm) for path, norm in folded.norms.items() if not virgin(norm)}
+    layers = Counter(map(id, folded.norms.values()))
+    branches = {
+        path: _output(norm)
+        for path, norm in folded.norms.items()
+        if layers[id(norm)] == 1 and not virgin(norm)
+    }
     sums = {record.path: _sum(record, branches) for record in folded.merged}
     called = count_calls(folded.graph)
     known = {path: sums.get(path, normal) for path, normal in branches.items()} | sums

@@ -27,7 +27,7 @@ from datafree.detection.precision import MeanAveragePrecision
 from datafree.errors import ModelError, UnknownNameError
 from datafree.models.archive import load_archive
 from datafree.models.detectors import apart, measure_of
-from datafree.models.files import SUFFIXES, kind_of, refused_file
+from datafree.models.files import SUFFIXES, files_beside, kind_of, refused_file
 from datafree.models.given import recognised, required
 from datafree.models.hubs import HUBS, Found, fetch, offered
 from datafree.models.inputs import (
@@ -256,7 +256,8 @@ def _find(config: ModelConfig, pretrained: bool) -> Found:
         return _from_factory(config)
     if source.endswith(SUFFIXES) or path.exists():
         raise refused_file(path)
-    raise UnknownNameError("model", source, offered(source) or [name for name, _ in sources()])
+    known = offered(source) or [*files_beside(path), *(name for name, _ in sources())]
+    raise UnknownNameError("model", source, known)
 
 
 def _from_zoo(config: ModelConfig) -> Found:
@@ -285,14 +286,14 @@ def _from_onnx(config: ModelConfig) -> Found:
     from datafree.models.onnx import load_onnx  # imports onnx and what reads it, seconds
 
     _refuse_weights(config)
-    shapes = shapes_of(config.input_shape)
-    if shapes is not None and not is_plain(shapes):
+    found = load_onnx(Path(config.source), shapes_of(config.input_shape))
+    given = [name for name in ("mean", "std") if getattr(config, name) is not None]
+    if found.std is not None and given:
         raise ModelError(
-            f"{config.source}: ONNX files are read that take one batch of images; give input_shape"
-            " as C,H,W, or the network as a .pt2 file"
+            f"{config.source} takes pixels from 0 to 255 as bytes, and normalises them itself:"
+            f" leave out {' and '.join(given)}"
         )
-    (shape,) = (None,) if shapes is None else shapes
-    return load_onnx(Path(config.source), None if shape is None else (shape[0], shape[1], shape[2]))
+    return found
 
 
 def _refuse_weights(config: ModelConfig) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import difflib
 import io
 import pickletools
 import zipfile
@@ -19,6 +20,8 @@ SUFFIXES = (
     ".keras", ".tflite", ".pb", ".py",
 )  # fmt: skip
 """By which a source is taken for the name of a file."""
+NETWORKS = (".onnx", ".pt2")
+"""Files that hold a network."""
 _PLAIN = (
     "torch._", "torch.nn.parameter.", "torch.storage.", "torch.cuda.", "collections.OrderedDict",
     "collections.defaultdict", "_codecs.encode", "builtins.", "__builtin__.", "argparse.Namespace",
@@ -44,7 +47,9 @@ def refused_file(path: Path) -> ModelError:
     if path.suffix == ".py":
         return ModelError(_python(path))
     if not path.exists():
-        return ModelError(f"there is no file {path}")
+        close = difflib.get_close_matches(path.name, [Path(n).name for n in files_beside(path)])
+        near = f": did you mean {path.with_name(close[0])}?" if close else ""
+        return ModelError(f"there is no file {path}{near}")
     what: dict[Kind, str] = {
         "torchscript": "is TorchScript, which torch.export does not take: pass the network it was"
         f" made from, or a .pt2 file of that: {EXPORTED}",
@@ -61,6 +66,15 @@ def refused_file(path: Path) -> ModelError:
         f"{path} holds weights without a network: pass package.module:factory with {path} as"
         " weights_file, or a .pt2 file from torch.export.save"
     )
+
+
+def files_beside(path: Path) -> list[str]:
+    """Networks in the folder of `path`, which is not there, as somebody would have named them."""
+    try:
+        names = sorted(one.name for one in path.parent.iterdir() if one.suffix in NETWORKS)
+    except OSError:
+        return []
+    return [str(path.with_name(name)) for name in names]
 
 
 def kind_of(path: Path) -> Kind:

@@ -18,6 +18,7 @@ from datafree.generators import Generator, generate, save_generator
 from datafree.graph.capture import capture, to_device
 from datafree.graph.fold import fold_batch_norms
 from datafree.graph.insert import insert_quantizers
+from datafree.graph.normalisation import behind_normalisation
 from datafree.images import SyntheticSet
 from datafree.models import from_module, load_teacher
 from datafree.models.hubs import HUBS
@@ -190,14 +191,20 @@ def blank_student(
     return insert_quantizers(base, config.scheme, spec)
 
 
-def dreamt(generator: Generator, spec: InputSpec, config: RunConfig) -> SyntheticSet:
-    """The images of a run whose generator learned: for pictures and checks."""
-    return _dreamt(generator, spec, config, config.images, "images")
+def dreamt(
+    generator: Generator, graph: fx.GraphModule, spec: InputSpec, config: RunConfig
+) -> SyntheticSet:
+    """The images of a run whose generator learned from `graph`: for pictures and checks."""
+    _, inner = behind_normalisation(graph, spec)
+    return _dreamt(generator, inner, config, config.images, "images").fitted(spec)
 
 
-def held_out(generator: Generator, spec: InputSpec, config: RunConfig) -> SyntheticSet:
+def held_out(
+    generator: Generator, graph: fx.GraphModule, spec: InputSpec, config: RunConfig
+) -> SyntheticSet:
     """Images the student has not seen, as many as `config` holds out."""
-    return _dreamt(generator, spec, config, config.holdout, "held out")
+    _, inner = behind_normalisation(graph, spec)
+    return _dreamt(generator, inner, config, config.holdout, "held out").fitted(spec)
 
 
 def save_generators(trained: Trained, folder: Path, config: RunConfig) -> None:

@@ -277,7 +277,7 @@ def _train(  # noqa: PLR0913 - what a run hands over
     )  # fmt: skip
     trained = tuned.trained
     if not len(images):
-        images = dreamt(trained.generator, spec, config)
+        images = dreamt(trained.generator, graph, spec, config)
     if folder is not None and team.rank == 0:
         save_images(images, folder)
         save_generators(trained, folder, config)
@@ -288,7 +288,7 @@ def _train(  # noqa: PLR0913 - what a run hands over
         tuned.folded,
         {"training": trained.summary} | corrected | rounding,
         fast_layout(trained.last),
-        held_out(trained.generator, spec, config) if config.holdout else None,
+        held_out(trained.generator, graph, spec, config) if config.holdout else None,
     )
     return made, images
 

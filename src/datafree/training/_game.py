@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -31,6 +31,7 @@ class Game:
         team: the processes that play.
         sees_blocks: whether the outputs of the generator's blocks are kept.
         heads: what the teacher returns, if it is more than logits.
+        as_taken: what the generator makes, as the teacher takes it: `datafree.graph.normalisation`.
     """
 
     teacher: nn.Module
@@ -40,6 +41,7 @@ class Game:
     team: Team
     sees_blocks: bool
     heads: Heads = ()
+    as_taken: Callable[[Tensor], Tensor] = field(default=lambda images: images)
 
     def dream(self, count: int, start: int, random: torch.Generator) -> Dream:
         """A new batch, with the graph that leads to the generator."""
@@ -47,7 +49,7 @@ class Game:
         watched = self.generator.blocks if self.sees_blocks else {}
         latents, labels = self.generator.draw(count, random)
         with tap_outputs(watched, lambda _, output: kept.append(output)):
-            images = self.generator(latents, labels).float()
+            images = self.as_taken(self.generator(latents, labels).float())
         logits = self.teacher(images).float()
         # Statistics are sums over many values, whatever precision the layers compute in.
         features = [(layer, tapped.float()) for layer, tapped in self.taps]

@@ -16,6 +16,7 @@ from torch.optim import SGD, Adam, Optimizer
 from datafree.errors import ConfigError, DataError
 from datafree.evaluate import Comparison, compare
 from datafree.generators import Generator, generate, load_generator
+from datafree.graph.normalisation import as_taken
 from datafree.graph.taps import tap_batch_norms
 from datafree.progress import Progress, silent
 from datafree.quant.preparation import finish_training, prepare_training
@@ -74,6 +75,7 @@ def train(
         game = Game(
             teacher, fresh.to(task.device).train(), memory, taps, team, trainer.sees_blocks,
             task.spec.outputs,
+            as_taken(task.teacher, task.spec),
         )  # fmt: skip
         warms, tunes = given is None or task.companion is not None, task.scheme is not None
         steps = trainer.warmup * warms + trainer.iterations * tunes
@@ -192,6 +194,7 @@ class _Run:
         if images is None:
             random = random_numbers(self.task.seed, "ranges")
             images, _ = generate(self.game.generator, self.trainer.calibration_images, random)
+            images = self.game.as_taken(images)
         keeper = Keeper(self.folder, self.request, self.progress, self.game.team)
         start = start_from(self.trainer, self.task, float_student, images, keeper)
         self.not_corrected = start.not_corrected
@@ -223,6 +226,7 @@ class _Run:
         else:
             random = random_numbers(self.task.seed, "holdout")
             images, _ = generate(self.game.generator, self.trainer.holdout, random)
+            images = self.game.as_taken(images)
             if path is not None:
                 save_tensors(path, {"images": images}, self.request)
         with torch.no_grad():

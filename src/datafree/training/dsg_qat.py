@@ -7,7 +7,7 @@ from typing import Any, ClassVar, Literal
 
 import torch
 from pydantic import Field
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 
 from datafree.config import InputSpec
 from datafree.graph.alignment import (
@@ -17,6 +17,7 @@ from datafree.graph.alignment import (
     as_one_sample,
     margins,
 )
+from datafree.graph.normalisation import as_taken
 from datafree.graph.taps import batch_norms, stored_statistics
 from datafree.losses import correlation_inhibition, enhancement_weights
 from datafree.training.base import Dream, Fraction
@@ -79,6 +80,8 @@ class DSGQAT(GDFQ):
             return None
         count = self.margin_images if self.epsilon else 2  # without slack any images will do
         noise = torch.randn(count, *spec.shape, generator=random)
+        if isinstance(teacher, fx.GraphModule):
+            noise = as_taken(teacher, spec)(noise)
         return _Margins(*margins(teacher, noise, self.epsilon, self.granularity))
 
     def generator_terms(

@@ -101,26 +101,36 @@ def test_free_sizes_are_asked_for(tmp_path: Path) -> None:
     assert teacher(str(path), input_shape=(3, 12, 9), **ASKED).spec.shape == (3, 12, 9)
 
 
-def test_several_inputs(tmp_path: Path) -> None:
-    made = small()
-    made.graph.input.append(helper.make_tensor_value_info("age", FLOAT, (1, 4)))
-    assert "has 2 inputs (images, age): it must take one batch of images" in refused_model(
-        made, tmp_path
-    )
-
-
-@pytest.mark.parametrize(("kind", "name"), [(TensorProto.UINT8, "uint8"), (10, "float16")])
-def test_input_of_another_type(kind: int, name: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("kind", "name", "advice"),
+    [
+        (TensorProto.INT64, "int64", "the embedding, mask or conversion that reads it"),
+        (TensorProto.INT8, "int8", "the embedding, mask or conversion that reads it"),
+        (TensorProto.BOOL, "bool", "the embedding, mask or conversion that reads it"),
+        (10, "float16", "that conversion"),
+    ],
+)
+def test_input_of_another_type(kind: int, name: str, advice: str, tmp_path: Path) -> None:
     tail, weights = head("cast", 3)
     made = model([node("Cast", "images", "cast", to=FLOAT), *tail], weights, kind=kind)
-    assert f"takes {name} (images): export the network behind that conversion" in refused_model(
-        made, tmp_path
-    )
+    told = refused_model(made, tmp_path)
+    assert f"takes {name} (images): " in told
+    assert f"export the network behind {advice}" in told
 
 
-def test_input_that_is_no_image(tmp_path: Path) -> None:
-    made = model([node("Gemm", "images w", "logits", transB=1)], {"w": drawn(5, 7)}, shape=(7,))
-    assert "must take one batch of images" in refused_model(made, tmp_path)
+@pytest.mark.parametrize("kind", [TensorProto.INT64, TensorProto.UINT8])
+def test_ids_or_bytes_beside_an_image(kind: int, tmp_path: Path) -> None:
+    made = small()
+    made.graph.input.append(helper.make_tensor_value_info("ids", kind, (1, 4)))
+    assert "(ids): inputs are float32, or one image of uint8" in refused_model(made, tmp_path)
+
+
+def test_inputs_of_other_batches(tmp_path: Path) -> None:
+    made = small()
+    made.graph.input.append(helper.make_tensor_value_info("age", FLOAT, (4, 4)))
+    assert "takes any number of images, 4 of age at once" in refused_model(made, tmp_path)
+    made.graph.input[1].CopyFrom(helper.make_tensor_value_info("age", FLOAT, (4,)))
+    assert "takes age without a batch" in refused_model(made, tmp_path)
 
 
 def test_half_weights(tmp_path: Path) -> None:

@@ -8,6 +8,8 @@ whatever of this goes wrong ends in a refusal, never in another network.
 
 from __future__ import annotations
 
+import keyword
+import re
 from pathlib import Path
 
 from torch._subclasses.fake_tensor import (
@@ -15,6 +17,7 @@ from torch._subclasses.fake_tensor import (
     DynamicOutputShapeException,
 )
 
+from datafree.config.inputs import Shape
 from datafree.errors import ModelError
 from datafree.models.hubs import Found
 from datafree.models.onnx._calls import Counts
@@ -29,24 +32,28 @@ from datafree.models.weights import check_finite, named_tensors
 __all__ = ["TOLERANCE", "load_onnx"]
 
 
-def load_onnx(path: Path, shape: tuple[int, int, int] | None = None) -> Found:
-    """The network in the file at `path`, and the images it takes.
+def load_onnx(path: Path, shapes: tuple[Shape, ...] | None = None) -> Found:
+    """The network in the file at `path`, and what it takes.
+
+    A file of one image of uint8 becomes a network of the same numbers as floats from 0 to 255,
+    which are images of mean 0 and deviation 1 / 255.
 
     Args:
         path: the file.
-        shape: channels, height, width, where the file leaves them free.
+        shapes: of an item of every input, (channels, height, width) of an image, where the file
+            leaves them free.
 
     Raises:
         ModelError: the file cannot be read or is refused, does not say what shape it takes, or is
             not understood; the message says which, and what helps.
     """
     file = read_file(path)
-    shape = _shape(file, shape)
-    simple = simplify(file, shape)
+    shapes = _shapes(file, shapes)
+    simple = simplify(file, shapes)
     network = convert(simple, file)
     try:
         counts = Counts(simple.batch, simple.fixed)
-        graph = join_activations(record(network, shape, counts, network.names))
+        graph = join_activations(record(network, _named(file, shapes), counts, network.names))
     except (DynamicOutputShapeException, DataDependentOutputException) as error:
         place = network.place()
         raise ModelError(
@@ -57,8 +64,12 @@ def load_onnx(path: Path, shape: tuple[int, int, int] | None = None) -> Found:
             f"{path} cannot be read: {first_line(error)} at {network.place()}"
         ) from error
     check_finite(named_tensors(graph), str(path))
-    check_same(graph, file, shape)
-    return Found(graph, shape, notes=_notes(file))
+    check_same(graph, file, shapes)
+    only = shapes[0] if len(shapes) == 1 else shapes
+    if not file.inputs[0].pixels:
+        return Found(graph, only, notes=_notes(file))
+    channels = shapes[0][0]
+    return Found(graph, only, (0.0,) * channels, (1 / 255,) * channels, _notes(file))
 
 
 def _notes(file: OnnxFile) -> tuple[str, ...]:
@@ -74,19 +85,50 @@ def _notes(file: OnnxFile) -> tuple[str, ...]:
     )
 
 
-def _shape(file: OnnxFile, asked: tuple[int, int, int] | None) -> tuple[int, int, int]:
-    """The shape of an image, where file and caller agree."""
+def _named(file: OnnxFile, shapes: tuple[Shape, ...]) -> dict[str, Shape]:
+    """Shapes by what the arguments of the graph are called: `images`, or as in the file."""
+    if len(shapes) == 1:
+        return {"images": shapes[0]}
+    found: dict[str, Shape] = {}
+    for one, shape in zip(file.inputs, shapes, strict=True):
+        name = re.sub(r"\W", "_", one.name)
+        name = name if name.isidentifier() and not keyword.iskeyword(name) else f"input_{name}"
+        while name in found:
+            name += "_"
+        found[name] = shape
+    return found
+
+
+def _shapes(file: OnnxFile, asked: tuple[Shape, ...] | None) -> tuple[Shape, ...]:
+    """The shape of an item of every input, where file and caller agree."""
+    several = len(file.inputs) > 1
+    names = ", ".join(one.name for one in file.inputs)
+    form = "a shape each, 3,32,32;10" if several else "C,H,W"
     if asked is None:
-        channels, height, width = file.sizes
-        if channels is None or height is None or width is None:
+        free = [one.name for one in file.inputs if None in one.sizes]
+        if free:
+            of = f" as {' and '.join(free)}" if several else ""
             raise ModelError(
-                f"{file.path} does not say what input it takes: give input_shape as C,H,W"
+                f"{file.path} does not say what input it takes{of}: give input_shape as {form}"
             )
-        return channels, height, width
-    if any(size not in (None, other) for size, other in zip(file.sizes, asked, strict=True)):
-        sizes = ", ".join("any" if size is None else str(size) for size in file.sizes)
+        return tuple(tuple(size or 1 for size in one.sizes) for one in file.inputs)
+    if len(asked) != len(file.inputs):
         raise ModelError(
-            f"{file.path} was exported for images of {sizes} (channels, height, width), not "
-            f"{', '.join(map(str, asked))}: leave out input_shape"
+            f"{file.path} takes {len(file.inputs)} input{'s' * several} ({names}), and"
+            f" {len(asked)} shape{'s were' if len(asked) > 1 else ' was'} given: give input_shape"
+            f" as {form}, or leave it out"
         )
+    for one, shape in zip(file.inputs, asked, strict=True):
+        fits = len(one.sizes) == len(shape) and all(
+            size in (None, other) for size, other in zip(one.sizes, shape, strict=True)
+        )
+        if not fits:
+            sizes = ", ".join("any" if size is None else str(size) for size in one.sizes)
+            image = len(one.sizes) == 3
+            what = "images" if image and not several else one.name
+            order = " (channels, height, width)" if image else ""
+            raise ModelError(
+                f"{file.path} was exported for {what} of {sizes}{order}, not "
+                f"{', '.join(map(str, shape))}: leave out input_shape"
+            )
     return asked

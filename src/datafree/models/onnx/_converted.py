@@ -3,36 +3,37 @@
 from __future__ import annotations
 
 import importlib
+from collections.abc import Sequence
 from typing import Any
 
 import onnx
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from datafree.models.onnx._file import told
+from datafree.models.onnx._file import Taken, told
 from datafree.models.onnx._names import layer_path
 from datafree.models.onnx._simple import Simple
 
 
 class Converted(nn.Module):
-    """A converted network that takes (batch, channels, height, width) and knows where it is.
+    """A converted network that takes images with their channels first and knows where it is.
 
     Attributes:
         names: what its parameters and buffers are called, by `id`.
     """
 
-    def __init__(self, module: Any, simple: Simple, channels_last: bool) -> None:
+    def __init__(self, module: Any, simple: Simple, inputs: Sequence[Taken]) -> None:
         """Wrap the converter's `module`, made from `simple`.
 
         Args:
             module: a ``ConvertModel``; its layers are replaced where torch has the same.
             simple: what it was made from, in which the converter has merged nodes by now.
-            channels_last: whether the module takes (batch, height, width, channels).
+            inputs: what the module takes.
         """
         super().__init__()
         _replace(module)
         self.module = module
-        self.channels_last = channels_last
+        self.inputs = tuple(inputs)
         self.current: onnx.NodeProto | None = None
         self.names = _named(module, simple)
         for node in module.onnx_model.graph.node:
@@ -40,9 +41,10 @@ class Converted(nn.Module):
             if isinstance(part, nn.Module):
                 part.register_forward_pre_hook(self._at(node))
 
-    def forward(self, images: Tensor) -> Any:
-        """Outputs of the network for `images`."""
-        return self.module(images.permute(0, 2, 3, 1) if self.channels_last else images)
+    def forward(self, *given: Tensor) -> Any:
+        """Outputs of the network for a batch of every input."""
+        both = zip(self.inputs, given, strict=True)
+        return self.module(*(t.permute(0, 2, 3, 1) if i.channels_last else t for i, t in both))
 
     def place(self) -> str:
         """The node that was computed last, for messages."""

@@ -51,7 +51,7 @@ def convert(simple: Simple, file: OnnxFile) -> Converted:
             f"{file.path} cannot be read: onnx2pytorch does not convert"
             f" {_culprit(simple)}: {first_line(error)}"
         ) from None
-    return Converted(module.eval(), simple, file.channels_last)
+    return Converted(module.eval(), simple, file.inputs)
 
 
 @cache

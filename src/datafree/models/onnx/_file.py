@@ -17,29 +17,47 @@ from datafree.errors import ModelError
 
 _QUANTIZED = ("QLinear", "QuantizeLinear", "DequantizeLinear", "DynamicQuantize")
 _INTEGER = frozenset({"ConvInteger", "MatMulInteger", "QGemm", "QAttention", "QEmbedLayerNorm"})
-_FLOAT = onnx.TensorProto.FLOAT
+_FLOAT, _BYTE = onnx.TensorProto.FLOAT, onnx.TensorProto.UINT8
 _CHANNELS = (1, 3, 4)
+_IMAGE_RANK = 3
+
+
+@dataclass(frozen=True)
+class Taken:
+    """One input of a file.
+
+    Attributes:
+        name: in the file.
+        sizes: of one item, channels first where it is an image; None where they are free.
+        channels_last: whether the file takes it as (batch, height, width, channels).
+        pixels: whether it is uint8, an image as decoders give it.
+    """
+
+    name: str
+    sizes: tuple[int | None, ...]
+    channels_last: bool = False
+    pixels: bool = False
+
+    def stored(self, shape: tuple[int, ...]) -> tuple[int, ...]:
+        """`shape`, of an item with channels first, in the order of the file."""
+        return (*shape[1:], shape[0]) if self.channels_last else shape
 
 
 @dataclass(frozen=True)
 class OnnxFile:
-    """A float network with one batch of images as its input, as it stands in the file.
+    """A float network as it stands in the file.
 
     Attributes:
         path: where it was read.
         model: the whole model, external data and local functions within.
-        images: name of the input.
+        inputs: what it takes, the number of images aside.
         batch: number of images the file is fixed to; None where it takes any.
-        sizes: channels, height, width; None where they are free.
-        channels_last: whether its images are (batch, height, width, channels).
     """
 
     path: Path
     model: onnx.ModelProto
-    images: str
+    inputs: tuple[Taken, ...]
     batch: int | None
-    sizes: tuple[int | None, int | None, int | None]
-    channels_last: bool
 
 
 def read_file(path: Path) -> OnnxFile:
@@ -48,7 +66,7 @@ def read_file(path: Path) -> OnnxFile:
     Raises:
         ModelError: it is missing or damaged, its external data are missing or elsewhere, it is
             quantized already, was exported in training mode, has operators of other domains, or
-            does not take one float batch of images.
+            takes something else than batches of float tensors, or of one image of uint8.
     """
     model = _loaded(path)
     for node in nodes(model.graph):
@@ -160,22 +178,46 @@ def _check_weights(model: onnx.ModelProto, path: Path) -> None:
 
 def _described(path: Path, model: onnx.ModelProto) -> OnnxFile:
     weights = {tensor.name for tensor in model.graph.initializer}
-    inputs = [value for value in model.graph.input if value.name not in weights]
-    if len(inputs) != 1:
-        names = ", ".join(value.name for value in inputs) or "none"
+    values = [value for value in model.graph.input if value.name not in weights]
+    if not values:
+        raise ModelError(f"{path} has no inputs: it must take batches of images")
+    inputs = tuple(_taken(value, path, alone=len(values) == 1) for value in values)
+    dims = {value.name: value.type.tensor_type.shape.dim[0].dim_value for value in values}
+    fixed = {size for size in dims.values() if size}
+    if len(fixed) > 1 or (fixed and not all(dims.values())):
+        told_of = ", ".join(f"{size or 'any number'} of {name}" for name, size in dims.items())
         raise ModelError(
-            f"{path} has {len(inputs)} inputs ({names}): it must take one batch of images"
+            f"{path} takes {told_of} at once: export it with the same batch for all inputs"
         )
-    tensor = inputs[0].type.tensor_type
-    if tensor.elem_type != _FLOAT:
+    return OnnxFile(path, model, inputs, fixed.pop() if fixed else None)
+
+
+def _taken(value: onnx.ValueInfoProto, path: Path, *, alone: bool) -> Taken:
+    """What one input is; `alone` where there is no other.
+
+    Raises:
+        ModelError: it is not float, nor an image of uint8, or has no batch.
+    """
+    tensor, name = value.type.tensor_type, value.name
+    sizes = [dim.dim_value or None for dim in tensor.shape.dim]
+    pixels = tensor.elem_type == _BYTE and alone and len(sizes) == _IMAGE_RANK + 1
+    if tensor.elem_type != _FLOAT and not pixels:
         kind = onnx.TensorProto.DataType.Name(tensor.elem_type).lower()
+        whole = kind.startswith(("int", "uint", "bool"))
+        if whole:
+            raise ModelError(
+                f"{path} takes {kind} ({name}): inputs are float32, or one image of uint8; export"
+                " the network behind the embedding, mask or conversion that reads it"
+            )
         raise ModelError(
-            f"{path} takes {kind} ({inputs[0].name}): export the network behind that conversion, so"
-            " that it takes float32"
+            f"{path} takes {kind} ({name}): export the network behind that conversion, so that it"
+            " takes float32"
         )
-    if len(tensor.shape.dim) != 4:
-        raise ModelError(f"{path} must take one batch of images (batch, channels, height, width)")
-    batch, *rest = (dim.dim_value or None for dim in tensor.shape.dim)
-    last = rest[2] in _CHANNELS and rest[0] not in _CHANNELS
-    sizes = (rest[2], rest[0], rest[1]) if last else (rest[0], rest[1], rest[2])
-    return OnnxFile(path, model, inputs[0].name, batch, sizes, last)
+    if len(sizes) < 2:
+        raise ModelError(
+            f"{path} takes {name} without a batch: every input must be (batch, …), images (batch,"
+            " channels, height, width)"
+        )
+    own = sizes[1:]
+    last = len(own) == _IMAGE_RANK and own[2] in _CHANNELS and own[0] not in _CHANNELS
+    return Taken(name, (own[2], own[0], own[1]) if last else tuple(own), last, pixels)

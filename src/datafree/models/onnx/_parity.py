@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import onnxruntime
 import torch
@@ -9,33 +11,39 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from datafree.errors import ModelError
-from datafree.models.onnx._file import OnnxFile, first_line
+from datafree.models.onnx._file import OnnxFile, Taken, first_line
 
 TOLERANCE = 1e-4
 """Largest difference to onnxruntime, as a share of the largest output: sums have another order."""
 _IMAGES = 3
 
 
-def check_same(module: nn.Module, file: OnnxFile, shape: tuple[int, int, int]) -> None:
+def check_same(module: nn.Module, file: OnnxFile, shapes: Sequence[tuple[int, ...]]) -> None:
     """Refuse a network that does not compute what the file computes.
 
-    Both see the same three images of Gaussian noise, the file as many at once as it takes.
+    Both see the same three items of Gaussian noise, pixels of any value where it takes bytes; the
+    file as many at once as it takes.
 
     Args:
         module: the converted network.
         file: what it was made from, as it was read.
-        shape: of an image.
+        shapes: of an item of every input.
 
     Raises:
         ModelError: an output differs by more than `TOLERANCE` of its largest value, or one of the
             two cannot be run.
     """
     generator = torch.Generator().manual_seed(0)
-    images = torch.randn(_IMAGES, *shape, generator=generator)
-    expected = _run(file, images)
+    given = [
+        torch.randint(0, 256, (_IMAGES, *shape), generator=generator).float()
+        if one.pixels
+        else torch.randn(_IMAGES, *shape, generator=generator)
+        for one, shape in zip(file.inputs, shapes, strict=True)
+    ]
+    expected = _run(file, given)
     try:
         with torch.no_grad():
-            found = module(images)
+            found = module(*given)
     except Exception as error:
         raise ModelError(
             f"{file.path} cannot be run on {_IMAGES} images at once: {first_line(error)}; export it"
@@ -46,26 +54,34 @@ def check_same(module: nn.Module, file: OnnxFile, shape: tuple[int, int, int]) -
         _compare(output.numpy(), wanted, file)
 
 
-def _run(file: OnnxFile, images: Tensor) -> list[NDArray[np.float32]]:
+def _run(file: OnnxFile, given: Sequence[Tensor]) -> list[NDArray[np.float32]]:
     """What onnxruntime makes of the file, nothing else than its bytes read."""
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 4
-    count = file.batch or len(images)
-    times = -(-len(images) // count)
-    batches = images.repeat(-(-times * count // len(images)), 1, 1, 1)[: times * count]
-    if file.channels_last:
-        batches = batches.permute(0, 2, 3, 1)
+    count = file.batch or _IMAGES
+    times = -(-_IMAGES // count)
+    batches = {
+        one.name: _repeated(tensor, one, times * count).split(count)
+        for one, tensor in zip(file.inputs, given, strict=True)
+    }
     try:
         session = onnxruntime.InferenceSession(
             file.model.SerializeToString(), options, providers=["CPUExecutionProvider"]
         )
         parts = [
-            session.run(None, {file.images: batch.contiguous().numpy()})
-            for batch in batches.split(count)
+            session.run(None, {name: split[k].numpy() for name, split in batches.items()})
+            for k in range(times)
         ]
     except Exception as error:
         raise ModelError(f"onnxruntime cannot run {file.path}: {first_line(error)}") from error
-    return [np.concatenate(output)[: len(images)] for output in zip(*parts, strict=True)]
+    return [np.concatenate(output)[:_IMAGES] for output in zip(*parts, strict=True)]
+
+
+def _repeated(tensor: Tensor, one: Taken, count: int) -> Tensor:
+    """So many items of a batch, over and over, as the file takes them."""
+    items = tensor[torch.arange(count) % len(tensor)]
+    items = items.permute(0, 2, 3, 1) if one.channels_last else items
+    return (items.to(torch.uint8) if one.pixels else items).contiguous()
 
 
 def _compare(found: NDArray[np.float32], wanted: NDArray[np.float32], file: OnnxFile) -> None:

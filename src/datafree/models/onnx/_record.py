@@ -21,19 +21,20 @@ from torch.overrides import TorchFunctionMode
 
 from datafree.models.onnx._calls import Call, Counts, RecordError, canonical
 from datafree.models.onnx._names import plain_path
+from datafree.tensors import is_taken
 
 _FORBIDDEN = frozenset(dir(fx.GraphModule))
 _RESHAPES = frozenset({"reshape", "view"})
 
 
 def record(
-    module: nn.Module, shape: tuple[int, ...], counts: Counts, names: dict[int, str]
+    module: nn.Module, inputs: dict[str, tuple[int, ...]], counts: Counts, names: dict[int, str]
 ) -> fx.GraphModule:
     """The graph of `module`, for any number of images.
 
     Args:
         module: images in, one tensor or several out; not changed, its tensors are shared.
-        shape: of an image.
+        inputs: shapes of one item of each, by the names that the graph's arguments get.
         counts: how many images it is run on.
         names: what parameters and buffers of `module` are to be called, by `id`.
 
@@ -42,25 +43,28 @@ def record(
         Exception: what torch raises where the sizes of a call do not fit.
     """
     with FakeTensorMode(allow_non_fake_inputs=True):
-        images = torch.empty(counts.batch, *shape)
-    recorder = _Recorder(images, counts, names)
+        given = {name: torch.empty(counts.batch, *shape) for name, shape in inputs.items()}
+    recorder = _Recorder(given, counts, names)
     with torch.no_grad(), recorder:
-        outputs = module(images)
+        outputs = module(*given.values())
     return recorder.finish(outputs)
 
 
 class _Recorder(TorchFunctionMode):
     """Runs every call and makes a node of those that read images."""
 
-    def __init__(self, images: Tensor, counts: Counts, names: dict[int, str]) -> None:
+    def __init__(self, given: dict[str, Tensor], counts: Counts, names: dict[int, str]) -> None:
         super().__init__()
         self.graph = fx.Graph()
         self.root = nn.Module()
         self.counts = counts
         self.names = names
-        self.images = self.graph.placeholder("images")
-        self.nodes: dict[int, fx.Node] = {id(images): self.images}
-        self.kept: list[Tensor] = [images]  # an id is one tensor's only while that is alive
+        self.nodes: dict[int, fx.Node] = {
+            id(tensor): self.graph.placeholder(name) for name, tensor in given.items()
+        }
+        self.images, *_ = self.nodes.values()
+        # An id is one tensor's only while that is alive.
+        self.kept: list[Tensor] = list(given.values())
         self.constants: dict[int, fx.Node] = {}
         self.size: fx.Node | None = None
 
@@ -207,20 +211,11 @@ class _Recorder(TorchFunctionMode):
     def _free(self, name: str) -> str:
         wanted = plain_path(name, _FORBIDDEN)
         path, count = wanted, 0
-        while _taken(self.root, path):
+        while is_taken(self.root, path):
             count += 1
             stem, dot, leaf = wanted.rpartition(".")
             path = f"{stem}_{count}.{leaf}" if dot else f"{wanted}_{count}"
         return path
-
-
-def _taken(root: nn.Module, path: str) -> bool:
-    value: Any = root
-    for part in path.split("."):
-        if not hasattr(value, part):
-            return False
-        value = getattr(value, part)
-    return True
 
 
 def _drop_indices(graph: fx.Graph) -> None:

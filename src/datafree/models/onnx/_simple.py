@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -39,25 +40,26 @@ class Simple:
     weights: dict[str, list[str]]
 
 
-def simplify(file: OnnxFile, shape: tuple[int, int, int]) -> Simple:
-    """`file` for images of one shape.
+def simplify(file: OnnxFile, shapes: Sequence[tuple[int, ...]]) -> Simple:
+    """`file` for items of these shapes.
 
     A file that takes any number of images is folded for a prime number of them: what is a multiple
     of that counts images, all else does not. Batch norms stay where they are.
 
     Args:
         file: what was read; not changed.
-        shape: channels, height, width of an image.
+        shapes: of an item of every input, channels first.
     """
     model = onnx.ModelProto()
     model.CopyFrom(file.model)
-    batch = _free_prime(model, shape)
+    batch = _free_prime(model, shapes)
     fixed = file.batch or batch
-    channels, height, width = shape
-    sizes = (height, width, channels) if file.channels_last else shape
+    sizes = {one.name: one.stored(shape) for one, shape in zip(file.inputs, shapes, strict=True)}
     for value in model.graph.input:
-        if value.name == file.images:
-            for dim, size in zip(value.type.tensor_type.shape.dim, (fixed, *sizes), strict=True):
+        if value.name in sizes:
+            tensor = value.type.tensor_type
+            tensor.elem_type = onnx.TensorProto.FLOAT  # bytes are numbers, and a Cast keeps those
+            for dim, size in zip(tensor.shape.dim, (fixed, *sizes[value.name]), strict=True):
                 dim.dim_value = size
     del model.graph.value_info[:]  # sizes of another number of images
     for value in model.graph.output:
@@ -84,9 +86,9 @@ def _should_fold(node: onnx_ir.Node) -> bool | None:
     return node.op_type in _FOLDED or None
 
 
-def _free_prime(model: onnx.ModelProto, shape: tuple[int, int, int]) -> int:
+def _free_prime(model: onnx.ModelProto, shapes: Sequence[tuple[int, ...]]) -> int:
     """A number of images that nothing else in the network can be taken for."""
-    taken = {*shape}
+    taken = {size for shape in shapes for size in shape}
     for tensor in model.graph.initializer:
         taken.update(tensor.dims)
         if tensor.data_type == onnx.TensorProto.INT64 and np.prod(tensor.dims) <= 64:
