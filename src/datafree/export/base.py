@@ -36,6 +36,7 @@ from datafree.graph.outputs import separate, together
 from datafree.losses import unpack
 from datafree.quant.modules import QUANTIZED, ActivationQuantizer, Quantizer
 from datafree.registry import method_name
+from datafree.tensors import release_memory
 
 About = Mapping[str, str]
 """What a file says of itself: texts by name."""
@@ -170,6 +171,7 @@ class Exporter(Frozen):
         check = self.accepted(check, spec)
         with atomic_path(path) as temporary:
             written = self.write(separate(stored), spec, temporary, about)
+            release_memory()  # of tracing, several times the weights
             expected = predict(self.expected(student), check)
             actual = predict(fed(self.run(temporary), spec.inputs), check)
             parity = compare_outputs(expected, actual, spec.outputs)

@@ -41,7 +41,7 @@ class Pt2(Exporter):
         except Exception as error:
             line = next(iter(str(error).splitlines()), type(error).__name__)
             raise ExportError(f"torch.export refuses the student: {line}") from error
-        path.write_bytes(archive.getvalue())
+        path.write_bytes(archive.getbuffer())
         return Written(float_weight_bytes(student))
 
     def run(self, path: Path) -> Callable[..., Tensor]:
