@@ -9,7 +9,9 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.multiprocessing.reductions import StorageWeakRef
 
+from datafree import models
 from datafree.errors import ConfigError, UnknownNameError
 from datafree.models import from_module, sources
 from datafree.tensors import state_digest
@@ -156,3 +158,24 @@ def test_shared_factory_with_weights(shared: Path, tmp_path: Path) -> None:
     found = teacher(source, weights_file=weights, input_shape=(3, 32, 32), **IMAGENET)
     again = importlib.import_module("safetensors.torch").load_file(weights)
     assert found.digest == state_digest(again)
+
+
+class Keeps(nn.Module):
+    """Knows whether what it computed on the way is still there."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear, self.kept = nn.Linear(12, 5), list[Any]()
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = x.flatten(1).exp()
+        self.kept.append(StorageWeakRef(x.untyped_storage()))
+        return self.linear(x)
+
+
+def test_trying_a_network_keeps_no_activations() -> None:
+    network = Keeps()
+    returned = models._returned(network, ((3, 2, 2),), "one")  # pyright: ignore[reportPrivateUsage]
+    assert returned.grad_fn is not None
+    assert network.kept[-1].expired()
+    assert not StorageWeakRef(returned.untyped_storage()).expired()

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import math
+import weakref
 from pathlib import Path
 
 import pytest
@@ -11,6 +13,7 @@ import torch
 
 from datafree.files import sha256
 from datafree.runs.record import Stopwatch, environment, write_metrics
+from networks import captured
 
 
 def test_stages_stand_in_order_and_add_up() -> None:
@@ -31,6 +34,17 @@ def test_a_failing_stage_is_timed() -> None:
     with pytest.raises(ValueError, match="oops"), watch.stage("bad"):
         raise ValueError("oops")
     assert "bad" in watch.seconds
+
+
+def test_what_a_stage_leaves_is_given_back() -> None:
+    """Graphs refer to themselves, and live until circles are looked for."""
+    watch = Stopwatch()
+    with watch.stage("first"):
+        graph = captured("Tiny")
+        copied = copy.deepcopy(graph)
+        gone = weakref.ref(copied)
+        del copied
+    assert gone() is None
 
 
 def test_environment_names_machine_and_versions() -> None:

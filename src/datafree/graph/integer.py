@@ -24,7 +24,7 @@ from datafree.graph.sizes import is_size
 from datafree.quant.modules import QUANTIZED, ActivationQuantizer, QuantizedLayer
 
 _EXACT = 2.0**24
-_AT_ONCE = 6 * 3 * 224 * 224  # numbers of images that pass together: six of ImageNet's size
+_LARGE, _AT_ONCE = 2**15, 2  # positions of an image beyond which so many pass together
 OnGrid = Callable[[ActivationQuantizer], Tensor]
 
 
@@ -69,7 +69,7 @@ def integer_model(student: fx.GraphModule) -> Callable[[Tensor], Tensor]:
     def run(images: Tensor) -> Tensor:
         # Whole numbers beyond 2^24 need float64, and convolutions of these copies of what they
         # read: large images pass a few at a time.
-        size = max(1, _AT_ONCE // images[0].numel())
+        size = _AT_ONCE if images[0, 0].numel() > _LARGE else len(images)
         with torch.no_grad():
             found = [_real(_Integers(student).run(part)) for part in images.split(size)]
         return torch.cat(found) if len(found) > 1 else found[0]

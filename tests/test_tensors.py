@@ -1,0 +1,59 @@
+"""Copies that share memory, and memory that is given back."""
+
+from __future__ import annotations
+
+import weakref
+
+import torch
+from torch import nn
+
+from datafree.tensors import fast_layout, release_memory, shared_copy
+from networks import captured
+
+
+class Circle:
+    """Refers to itself, as graphs do."""
+
+    def __init__(self) -> None:
+        self.own = self
+
+
+def test_a_shared_copy_takes_no_memory_for_tensors() -> None:
+    graph = captured("Tiny")
+    copied = shared_copy(graph)
+    pairs = zip(graph.state_dict().items(), copied.state_dict().items(), strict=True)
+    for (name, tensor), (other, alike) in pairs:
+        assert name == other
+        assert tensor.data_ptr() == alike.data_ptr()
+        assert tensor.stride() == alike.stride()
+    assert all(a is not b for a, b in zip(graph.modules(), copied.modules(), strict=True))
+    parameters = list(zip(graph.parameters(), copied.parameters(), strict=True))
+    assert all(a is not b and a.requires_grad == b.requires_grad for a, b in parameters)
+
+
+def test_what_becomes_of_a_shared_copy_leaves_the_original_alone() -> None:
+    graph = captured("Tiny")
+    before = {name: (t.clone(), t.stride()) for name, t in graph.state_dict().items()}
+    copied = fast_layout(shared_copy(graph)).double().requires_grad_()
+    for module in copied.modules():
+        if isinstance(module, nn.Conv2d):
+            module.weight = nn.Parameter(torch.zeros_like(module.weight))
+    for name, tensor in graph.state_dict().items():
+        assert torch.equal(tensor, before[name][0])
+        assert tensor.stride() == before[name][1]
+    assert not any(parameter.requires_grad for parameter in graph.parameters())
+
+
+def test_tied_tensors_stay_tied() -> None:
+    network = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2))
+    network[1].weight = network[0].weight
+    copied = shared_copy(network)
+    assert copied[1].weight is copied[0].weight
+
+
+def test_circles_are_collected() -> None:
+    circle = Circle()
+    gone = weakref.ref(circle)
+    del circle
+    release_memory()
+    assert gone() is None
