@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import weakref
 
+import pytest
 import torch
 from torch import nn
 
-from datafree.tensors import fast_layout, release_memory, shared_copy
+from datafree.tensors import extremes, fast_layout, release_memory, shared_copy
 from networks import captured
 
 
@@ -57,3 +58,20 @@ def test_circles_are_collected() -> None:
     del circle
     release_memory()
     assert gone() is None
+
+
+@pytest.mark.parametrize("shape", [(), (5,), (3, 4), (2, 3, 4, 4)])
+def test_extremes_are_those_of_all_values(shape: tuple[int, ...]) -> None:
+    values = torch.randn(shape, generator=torch.Generator().manual_seed(1))
+    if values.ndim == 4:
+        values = values.contiguous(memory_format=torch.channels_last)
+    low, high = extremes(values)
+    assert (low, high) == (values.min(), values.max())
+
+
+def test_extremes_tell_what_is_not_finite() -> None:
+    values = torch.zeros(3, 4)
+    values[2, 1] = torch.nan
+    assert all(bool(end.isnan()) for end in extremes(values))
+    values[2, 1] = -torch.inf
+    assert [float(end) for end in extremes(values)] == [-torch.inf, 0]

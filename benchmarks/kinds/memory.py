@@ -19,6 +19,7 @@ from typing import Any
 
 from torch import nn
 
+import datafree
 from benchmarks import networks
 from benchmarks.kinds.base import Bench, Kind
 from benchmarks.place import Place
@@ -28,6 +29,7 @@ from datafree.models import from_module
 from datafree.runs.pipeline import run
 from datafree.tensors import release_memory
 
+_LIBRARY = Path(datafree.__file__).parent
 _MB = 1e6
 _EVERY = 0.005  # seconds between two looks at the process
 _SMALL = {
@@ -92,7 +94,7 @@ def measured(config: RunConfig, place: Place) -> dict[str, Any]:
     release_memory()
     imports = _resident() - weights
     began = time.monotonic()
-    with _watched() as seen:
+    with watched() as seen:
         quantized(config.model_copy(update={"latency": False}), teacher.model)
     return {
         "weights": weights,
@@ -108,14 +110,21 @@ def measured(config: RunConfig, place: Place) -> dict[str, Any]:
 
 
 @dataclass
-class _Seen:
-    """The most that was held, in MB, and where the library was meanwhile."""
+class Seen:
+    """The most that was held, in MB, and where the library was at that moment.
+
+    Attributes:
+        most: of all moments.
+        where: the library was then.
+        places: the most by where the library was.
+    """
 
     most: float = 0.0
     where: str = ""
     places: dict[str, float] = field(default_factory=dict[str, float])
 
     def look(self, frame: FrameType | None) -> None:
+        """Take in this moment, in which the caller is at `frame`."""
         held = _resident()
         place = _place(frame)
         self.places[place] = max(held, self.places.get(place, 0.0))
@@ -124,9 +133,9 @@ class _Seen:
 
 
 @contextmanager
-def _watched() -> Generator[_Seen]:
-    """Look at this process all the while, from a thread beside the one that calls."""
-    seen, over = _Seen(), threading.Event()
+def watched() -> Generator[Seen]:
+    """What this process holds at most meanwhile, looked at from a thread beside the caller's."""
+    seen, over = Seen(), threading.Event()
     main = threading.get_ident()
 
     def watch() -> None:
@@ -145,9 +154,9 @@ def _watched() -> Generator[_Seen]:
 def _place(frame: FrameType | None) -> str:
     """The innermost function of the library, ``graph/integer.py: run``."""
     while frame is not None:
-        _, found, name = frame.f_code.co_filename.rpartition(f"datafree{os.sep}")
-        if found:
-            return f"{name}: {frame.f_code.co_name}"
+        path = Path(frame.f_code.co_filename)
+        if path.is_relative_to(_LIBRARY):
+            return f"{path.relative_to(_LIBRARY).as_posix()}: {frame.f_code.co_name}"
         frame = frame.f_back
     return "outside"
 

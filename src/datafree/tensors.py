@@ -54,6 +54,16 @@ def fast_copy(network: M) -> M:
     return fast_layout(copy.deepcopy(network))
 
 
+def extremes(values: Tensor) -> tuple[Tensor, Tensor]:
+    """Smallest and largest of all values; NaN where there is one.
+
+    Taken sample by sample, since torch copies what is not laid out in its order.
+    """
+    ends = [torch.aminmax(part) for part in (values if values.ndim > 1 else (values,))]
+    low, high = (torch.stack(side) for side in zip(*ends, strict=True))
+    return low.min(), high.max()
+
+
 def release_memory() -> None:
     """Give back to the system what is no longer used.
 

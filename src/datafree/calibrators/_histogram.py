@@ -7,6 +7,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from datafree.tensors import extremes
+
 _BINS = 4096
 _CHUNK = 2**20  # values counted at a time: each takes four times its own memory meanwhile
 
@@ -61,7 +63,7 @@ def extend(histogram: Histogram | None, values: Tensor) -> Histogram:
         histogram: what there is so far, or None.
         values: any shape, finite.
     """
-    smallest, largest = (float(v) for v in torch.aminmax(values))
+    smallest, largest = (float(v) for v in extremes(values))
     if histogram is None:
         high = largest if largest > smallest else smallest + 1e-6 + abs(smallest) * 1e-6
         empty = torch.zeros(_BINS, dtype=torch.float64)

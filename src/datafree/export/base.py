@@ -173,7 +173,10 @@ class Exporter(Frozen):
             written = self.write(separate(stored), spec, temporary, about)
             release_memory()  # of tracing, several times the weights
             expected = predict(self.expected(student), check)
-            actual = predict(fed(self.run(temporary), spec.inputs), check)
+            file = fed(self.run(temporary), spec.inputs)
+            release_memory()  # of reading
+            actual = predict(file, check)
+            del file
             parity = compare_outputs(expected, actual, spec.outputs)
             exact = self.exact(student)
             own = None if exact else sensitivity(student, check, spec.outputs)
