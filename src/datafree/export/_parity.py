@@ -11,7 +11,7 @@ from torch import Tensor, fx, nn
 
 from datafree.losses import Heads, class_rows, parts
 from datafree.quant.modules import ActivationQuantizer
-from datafree.tensors import shared_copy
+from datafree.tensors import extremes, shared_copy
 
 Predictor = Callable[[Tensor], Tensor]
 """Maps normalised images (B, C, H, W) to logits (B, K), or to all outputs side by side."""
@@ -148,8 +148,9 @@ def _other_order(student: fx.GraphModule) -> Predictor:
 
 
 def _moved(values: Tensor, random: torch.Generator) -> Tensor:
-    step = _MOVED * values.abs().max()
-    return values + step * torch.randn(values.shape, generator=random)
+    low, high = extremes(values)
+    step = _MOVED * torch.maximum(-low, high)
+    return values + torch.randn(values.shape, generator=random).mul_(step)
 
 
 @contextmanager

@@ -32,8 +32,8 @@ from datafree.tensors import device_of, fast_copy
 _CHUNK_POSITIONS = 2**18
 """Positions (height x width x images) passed through the network at once on a CPU."""
 _ALONE = 2**15
-"""Positions of an image beyond which it passes alone: what ResNet-50 keeps of one of 224 x 224 to go
-back takes twice the memory of its weights."""
+"""Positions of an image beyond which it passes alone: to go back, ResNet-50 keeps twice the memory
+of its weights for one of 224 x 224."""
 
 
 class ImageOptimizer(Synthesizer):
