@@ -140,7 +140,8 @@ def watched() -> Generator[Seen]:
 
     def watch() -> None:
         while not over.wait(_EVERY):
-            seen.look(sys._current_frames().get(main))
+            frames = sys._current_frames()  # pyright: ignore[reportPrivateUsage]
+            seen.look(frames.get(main))
 
     thread = threading.Thread(target=watch, daemon=True)
     thread.start()

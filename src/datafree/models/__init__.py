@@ -215,7 +215,7 @@ def _returned(model: nn.Module | ExportedProgram, shapes: tuple[Shape, ...], nam
     call = model.module() if isinstance(model, ExportedProgram) else model
     given = [torch.zeros(_SHOWN, *shape, requires_grad=True) for shape in shapes]
     # Nothing goes back: what the steps would keep for that, all activations, is let go of.
-    steps_only = saved_tensors_hooks(lambda _: None, lambda _: None)
+    steps_only = saved_tensors_hooks(lambda _: None, lambda _: torch.empty(0))
     try:
         with torch.enable_grad(), steps_only:
             # No leaves: a network may write into its images.
