@@ -91,7 +91,7 @@ def measured(config: RunConfig, place: Place) -> dict[str, Any]:
 
     small = {**_SMALL, "target": config.target, "bits": config.bits}
     quantized(RunConfig.model_validate(small), None)
-    release_memory()
+    release_memory(teacher.model)
     imports = _resident() - weights
     began = time.monotonic()
     with watched() as seen:

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from datafree.files import atomic_path
 
 M = TypeVar("M", bound=nn.Module)
+_WORTHWHILE = 2**24  # bytes of weights
 
 
 def state_digest(state: Mapping[str, Tensor]) -> str:
@@ -64,13 +65,15 @@ def extremes(values: Tensor) -> tuple[Tensor, Tensor]:
     return low.min(), high.max()
 
 
-def release_memory() -> None:
-    """Give back to the system what is no longer used.
+def release_memory(network: nn.Module) -> None:
+    """Give back to the system what work on `network` left; nothing is done for a small one.
 
     Graphs refer to themselves, so that copies of them outlive their last reader until Python looks
     for circles, which it rarely does; and the C library keeps what tensors of some megabytes leave
     for others that may come. Together that was half of a run's memory.
     """
+    if sum(parameter.nbytes for parameter in network.parameters()) < _WORTHWHILE:
+        return  # looking for circles takes longer than such a network's stages
     gc.collect()
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None) if sys.platform == "linux" else None
     if trim is not None:  # glibc has it, others do not

@@ -171,10 +171,10 @@ class Exporter(Frozen):
         check = self.accepted(check, spec)
         with atomic_path(path) as temporary:
             written = self.write(separate(stored), spec, temporary, about)
-            release_memory()  # of tracing, several times the weights
+            release_memory(student)  # of tracing, several times the weights
             expected = predict(self.expected(student), check)
             file = fed(self.run(temporary), spec.inputs)
-            release_memory()  # of reading
+            release_memory(student)  # of reading
             actual = predict(file, check)
             del file
             parity = compare_outputs(expected, actual, spec.outputs)

@@ -116,7 +116,7 @@ class Onnx(Exporter):
     def write(self, student: fx.GraphModule, spec: InputSpec, path: Path, about: About) -> Written:
         """See `Exporter.write`."""
         model = traced(with_markers(student), spec, any_size=self.any_size)
-        release_memory()
+        release_memory(student)
         weight_bytes = _qdq.rewrite(model, student, self.weight_type)
         name_after_layers(model)
         strip(model)

@@ -92,7 +92,7 @@ def quantize_weights(  # noqa: PLR0913 - what a run hands over
     with watch.stage("calibration"):
         folded, statistics = prepare(graph, config)
         folded = fast_layout(folded)
-        release_memory()  # of the steps in between, each of which copies what it changes
+        release_memory(folded)  # of the steps in between, each of which copies what it changes
         # Learned rounding writes into the student's weights; all else replaces them.
         share = plan.reconstructor is None
         student = insert_quantizers(folded, config.scheme, images.spec, share=share)
