@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import copy
+import ctypes
+import gc
 import hashlib
 import json
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TypeVar
@@ -17,6 +20,7 @@ from torch import Tensor, nn
 from datafree.files import atomic_path
 
 M = TypeVar("M", bound=nn.Module)
+_WORTHWHILE = 2**24  # bytes of weights
 
 
 def state_digest(state: Mapping[str, Tensor]) -> str:
@@ -49,6 +53,46 @@ def fast_layout(network: M) -> M:
 def fast_copy(network: M) -> M:
     """A copy of `network` in the layout of `fast_layout`."""
     return fast_layout(copy.deepcopy(network))
+
+
+def extremes(values: Tensor) -> tuple[Tensor, Tensor]:
+    """Smallest and largest of all values; NaN where there is one.
+
+    Taken sample by sample, since torch copies what is not laid out in its order.
+    """
+    ends = [torch.aminmax(part) for part in (values if values.ndim > 1 else (values,))]
+    low, high = (torch.stack(side) for side in zip(*ends, strict=True))
+    return low.min(), high.max()
+
+
+def release_memory(network: nn.Module) -> None:
+    """Give back to the system what work on `network` left; nothing is done for a small one.
+
+    Graphs refer to themselves, so that copies of them outlive their last reader until Python looks
+    for circles, which it rarely does; and the C library keeps what tensors of some megabytes leave
+    for others that may come. Together that was half of a run's memory.
+    """
+    if sum(parameter.nbytes for parameter in network.parameters()) < _WORTHWHILE:
+        return  # looking for circles takes longer than such a network's stages
+    gc.collect()
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None) if sys.platform == "linux" else None
+    if trim is not None:  # glibc has it, others do not
+        trim(0)
+
+
+def shared_copy(network: M) -> M:
+    """A copy of `network` whose parameters and buffers are tensors of their own on the same memory.
+
+    Replacing, moving or laying out a tensor of one leaves the other as it is; only writing into
+    one's memory would change both. For a copy that nobody trains: it takes no memory for weights.
+    """
+    memo: dict[int, object] = {}
+    for tensor in (*network.parameters(), *network.buffers()):
+        alike = tensor.data
+        if isinstance(tensor, nn.Parameter):
+            alike = nn.Parameter(alike, requires_grad=tensor.requires_grad)
+        memo[id(tensor)] = alike
+    return copy.deepcopy(network, memo)
 
 
 def on_device(images: Tensor, device: torch.device) -> Tensor:

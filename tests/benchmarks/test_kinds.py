@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +14,12 @@ from benchmarks.kinds.bounds import best_of
 from benchmarks.kinds.dsg_margins import inside, loss
 from benchmarks.kinds.image_facts import unseen
 from benchmarks.kinds.in_runtime import compared
+from benchmarks.kinds.memory import watched
 from benchmarks.measures import harder_images
 from benchmarks.place import Place
 
 from datafree.config import InputSpec
-from datafree.errors import UnknownNameError
+from datafree.errors import DatafreeError, UnknownNameError
 from datafree.progress import silent
 from datafree.tensors import random_numbers
 
@@ -228,3 +230,25 @@ def test_a_file_in_its_runtime(bench: Bench) -> None:
     assert found["test_images"] == 360
     assert found["speed_1"] > 0 and found["beside_8"] > 0
     assert found["top1"] == found["student"] > 95
+
+
+@pytest.mark.integration
+def test_memory_is_that_of_a_process_of_its_own(bench: Bench) -> None:
+    found = measured(bench, kind="memory", holdout=8, target="onnxruntime")
+    assert found["weights"] == pytest.approx(0.31, abs=0.02)
+    assert 100 < found["imports"] < 2000
+    assert found["peak"] == pytest.approx(max(found["places"].values()), abs=0.01)
+    assert found["where"] in found["places"]
+    with pytest.raises(DatafreeError, match=r"process of its own failed: .*did you mean noise"):
+        measured(bench, kind="memory", method="noize")
+
+
+def test_memory_is_watched_while_it_is_held() -> None:
+    with watched() as before:
+        time.sleep(0.1)
+    with watched() as seen:
+        held = torch.ones(50_000_000)
+        time.sleep(0.1)
+    assert seen.most - before.most == pytest.approx(200, rel=0.1)
+    assert seen.places == {"outside": seen.most}
+    del held

@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from datafree.calibrators import _histogram
 from datafree.calibrators._histogram import Histogram, extend
 
 BINS = 4096
@@ -70,6 +71,22 @@ def test_means_are_those_of_the_values_in_a_bin() -> None:
     histogram = extend(None, torch.tensor([0.0, 0.0001, 0.0002, 1.0, 4.0]))
     assert histogram.means.tolist() == pytest.approx([0.0001, 1.0, 4.0])
     assert histogram.weights.tolist() == [3, 1, 1]
+
+
+@pytest.mark.parametrize("shape", [(7, 3, 5, 5), (40,), ()])
+def test_values_counted_in_parts_are_those_counted_at_once(
+    shape: tuple[int, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """To the last bit: sums are taken one by one in the order of the values."""
+    values = draw(torch.Size(shape).numel()).view(shape)
+    if values.ndim == 4:
+        values = values.contiguous(memory_format=torch.channels_last)
+    monkeypatch.setattr(_histogram, "_CHUNK", 80)
+    found = extend(None, values)
+    flat = values.flatten()
+    bins = ((flat - found.low) * (BINS / (found.high - found.low))).long().clamp(0, BINS - 1)
+    assert torch.equal(found.counts, torch.bincount(bins, minlength=BINS).double())
+    assert torch.equal(found.sums, torch.bincount(bins, weights=flat.double(), minlength=BINS))
 
 
 def test_extending_leaves_the_old_histogram_alone() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import platform
 from pathlib import Path
+from typing import Any
 
 import onnx
 import pytest
@@ -15,6 +16,7 @@ from datafree.calibrators.minmax import MinMax
 from datafree.config import InputSpec, Scheme
 from datafree.export.base import predict
 from datafree.export.onnx import Onnx
+from datafree.graph import integer
 from datafree.graph.capture import capture
 from datafree.graph.fold import fold_batch_norms
 from datafree.graph.insert import insert_quantizers
@@ -53,6 +55,23 @@ def test_drawn_networks_are_equal(tmp_path: Path, seed: int) -> None:
     found = difference(made, tmp_path / "student.onnx", drawn_images(64, 7))
     # What is computed in float between two quantizers may round to the other side of a tie.
     assert found < (0.05 if float_operators(made) else 1e-6)
+
+
+def test_large_images_pass_a_few_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Sums are whole numbers, so that nothing changes."""
+    made, images = student(1, "W8A8"), drawn_images(7, 3)
+    whole = integer_model(made)(images)
+    passed: list[int] = []
+    monkeypatch.setattr(integer, "_LARGE", images[0, 0].numel() - 1)
+    original = integer._Integers.run  # pyright: ignore[reportPrivateUsage]
+
+    def watched(self: Any, batch: Tensor) -> Any:
+        passed.append(len(batch))
+        return original(self, batch)
+
+    monkeypatch.setattr(integer._Integers, "run", watched)  # pyright: ignore[reportPrivateUsage]
+    assert torch.equal(integer_model(made)(images), whole)
+    assert passed == [2, 2, 2, 1]
 
 
 def test_few_bits_are_stored_in_four(tmp_path: Path) -> None:

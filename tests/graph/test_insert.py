@@ -350,3 +350,16 @@ def test_weight_ranges_of_least_error() -> None:
             for part in (layer, other)
         ]
         assert errors[0] < errors[1]
+
+
+def test_a_student_shares_weights_only_where_it_is_told() -> None:
+    folded = fold_batch_norms(captured("Tiny"))
+    own = {t.data_ptr() for t in folded.parameters()}
+    made = insert_quantizers(folded, Scheme(bits="W4A4"), share=True)
+    apart = insert_quantizers(folded, Scheme(bits="W4A4"))
+    assert {t.data_ptr() for t in made.parameters()} == own
+    assert not {t.data_ptr() for t in apart.parameters()} & own
+    batches = [images(4)]
+    for student in (made, apart):
+        calibrate(student, batches, MinMax())
+    assert torch.equal(made(batches[0]), apart(batches[0]))

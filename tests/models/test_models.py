@@ -9,7 +9,9 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.multiprocessing.reductions import StorageWeakRef
 
+from datafree import models
 from datafree.errors import ConfigError, DatafreeError, UnknownNameError
 from datafree.models import from_module, sources
 from datafree.tensors import state_digest
@@ -166,3 +168,24 @@ def test_a_file_beside_is_offered(typed: str, there: str, tmp_path: Path) -> Non
     (tmp_path / "other.txt").write_text("no network")
     told = complaint(lambda: teacher(str(tmp_path / typed)), DatafreeError)
     assert f"did you mean {tmp_path / there}?" in told
+
+
+class Keeps(nn.Module):
+    """Knows whether what it computed on the way is still there."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear, self.kept = nn.Linear(12, 5), list[Any]()
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = x.flatten(1).exp()
+        self.kept.append(StorageWeakRef(x.untyped_storage()))
+        return self.linear(x)
+
+
+def test_trying_a_network_keeps_no_activations() -> None:
+    network = Keeps()
+    returned = models._returned(network, ((3, 2, 2),), "one")  # pyright: ignore[reportPrivateUsage]
+    assert returned.grad_fn is not None
+    assert network.kept[-1].expired()
+    assert not StorageWeakRef(returned.untyped_storage()).expired()

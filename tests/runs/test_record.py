@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import copy
+import gc
 import json
 import math
+import weakref
 from pathlib import Path
 
 import pytest
 import torch
+from torch import nn
 
 from datafree.files import sha256
 from datafree.runs.record import Stopwatch, environment, write_metrics
+from networks import captured
 
 
 def test_stages_stand_in_order_and_add_up() -> None:
@@ -31,6 +36,22 @@ def test_a_failing_stage_is_timed() -> None:
     with pytest.raises(ValueError, match="oops"), watch.stage("bad"):
         raise ValueError("oops")
     assert "bad" in watch.seconds
+
+
+def test_what_a_stage_leaves_is_given_back() -> None:
+    """Of a large network: graphs refer to themselves, and live until circles are looked for."""
+    watch = Stopwatch()
+    with watch.stage("capture"):
+        watch.network = nn.Linear(2048, 2048)
+    gc.disable()
+    try:
+        with watch.stage("next"):
+            copied = copy.deepcopy(captured("Tiny"))
+            gone = weakref.ref(copied)
+            del copied
+        assert gone() is None
+    finally:
+        gc.enable()
 
 
 def test_environment_names_machine_and_versions() -> None:

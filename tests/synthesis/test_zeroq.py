@@ -153,3 +153,9 @@ def test_chunks_change_nothing_but_the_speed(
     assert passed[1] == 2
     for whole, chunked in zip(*gradients, strict=True):
         torch.testing.assert_close(chunked, whole, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize(("side", "together"), [(32, 256), (64, 64), (160, 10), (224, 1), (512, 1)])
+def test_large_images_pass_alone(side: int, together: int) -> None:
+    """What a network keeps to go back grows with the image."""
+    assert _images.chunk_size(torch.empty(1, 3, side, side)) == together

@@ -7,7 +7,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from datafree.tensors import extremes
+
 _BINS = 4096
+_CHUNK = 2**20  # values counted at a time: each takes four times its own memory meanwhile
 
 
 @dataclass(frozen=True)
@@ -60,18 +63,21 @@ def extend(histogram: Histogram | None, values: Tensor) -> Histogram:
         histogram: what there is so far, or None.
         values: any shape, finite.
     """
-    smallest, largest = (float(v) for v in torch.aminmax(values))
+    smallest, largest = (float(v) for v in extremes(values))
     if histogram is None:
         high = largest if largest > smallest else smallest + 1e-6 + abs(smallest) * 1e-6
         empty = torch.zeros(_BINS, dtype=torch.float64)
         histogram = Histogram(smallest, high, empty, empty, smallest, largest)
     while smallest < histogram.low or largest > histogram.high:
         histogram = _doubled(histogram, downwards=smallest < histogram.low)
-    flat = values.detach().flatten().cpu()
-    scaled = (flat - histogram.low) * (_BINS / (histogram.high - histogram.low))
-    bins = scaled.long().clamp_(0, _BINS - 1)
-    counts = torch.bincount(bins, minlength=_BINS).double()
-    sums = torch.bincount(bins, weights=flat.double(), minlength=_BINS)
+    counts, sums = (torch.zeros(_BINS, dtype=torch.float64) for _ in range(2))
+    whole = values.detach() if values.ndim else values.detach().view(1)
+    for part in whole.split(max(1, _CHUNK // whole[0].numel())):
+        flat = part.flatten().cpu()
+        scaled = (flat - histogram.low).mul_(_BINS / (histogram.high - histogram.low))
+        bins = scaled.long().clamp_(0, _BINS - 1)
+        counts += torch.bincount(bins, minlength=_BINS)
+        sums.index_add_(0, bins, flat.double())  # adds one by one, in order
     return Histogram(
         histogram.low,
         histogram.high,

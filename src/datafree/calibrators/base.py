@@ -16,6 +16,7 @@ from datafree.progress import Step
 from datafree.quant.grid import Grid
 from datafree.quant.modules import ActivationQuantizer, Quantizer
 from datafree.registry import method_name
+from datafree.tensors import extremes
 
 Observe = Literal["quantized", "float"]
 
@@ -115,7 +116,8 @@ def calibrate(
         def hook(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
             assert isinstance(module, ActivationQuantizer)  # noqa: S101 - hooks are placed on these only
             values = inputs[0].detach()
-            if not bool(torch.isfinite(values).all()):
+            # Of the extremes alone: of all values it would take their memory once more.
+            if not bool(torch.isfinite(torch.stack(extremes(values))).all()):
                 raise ModelError(
                     f"values before {name} are not finite: the images or the network overflow there"
                 )

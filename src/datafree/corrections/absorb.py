@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import copy
-
 import torch
 from torch import Tensor, fx, nn
 
@@ -11,6 +9,7 @@ from datafree.corrections._pairs import Pair, find_pairs, quantizable
 from datafree.graph.moments import response
 from datafree.graph.statistics import Normal, Statistics
 from datafree.quant.modules import add_to_bias
+from datafree.tensors import shared_copy
 
 
 def absorb_biases(
@@ -38,7 +37,7 @@ def absorb_biases(
     Returns:
         The graph, and its statistics: the means of the first layers are c lower.
     """
-    absorbed = copy.deepcopy(folded)
+    absorbed = shared_copy(folded)
     known = dict(statistics)
     for pair in find_pairs(absorbed, through_relu6=True):
         limit = _limit(absorbed, pair)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import math
 from dataclasses import dataclass
 
@@ -12,6 +11,7 @@ from torch import Tensor, fx, nn
 from datafree.corrections._pairs import Pair, find_pairs, quantizable
 from datafree.errors import ModelError
 from datafree.quant.modules import QuantizableLayer
+from datafree.tensors import shared_copy
 
 _CONVERGED = 2e-7
 _MOST_SWEEPS = 1000
@@ -56,7 +56,7 @@ def equalize_with_factors(
         The equalized graph, and the factors (C,) float64 by path of the layer, with which
         `datafree.graph.statistics.rescaled` carries what is known of the outputs along.
     """
-    equalized = copy.deepcopy(folded)
+    equalized = shared_copy(folded)
     pairs = find_pairs(equalized, through_relu6=replace_relu6)
     names = dict.fromkeys(name for pair in pairs for name in (pair.first, pair.second))
     layers = {name: _Layer.of(name, quantizable(equalized, name)) for name in names}

@@ -8,8 +8,8 @@ from datafree.config import RunConfig
 from datafree.corrections.absorb import absorb_biases
 from datafree.corrections.equalize import equalize_with_factors
 from datafree.corrections.split_outliers import split_outliers
-from datafree.graph.fold import fold_batch_norms
-from datafree.graph.statistics import Statistics, layer_statistics, rescaled
+from datafree.graph.fold import fold_and_tell
+from datafree.graph.statistics import Statistics, rescaled, told_statistics
 
 
 def prepare(graph: fx.GraphModule, config: RunConfig) -> tuple[fx.GraphModule, Statistics]:
@@ -22,7 +22,8 @@ def prepare(graph: fx.GraphModule, config: RunConfig) -> tuple[fx.GraphModule, S
         graph: the canonical graph; not changed.
         config: of the run; its scheme tells the steps that outliers are split by.
     """
-    folded, statistics = fold_batch_norms(graph), layer_statistics(graph)
+    found = fold_and_tell(graph)
+    folded, statistics = found.graph, told_statistics(found)
     if config.equalize:
         folded, factors = equalize_with_factors(folded, replace_relu6=config.replace_relu6)
         statistics = rescaled(statistics, factors)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import math
 from collections.abc import Sequence
 
@@ -15,6 +14,7 @@ from datafree.graph.affine import count_calls
 from datafree.graph.image import image_bounds
 from datafree.graph.insert import first_calls, weight_bits, weight_quantizer
 from datafree.quant.modules import ChannelCopies
+from datafree.tensors import shared_copy
 
 _MOST_ROUNDS = 20
 _CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
@@ -51,7 +51,7 @@ def split_outliers(
     """
     if not 0 < ratio <= 1:
         raise ConfigError(f"the share of channels to split must be above 0, at most 1: got {ratio}")
-    split = copy.deepcopy(folded)
+    split = shared_copy(folded)
     calls, images = first_calls(split), image_bounds(split, None)
     times_called, bits = count_calls(split), weight_bits(split, scheme)
     for path, node in calls.items():

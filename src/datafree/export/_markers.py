@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import copy
-
 import torch
 from torch import Tensor, fx, nn
 
 from datafree.quant.modules import QUANTIZED, ActivationQuantizer
+from datafree.tensors import shared_copy
 
 DOMAIN = "datafree"
 _WEIGHT, _ACTIVATION = "Weight", "Activation"
@@ -34,7 +33,7 @@ class _Marker(nn.Module):
 
 def with_markers(student: fx.GraphModule) -> fx.GraphModule:
     """A copy of `student` that traces to marker nodes instead of quantizers."""
-    marked = copy.deepcopy(student)
+    marked = shared_copy(student)
     for name, module in list(marked.named_modules()):
         if isinstance(module, QUANTIZED):
             marker = _Marker(_WEIGHT, name) if module.weight_quantizer.enabled else nn.Identity()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -12,6 +11,7 @@ from torch import Tensor, fx, nn
 
 from datafree.losses import Heads, class_rows, parts
 from datafree.quant.modules import ActivationQuantizer
+from datafree.tensors import extremes, shared_copy
 
 Predictor = Callable[[Tensor], Tensor]
 """Maps normalised images (B, C, H, W) to logits (B, K), or to all outputs side by side."""
@@ -140,7 +140,7 @@ def alike(expected: Tensor) -> tuple[str, ...]:
 
 def _other_order(student: fx.GraphModule) -> Predictor:
     """The same student with channels-last kernels, which sum in another order."""
-    other = copy.deepcopy(student)
+    other = shared_copy(student)
     for parameter in other.parameters():
         if parameter.ndim == 4:
             parameter.data = parameter.data.contiguous(memory_format=torch.channels_last)
@@ -148,8 +148,9 @@ def _other_order(student: fx.GraphModule) -> Predictor:
 
 
 def _moved(values: Tensor, random: torch.Generator) -> Tensor:
-    step = _MOVED * values.abs().max()
-    return values + step * torch.randn(values.shape, generator=random)
+    low, high = extremes(values)
+    step = _MOVED * torch.maximum(-low, high)
+    return values + torch.randn(values.shape, generator=random).mul_(step)
 
 
 @contextmanager

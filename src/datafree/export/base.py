@@ -37,6 +37,7 @@ from datafree.graph.outputs import separate, together
 from datafree.losses import unpack
 from datafree.quant.modules import QUANTIZED, ActivationQuantizer, Quantizer
 from datafree.registry import method_name
+from datafree.tensors import release_memory
 
 About = Mapping[str, str]
 """What a file says of itself: texts by name."""
@@ -176,8 +177,12 @@ class Exporter(Frozen):
                 self.verify(stored, temporary)
             except Differs as found:
                 raise found.refusal(path) from found
+            release_memory(student)  # of tracing, several times the weights
             expected = predict(self.expected(student), check)
-            actual = predict(fed(self.run(temporary), spec.inputs), check)
+            file = fed(self.run(temporary), spec.inputs)
+            release_memory(student)  # of reading
+            actual = predict(file, check)
+            del file
             parity = compare_outputs(expected, actual, spec.outputs)
             exact = self.exact(student)
             own = None if exact else sensitivity(student, check, spec.outputs)

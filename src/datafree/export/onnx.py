@@ -52,6 +52,7 @@ from datafree.graph.integer import as_computed, float_operators
 from datafree.graph.outputs import lined_up, separate
 from datafree.graph.settle import rules_of
 from datafree.quant.modules import ActivationQuantizer
+from datafree.tensors import release_memory
 
 _SATURATED = 1e-4
 _OTHER_SIZE = 0.05  # noise that two runs of a float network with other sums stay far below
@@ -116,6 +117,7 @@ class Onnx(Exporter):
     def write(self, student: fx.GraphModule, spec: InputSpec, path: Path, about: About) -> Written:
         """See `Exporter.write`."""
         model = traced(with_markers(student), spec, any_size=self.any_size)
+        release_memory(student)
         weight_bytes = _qdq.rewrite(model, student, self.weight_type)
         name_after_layers(model)
         strip(model)

@@ -10,7 +10,6 @@ left in float; as one convolution they cost what the authors meant them to.
 
 from __future__ import annotations
 
-import copy
 import math
 from dataclasses import dataclass, replace
 from typing import cast
@@ -21,6 +20,7 @@ from torch import Tensor, fx
 from datafree.graph._exported import writes
 from datafree.graph.kernels import Convolution, Kernel, added, diagonal, sum_shape, to_layer
 from datafree.graph.summands import Leaf, Reader, Summand, Told, dimensions_of, united
+from datafree.tensors import shared_copy
 
 
 @dataclass(frozen=True)
@@ -66,7 +66,7 @@ def merge_branches(folded: fx.GraphModule) -> tuple[fx.GraphModule, tuple[Merged
     Returns:
         A graph module with the same outputs up to rounding, and what was merged.
     """
-    merged = copy.deepcopy(folded)
+    merged = shared_copy(folded)
     nodes = list(merged.graph.nodes)
     if any(writes(node) for node in nodes):
         return merged, ()  # a branch may read what is changed before the sum is taken

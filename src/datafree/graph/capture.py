@@ -9,7 +9,6 @@ their original module paths and share the original tensors; everything else stay
 
 from __future__ import annotations
 
-import copy
 import warnings
 from typing import Any
 
@@ -27,6 +26,7 @@ from datafree.graph.outputs import PER_IMAGE, Structure, joined
 from datafree.graph.regions import open_regions
 from datafree.graph.sizes import localise_sizes
 from datafree.losses import unpack
+from datafree.tensors import shared_copy
 
 _TOLERANCE = 1e-6  # of the largest number that is returned
 _TRACED_BATCH = 2
@@ -67,8 +67,11 @@ def capture(model: nn.Module | ExportedProgram, spec: InputSpec) -> fx.GraphModu
 
 
 def to_device(graph_module: fx.GraphModule, device: torch.device) -> fx.GraphModule:
-    """A copy of `graph_module` on `device`, devices baked into calls included."""
-    moved = copy.deepcopy(graph_module).to(device)
+    """A copy of `graph_module` on `device`, devices baked into calls included.
+
+    Where `graph_module` is there already, its memory is shared.
+    """
+    moved = shared_copy(graph_module).to(device)
     for node in moved.graph.nodes:
         if "device" in node.kwargs:
             node.kwargs = {**node.kwargs, "device": device}

@@ -16,6 +16,7 @@ from datafree.graph.kernels import Convolution
 from datafree.graph.moments import response
 from datafree.graph.taps import BatchNorm
 from datafree.quant.modules import QUANTIZABLE, QUANTIZED, QuantizableLayer, QuantizedLayer
+from datafree.tensors import shared_copy
 
 
 @dataclass(frozen=True)
@@ -98,7 +99,7 @@ def fold_into_grids(student: fx.GraphModule) -> fx.GraphModule:
     Returns:
         A student with the same outputs up to rounding of sums.
     """
-    folded = copy.deepcopy(student)
+    folded = shared_copy(student)
     calls = calls_of(folded)
     for path, nodes in _norms(folded, calls).items():
         norm = cast("BatchNorm", folded.get_submodule(path))

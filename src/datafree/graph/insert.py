@@ -12,10 +12,11 @@ from datafree.graph.placement import place_quantizers
 from datafree.quant.grid import Grid
 from datafree.quant.modules import QUANTIZABLE, QuantizedLayer, Quantizer, quantize_layer
 from datafree.quant.ranges import mse_range
+from datafree.tensors import shared_copy
 
 
 def insert_quantizers(
-    folded: fx.GraphModule, scheme: Scheme, spec: InputSpec | None = None
+    folded: fx.GraphModule, scheme: Scheme, spec: InputSpec | None = None, *, share: bool = False
 ) -> fx.GraphModule:
     """The student: `folded` with weights on their grids and activation quantizers without ranges.
 
@@ -24,6 +25,7 @@ def insert_quantizers(
         scheme: bits, grids, policy and placement.
         spec: its input, by which ranges of that input cover all pixels, whatever images they are
             calibrated on: dreamt ones need not reach white. None leaves them to the images.
+        share: weights in memory with `folded`, for a student whose weights nobody writes into.
 
     Returns:
         A graph module whose `ActivationQuantizer` modules wait for a calibrator.
@@ -33,7 +35,7 @@ def insert_quantizers(
         ConfigError: ``scheme.layer_bits`` names a layer the graph does not have, or gives one that
             the policy keeps at 8 bits others.
     """
-    student = copy.deepcopy(folded)
+    student = shared_copy(folded) if share else copy.deepcopy(folded)
     _quantize_weights(student, scheme)
     if scheme.activations != 32:
         place_quantizers(student, scheme, spec)

@@ -24,6 +24,7 @@ from datafree.graph.sizes import is_size
 from datafree.quant.modules import QUANTIZED, ActivationQuantizer, QuantizedLayer
 
 _EXACT = 2.0**24
+_LARGE, _AT_ONCE = 2**15, 2  # positions of an image beyond which so many pass together
 OnGrid = Callable[[ActivationQuantizer], Tensor]
 
 
@@ -66,8 +67,12 @@ def integer_model(student: fx.GraphModule) -> Callable[[Tensor], Tensor]:
     """
 
     def run(images: Tensor) -> Tensor:
+        # Whole numbers beyond 2^24 need float64, and convolutions of these copies of what they
+        # read: large images pass a few at a time.
+        size = _AT_ONCE if images[0, 0].numel() > _LARGE else len(images)
         with torch.no_grad():
-            return _real(_Integers(student).run(images))
+            found = [_real(_Integers(student).run(part)) for part in images.split(size)]
+        return torch.cat(found) if len(found) > 1 else found[0]
 
     return run
 
@@ -161,16 +166,12 @@ def _real(value: Any) -> Any:
     return value.real() if isinstance(value, _Codes | _Pending) else value
 
 
-def _limited(codes: Tensor, quantizer: ActivationQuantizer) -> Tensor:
-    return codes.clamp(quantizer.grid.qmin, quantizer.grid.qmax)
-
-
 def _quantized(value: Any, quantizer: ActivationQuantizer) -> _Codes:
     if isinstance(value, _Pending):
-        codes = _limited(value.codes(quantizer), quantizer)
+        codes = value.codes(quantizer).clamp_(quantizer.grid.qmin, quantizer.grid.qmax)
     else:
         codes = quantizer.codes(_real(value).float())
-    return _Codes(codes - quantizer.zero_point, quantizer)
+    return _Codes(codes.sub_(quantizer.zero_point), quantizer)
 
 
 def _of_real(real: Callable[[], Tensor]) -> _Pending:
@@ -193,17 +194,17 @@ def _products(layer: QuantizedLayer, source: _Codes) -> _Pending:
         shape = (-1, *[1] * (layer.weight.ndim - 2))
     if layer.bias is not None:
         bias = torch.round(layer.bias.double() / step.double()).view(shape)
-        sums = (sums.double() + bias).float()
+        sums = sums.double().add_(bias)
     sums, step = sums.float(), step.view(shape) if step.ndim else step
     return _Pending(
         lambda: sums * step,
-        lambda quantizer: torch.round(sums * (step / quantizer.scale)) + quantizer.zero_point,
+        lambda quantizer: (sums * (step / quantizer.scale)).round_().add_(quantizer.zero_point),
     )
 
 
 def _fma(a: Tensor, b: Tensor, c: Tensor) -> Tensor:
-    """``a b + c`` with one rounding."""
-    return (a.double() * b.double() + c.double()).float()
+    """``a b + c`` with one rounding; `a` has the shape of the result."""
+    return a.to(torch.float64, copy=True).mul_(b.double()).add_(c).float()
 
 
 def _sum(a: _Codes, b: _Codes) -> _Pending:
@@ -212,8 +213,8 @@ def _sum(a: _Codes, b: _Codes) -> _Pending:
         first, second = (one.quantizer.scale / quantizer.scale for one in (a, b))
         zeros = [one.quantizer.zero_point for one in (a, b)]
         constant = (zero.double() - _fma(first, zeros[0], second * zeros[1]).double()).float()
-        whole = [one.centred + one.quantizer.zero_point for one in (a, b)]
-        return torch.round(_fma(whole[0], first, _fma(whole[1], second, constant)))
+        inner = _fma(b.centred + zeros[1], second, constant)
+        return _fma(a.centred + zeros[0], first, inner).round_()
 
     return _Pending(lambda: a.real() + b.real(), codes)
 
@@ -221,7 +222,7 @@ def _sum(a: _Codes, b: _Codes) -> _Pending:
 def _product(a: _Codes, b: _Codes) -> _Pending:
     def codes(quantizer: ActivationQuantizer) -> Tensor:
         scale = a.quantizer.scale * b.quantizer.scale / quantizer.scale
-        return torch.round(a.centred * b.centred * scale) + quantizer.zero_point
+        return (a.centred * b.centred).mul_(scale).round_().add_(quantizer.zero_point)
 
     return _Pending(lambda: a.real() * b.real(), codes)
 

@@ -12,7 +12,7 @@ from torch import Tensor, fx
 
 from datafree.graph.affine import count_calls
 from datafree.graph.branches import Merged
-from datafree.graph.fold import fold_and_tell
+from datafree.graph.fold import Folded, fold_and_tell
 from datafree.graph.taps import BatchNorm
 from datafree.graph.untrained import virgin
 
@@ -52,7 +52,11 @@ def layer_statistics(graph_module: fx.GraphModule) -> dict[str, Normal]:
     Args:
         graph_module: the canonical graph before `fold_batch_norms`; not changed.
     """
-    folded = fold_and_tell(graph_module)
+    return told_statistics(fold_and_tell(graph_module))
+
+
+def told_statistics(folded: Folded) -> dict[str, Normal]:
+    """`layer_statistics` of the graph that `folded` was made from."""
     layers = Counter(map(id, folded.norms.values()))
     branches = {
         path: _output(norm)

@@ -17,6 +17,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.autograd.graph import saved_tensors_hooks
 from torch.export import ExportedProgram
 
 from datafree.config import InputSpec, ModelConfig, build
@@ -230,8 +231,10 @@ def _returned(model: nn.Module | ExportedProgram, shapes: tuple[Shape, ...], nam
     """What the network returns for two black images; its tensors know the steps they come from."""
     call = model.module() if isinstance(model, ExportedProgram) else model
     given = [torch.zeros(_SHOWN, *shape, requires_grad=True) for shape in shapes]
+    # Nothing goes back: what the steps would keep for that, all activations, is let go of.
+    steps_only = saved_tensors_hooks(lambda _: None, lambda _: torch.empty(0))
     try:
-        with torch.enable_grad():
+        with torch.enable_grad(), steps_only:
             # No leaves: a network may write into its images.
             return call(*(tensor * 1 for tensor in given))
     except Exception as error:  # noqa: BLE001 - a stranger's network may raise anything

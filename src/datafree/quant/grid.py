@@ -101,7 +101,7 @@ def codes(values: Tensor, scale: Tensor, zero_point: Tensor, grid: Grid) -> Tens
     Returns:
         Codes as a float tensor of the shape of `values`.
     """
-    return torch.round(values / scale).add(zero_point).clamp(grid.qmin, grid.qmax)
+    return torch.div(values, scale).round_().add_(zero_point).clamp_(grid.qmin, grid.qmax)
 
 
 def fake_quantize(

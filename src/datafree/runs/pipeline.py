@@ -135,7 +135,7 @@ def run(  # noqa: PLR0913 - one door, what a caller may bring
     with watch.stage("capture"):
         teacher = teacher or load_teacher(config.teacher)
         spec, device = teacher.spec, resolve_device(config.device)
-        graph = to_device(capture(teacher.model, spec), device)
+        graph = watch.network = to_device(capture(teacher.model, spec), device)
         metric = _checked(graph, teacher, config, metric)
         if images is None and config.image_file is not None:
             images = SyntheticSet.load(config.image_file).fitted(spec, config.images)

@@ -23,7 +23,7 @@ from datafree.progress import Progress
 from datafree.runs.folder import ALLOCATION, FRONTIER, STUDENT, UNFINISHED
 from datafree.runs.plan import Plan
 from datafree.runs.record import Stopwatch
-from datafree.tensors import device_of, fast_layout
+from datafree.tensors import device_of, fast_layout, release_memory
 
 
 @dataclass(frozen=True)
@@ -92,7 +92,11 @@ def quantize_weights(  # noqa: PLR0913 - what a run hands over
     with watch.stage("calibration"):
         folded, statistics = prepare(graph, config)
         folded = fast_layout(folded)
-        student = fast_layout(insert_quantizers(folded, config.scheme, images.spec))
+        release_memory(folded)  # of the steps in between, each of which copies what it changes
+        # Learned rounding writes into the student's weights; all else replaces them.
+        share = plan.reconstructor is None
+        student = insert_quantizers(folded, config.scheme, images.spec, share=share)
+        student = fast_layout(student)
         if isinstance(plan.rule, ImagelessRule):
             plan.rule.set_ranges(student, folded, statistics, images.spec)
         else:

@@ -1,0 +1,85 @@
+"""Copies that share memory, and memory that is given back."""
+
+from __future__ import annotations
+
+import gc
+import weakref
+
+import pytest
+import torch
+from torch import nn
+
+from datafree.tensors import extremes, fast_layout, release_memory, shared_copy
+from networks import captured
+
+
+class Circle:
+    """Refers to itself, as graphs do."""
+
+    def __init__(self) -> None:
+        self.own = self
+
+
+def test_a_shared_copy_takes_no_memory_for_tensors() -> None:
+    graph = captured("Tiny")
+    copied = shared_copy(graph)
+    pairs = zip(graph.state_dict().items(), copied.state_dict().items(), strict=True)
+    for (name, tensor), (other, alike) in pairs:
+        assert name == other
+        assert tensor.data_ptr() == alike.data_ptr()
+        assert tensor.stride() == alike.stride()
+    assert all(a is not b for a, b in zip(graph.modules(), copied.modules(), strict=True))
+    parameters = list(zip(graph.parameters(), copied.parameters(), strict=True))
+    assert all(a is not b and a.requires_grad == b.requires_grad for a, b in parameters)
+
+
+def test_what_becomes_of_a_shared_copy_leaves_the_original_alone() -> None:
+    graph = captured("Tiny")
+    before = {name: (t.clone(), t.stride()) for name, t in graph.state_dict().items()}
+    copied = fast_layout(shared_copy(graph)).double().requires_grad_()
+    for module in copied.modules():
+        if isinstance(module, nn.Conv2d):
+            module.weight = nn.Parameter(torch.zeros_like(module.weight))
+    for name, tensor in graph.state_dict().items():
+        assert torch.equal(tensor, before[name][0])
+        assert tensor.stride() == before[name][1]
+    assert not any(parameter.requires_grad for parameter in graph.parameters())
+
+
+def test_tied_tensors_stay_tied() -> None:
+    network = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2))
+    network[1].weight = network[0].weight
+    copied = shared_copy(network)
+    assert copied[1].weight is copied[0].weight
+
+
+@pytest.mark.parametrize("width", [8, 2048])
+def test_circles_are_collected_where_networks_are_large(width: int) -> None:
+    network = nn.Linear(width, width)
+    gc.collect()
+    gc.disable()
+    try:
+        circle = Circle()
+        gone = weakref.ref(circle)
+        del circle
+        release_memory(network)
+        assert (gone() is None) == (width > 8)
+    finally:
+        gc.enable()
+
+
+@pytest.mark.parametrize("shape", [(), (5,), (3, 4), (2, 3, 4, 4)])
+def test_extremes_are_those_of_all_values(shape: tuple[int, ...]) -> None:
+    values = torch.randn(shape, generator=torch.Generator().manual_seed(1))
+    if values.ndim == 4:
+        values = values.contiguous(memory_format=torch.channels_last)
+    low, high = extremes(values)
+    assert (low, high) == (values.min(), values.max())
+
+
+def test_extremes_tell_what_is_not_finite() -> None:
+    values = torch.zeros(3, 4)
+    values[2, 1] = torch.nan
+    assert all(bool(end.isnan()) for end in extremes(values))
+    values[2, 1] = -torch.inf
+    assert [float(end) for end in extremes(values)] == [-torch.inf, 0]
