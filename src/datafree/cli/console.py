@@ -138,9 +138,11 @@ def show_result(
         f"{config.bias_rule} bias correction": config.bias_rule,
     }
     corrections = [name for name, wanted in chosen.items() if wanted]
-    bits = "mixed" if scheme.layer_bits else f"{scheme.weights} bits"
+    bits = f"{scheme.weights} bits"
     if "allocation" in metrics:
         bits = f"mixed, {metrics['allocation']['average_bits']:.2f} bits on average"
+    own = {} if "allocation" in metrics else scheme.layer_bits
+    given = ", ".join(f"{name}={width}" for name, width in own.items())
     source = "the generator" if config.tuning else _method(config.synthesis)
     quantized = [
         (
@@ -148,6 +150,8 @@ def show_result(
             f"{bits}, {weights}, per {scheme.weight_granularity}, {scheme.weight_range} ranges",
         ),
         ("activations", f"{activations}, {scheme.placement.replace('_', ' ')}"),
+        *([("layers with bits of their own", given)] if given else []),
+        *([("kept in float", ", ".join(metrics["keep_float"]))] if "keep_float" in metrics else []),
         ("target", scheme.target),
         ("layer policy", scheme.policy),
         ("images", f"{config.images} by {source}" if images else "none"),
@@ -184,6 +188,10 @@ def bits_rows(allocation: Mapping[str, Any]) -> list[tuple[str, str, str]]:
         names = ", ".join(layers[:_NAMES])
         more = f" and {len(layers) - _NAMES} more" if len(layers) > _NAMES else ""
         rows.append((str(bits), f"{100 * share:.1f} %", names + more))
+    kept = [path for path in elements if path not in layer_bits]
+    if kept:
+        share = sum(elements[path] for path in kept) / sum(elements.values())
+        rows.append(("float", f"{100 * share:.1f} %", ", ".join(kept)))
     return rows
 
 

@@ -16,6 +16,7 @@ from datafree.config import InputSpec, RunConfig, Scheme
 from datafree.evaluate import Predictor, compare, layer_sqnr
 from datafree.files import sha256
 from datafree.graph.capture import capture, to_device
+from datafree.graph.chosen import kept_in_float
 from datafree.graph.integer import as_computed
 from datafree.graph.normalisation import behind_normalisation
 from datafree.graph.outputs import rebuilt, structured, together
@@ -350,7 +351,8 @@ def _evaluate(
     # Folding and equalizing keep the function and make it faster; these two change it a little.
     changed = config.replace_relu6 or config.absorb_biases
     teacher = graph if changed or made.folded is None else made.folded
-    measured: dict[str, Any] = {}
+    kept = kept_in_float(made.student)
+    measured: dict[str, Any] = {"keep_float": list(kept)} if kept else {}
     if len(images) and made.folded is not None:
         batches = device_batches(images, device, size)
         measured["sqnr_db"] = layer_sqnr(made.folded, made.student, batches)
