@@ -207,7 +207,9 @@ def measured_rows(metrics: Mapping[str, Any]) -> list[tuple[str, str]]:
         held = metrics["held_out"]
         text = _differences(held, task)
         rows.append((f"teacher and student on {held['images']} held-out images", text))
-    if metrics.get("sqnr_db"):
+    if "isolation" in metrics:
+        rows += _weakest(metrics["isolation"])
+    elif metrics.get("sqnr_db"):
         name, value = min(metrics["sqnr_db"].items(), key=lambda item: item[1])
         rows.append(("noisiest layer", f"{name}, {value:.1f} dB"))
     if rounded := sum(unit["rounded"] for unit in metrics.get("reconstruction", ())):
@@ -287,6 +289,20 @@ def _differences(held: Mapping[str, Any], task: str) -> str:
         off = f"numbers off by {100 * held['error']:.2g} % of their deviation"
         told += [off, f"cosine {held['cosine']:.4f}"]
     return ", ".join(told)
+
+
+def _weakest(found: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """The layer that a student loses most by, and what to do about it."""
+    path, total = found["weakest"], found["total"]
+    own = found["by_layer"][path]
+    text = f"{path}: divergence {own['alone']:.3g} by itself, {own['without']:.3g} instead of"
+    text += f" {total:.3g} without it"
+    if found["measured"] < found["layers"]:
+        text += f" ({found['measured']} of {found['layers']} layers measured)"
+    rows = [("weakest layer", text)]
+    if "proposal" in found:
+        rows.append(("", f"try {found['proposal']}"))
+    return rows
 
 
 def _phase(phase: Mapping[str, Any]) -> str:
