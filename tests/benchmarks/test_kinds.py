@@ -228,3 +228,12 @@ def test_a_file_in_its_runtime(bench: Bench) -> None:
     assert found["test_images"] == 360
     assert found["speed_1"] > 0 and found["beside_8"] > 0
     assert found["top1"] == found["student"] > 95
+
+
+@pytest.mark.integration
+def test_the_proposal_of_a_run_is_followed(bench: Bench) -> None:
+    found = measured(bench, kind="layer_bits", bits="W2A2", rounds=2)
+    assert [option.partition(" ")[0] for option in found["proposed"]] == ["--layer-bits"] * 2
+    assert len(set(found["proposed"])) == 2
+    assert {"top1", "top1_1", "top1_2", "top1_noisiest"} <= set(found)
+    assert found["divergence"] > 0.01

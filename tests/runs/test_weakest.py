@@ -35,7 +35,9 @@ def quantized(**wanted: Any) -> Result:
 
 def check_layers(result: Result) -> None:
     """The layers of `OWN` are as asked, in the student itself."""
-    kept, wide, six = (result.student.get_submodule(n) for n in ("depthwise", "pointwise", "grouped"))
+    kept, wide, six = (
+        result.student.get_submodule(n) for n in ("depthwise", "pointwise", "grouped")
+    )
     assert not isinstance(kept, QUANTIZED)
     assert isinstance(wide, QUANTIZED) and wide.weight_quantizer.grid.bits == 8
     assert isinstance(six, QUANTIZED) and six.weight_quantizer.grid.bits == 6
@@ -140,7 +142,8 @@ def test_a_row_of_the_table_by_hand() -> None:
     assert measured_rows({"isolation": found, "sqnr_db": {"z": 1.0}}) == [
         (
             "weakest layer",
-            "a: divergence 0.25 by itself, 0.125 instead of 0.5 without it (1 of 3 layers measured)",
+            "a: divergence 0.25 by itself, 0.125 instead of 0.5 without it"
+            " (1 of 3 layers measured)",
         ),
         ("", "try --layer-bits a=8"),
     ]

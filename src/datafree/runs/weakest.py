@@ -16,7 +16,7 @@ from datafree.progress import Progress
 from datafree.quant.modules import QUANTIZED
 
 _SHARE = 0.05  # of the time a run took so far, for layers one by one
-_LEAST_SECONDS = 5.0
+_LEAST_SECONDS = 20.0
 _WORTH = 0.01  # divergence of a student, in nats, below which nothing is proposed
 _BLAME = 0.05  # of it, which one layer has to be to blame for
 _WIDE = 8
@@ -37,7 +37,7 @@ def weakest_layer(
         student: settled.
         images: held out, or those it was calibrated on.
         config: of the run.
-        seconds: that the run took so far; a twentieth of it may be spent, and at least five.
+        seconds: that the run took so far; a twentieth of it may be spent, at least twenty seconds.
         progress: shown meanwhile.
 
     Returns:
