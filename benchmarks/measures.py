@@ -99,7 +99,7 @@ def weights(made: Made) -> dict[str, Any]:
     folded = fold_batch_norms(made.result.teacher)
     bits = weight_bits(folded, config.scheme)
     layers = describe_layers(folded, config.scheme, made.result.spec.shape)
-    size = sum(layer.elements * bits[layer.path] for layer in layers) / 8
+    size = sum(layer.elements * bits.get(layer.path, layer.bits) for layer in layers) / 8
     allocation = made.result.metrics.get("allocation")
     if allocation is not None:
         predicted = allocation["sensitivity"]

@@ -62,7 +62,14 @@ class Kind(Frozen):
         asked = config.model_copy(update={"seed": seed})
         return images_of(asked, network, bench.place, bench.progress)
 
-    def run(self, config: RunConfig, bench: Bench, folder: Path | None = None) -> Result:
+    def run(
+        self,
+        config: RunConfig,
+        bench: Bench,
+        folder: Path | None = None,
+        *,
+        isolate: bool = False,
+    ) -> Result:
         """Carry the run of a cell out, on test images with labels.
 
         Args:
@@ -70,9 +77,12 @@ class Kind(Frozen):
             bench: where it is measured.
             folder: to write ONNX and all else to. Without one nothing is exported; rounding and
                 training that were interrupted go on where they stopped.
+            isolate: measure layers one by one too.
         """
         network = bench.network(config)
-        changes: dict[str, Any] = {"data": network.test, "holdout": 0, "device": "cpu"}
+        changes: dict[str, Any] = {
+            "data": network.test, "holdout": 0, "device": "cpu", "isolate": isolate,
+        }  # fmt: skip
         if config.student is not None:
             changes["student"] = f"{bench.place.house / 'students.py'}:{config.student}"
         config = config.model_copy(update={**changes, "export": folder is not None})

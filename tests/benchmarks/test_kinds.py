@@ -252,3 +252,12 @@ def test_memory_is_watched_while_it_is_held() -> None:
     assert seen.most - before.most == pytest.approx(200, rel=0.1)
     assert seen.places == {"outside": seen.most}
     del held
+
+
+@pytest.mark.integration
+def test_the_proposal_of_a_run_is_followed(bench: Bench) -> None:
+    found = measured(bench, kind="layer_bits", bits="W2A2", rounds=2)
+    assert [option.partition(" ")[0] for option in found["proposed"]] == ["--layer-bits"] * 2
+    assert len(set(found["proposed"])) == 2
+    assert {"top1", "top1_1", "top1_2", "top1_noisiest"} <= set(found)
+    assert found["divergence"] > 0.01

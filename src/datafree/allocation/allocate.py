@@ -23,6 +23,7 @@ from datafree.allocation.budget import (
 from datafree.allocation.frontier import Frontier, pareto_frontier
 from datafree.allocation.sensitivity import sensitivities
 from datafree.config import BudgetOptions, Scheme
+from datafree.config.widths import FLOAT
 from datafree.files import write_text
 from datafree.progress import Progress, silent
 
@@ -34,7 +35,7 @@ class Total:
     """What a network costs and is expected to lose.
 
     Attributes:
-        cost: in the unit of the budget, the policy's 8-bit layers included.
+        cost: in the unit of the budget, layers whose bits are settled included.
         sensitivity: sum of the free layers' sensitivities, in nats.
     """
 
@@ -47,8 +48,8 @@ class Allocation:
     """Bits of every layer, and where they come from.
 
     Attributes:
-        layer_bits: by layer path in execution order, for `Scheme.layer_bits`; the policy's 8-bit
-            layers included.
+        layer_bits: by layer path in execution order, for `Scheme.layer_bits`; layers whose bits
+            were settled before included, those in float not.
         budget: kept to.
         total: of the chosen bits.
         uniform: the same bits in every free layer, by bits, for comparison.
@@ -72,7 +73,9 @@ class Allocation:
         free = [layer for layer in self.layers if layer.free]
         elements = max(sum(layer.elements for layer in free), 1)
         chosen = sum(layer.elements * self.layer_bits[layer.path] for layer in free)
-        size = sum(layer.elements * self.layer_bits[layer.path] for layer in self.layers)
+        size = sum(
+            layer.elements * self.layer_bits.get(layer.path, layer.bits) for layer in self.layers
+        )
         return {
             "budget": self.budget.text,
             "layer_bits": dict(self.layer_bits),
@@ -87,7 +90,8 @@ class Allocation:
     def save(self, path: Path) -> None:
         """Write everything as JSON, atomically; of a long frontier every so many points.
 
-        A point is its cost, its sensitivity, and the bits of all layers as a row of digits.
+        A point is its cost, its sensitivity, and the bits of all layers as a row of digits, f for
+        float.
         """
         step = -(-len(self.frontier) // _POINTS_WRITTEN)
         last = len(self.frontier) - 1
@@ -103,7 +107,10 @@ class Allocation:
                 [
                     int(self.frontier.costs[point]),
                     float(self.frontier.losses[point]),
-                    "".join(str(b) for b in _bits_at(self.frontier, point, self.layers, self.bits)),
+                    "".join(
+                        "f" if b == FLOAT else str(b)
+                        for b in _bits_at(self.frontier, point, self.layers, self.bits)
+                    ),
                 ]
                 for point in (*range(0, last, step), last)
             ],
@@ -150,7 +157,8 @@ def allocate(
 
     Args:
         folded: the float graph the student will be made from; not changed.
-        scheme: of the student; its policy's layers keep their 8 bits and are paid for.
+        scheme: of the student; layers that its policy keeps at 8 bits, that it gives bits or keeps
+            in float keep what they have, and are paid for.
         images: (N, C, H, W), normalised.
         wanted: the budget, and the numbers of bits to choose from.
         progress: shown while sensitivities are measured.
@@ -169,7 +177,9 @@ def allocate(
     assert point is not None  # noqa: S101 - the cheapest point is exact, and was compared before
     chosen = _bits_at(frontier, point, layers, bits)
     return Allocation(
-        layer_bits={layer.path: width for layer, width in zip(layers, chosen, strict=True)},
+        layer_bits={
+            layer.path: width for layer, width in zip(layers, chosen, strict=True) if width != FLOAT
+        },
         budget=budget,
         total=Total(int(frontier.costs[point]), float(frontier.losses[point])),
         uniform={width: _uniform(layers, losses, width, budget.unit) for width in bits},

@@ -13,8 +13,15 @@ from torch import Tensor, fx
 
 from datafree.allocation.frontier import Option
 from datafree.config import BudgetOptions, Scheme
+from datafree.config.widths import FLOAT
 from datafree.errors import ConfigError
-from datafree.graph.insert import insert_quantizers, policy_layers, quantizable_layers
+from datafree.graph.chosen import asked_weights
+from datafree.graph.insert import (
+    insert_quantizers,
+    policy_layers,
+    quantizable_layers,
+    weight_bits,
+)
 from datafree.graph.taps import tap_outputs
 from datafree.graph.widths import activation_widths
 from datafree.quant.modules import QUANTIZABLE
@@ -23,7 +30,6 @@ from datafree.tensors import device_of
 Unit = Literal["bits", "BOPs"]
 _PREFIXES = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12}
 _PATTERN = re.compile(r"\s*(\d+(?:\.\d*)?|\.\d+)\s*([kmgt]?)(b|bops)\s*", re.IGNORECASE)
-_POLICY_BITS = 8
 
 
 @dataclass(frozen=True)
@@ -35,7 +41,8 @@ class Layer:
         elements: numbers in its weight.
         macs: multiply-accumulate operations of all its calls on one image.
         activation_bits: of its input; the widest of several; 32 where it is float.
-        free: whether its bits can be chosen; the policy keeps the others at 8.
+        free: whether its bits can be chosen.
+        bits: of its weight where they cannot: the policy's 8, those it was given, 32 in float.
     """
 
     path: str
@@ -43,6 +50,7 @@ class Layer:
     macs: int
     activation_bits: int
     free: bool
+    bits: int = 8
 
     def cost(self, bits: int, unit: Unit) -> int:
         """Bits of its weight, or bit operations: ``macs * bits * activation_bits``."""
@@ -52,7 +60,7 @@ class Layer:
 
     def choices(self, bits: Sequence[int]) -> tuple[int, ...]:
         """The numbers of bits it can have, of those wanted."""
-        return tuple(bits) if self.free else (_POLICY_BITS,)
+        return tuple(bits) if self.free else (self.bits,)
 
 
 @dataclass(frozen=True)
@@ -61,7 +69,7 @@ class Budget:
 
     Attributes:
         unit: of the limit: bits of weights, or bit operations of one image.
-        limit: the policy's 8-bit layers are paid from it too.
+        limit: layers whose bits are fixed are paid from it too.
         text: as the user gave it.
     """
 
@@ -77,13 +85,13 @@ def describe_layers(
 
     Args:
         folded: the float graph the student will be made from; not changed.
-        scheme: its policy, placement and bits of activations count.
+        scheme: its policy, placement and bits of activations count, and what it says of layers.
         shape: channels, height, width of one image.
     """
     # The cheapest student there is: only its activation quantizers are looked at.
-    plain = scheme.model_copy(update={"layer_bits": {}, "weight_range": "minmax"})
+    plain = scheme.model_copy(update={"weight_range": "minmax"})
     widths = activation_widths(insert_quantizers(folded, plain))
-    fixed = policy_layers(folded, scheme)
+    given, ends = weight_bits(folded, scheme), policy_layers(folded, scheme)
     positions = _positions(folded, shape)
     layers: list[Layer] = []
     for path in quantizable_layers(folded):
@@ -91,8 +99,9 @@ def describe_layers(
         assert isinstance(layer, QUANTIZABLE)  # noqa: S101 - only these are listed
         elements = layer.weight.numel()
         macs = elements * positions[path]
-        bits = max(widths[path], default=32)
-        layers.append(Layer(path, elements, macs, bits, path not in fixed))
+        inputs = max(widths.get(path, ()), default=FLOAT)
+        free = path in given and path not in ends and asked_weights(path, scheme) is None
+        layers.append(Layer(path, elements, macs, inputs, free, given.get(path, FLOAT)))
     return layers
 
 
@@ -103,12 +112,19 @@ def resolve_budget(wanted: BudgetOptions, layers: Sequence[Layer]) -> Budget:
     uniform one of the same policy.
 
     Raises:
-        ConfigError: the budget is not understood, or even the fewest bits everywhere exceed it.
+        ConfigError: the budget is not understood, even the fewest bits everywhere exceed it, or
+            there is no layer whose bits could be chosen.
     """
+    if not any(layer.free for layer in layers):
+        name = "budget" if wanted.average_bits is None else "average_bits"
+        raise ConfigError(
+            f"policy, layer_bits and keep_float settle the bits of all {len(layers)} layers, so"
+            f" that {name} has none to choose: leave {name} out, or settle fewer"
+        )
     bits = wanted.candidate_bits
     if wanted.average_bits is not None:
         free = sum(layer.elements for layer in layers if layer.free)
-        fixed = sum(layer.cost(_POLICY_BITS, "bits") for layer in layers if not layer.free)
+        fixed = sum(layer.cost(layer.bits, "bits") for layer in layers if not layer.free)
         spend = int(Decimal(str(wanted.average_bits)) * free)
         budget = Budget("bits", fixed + spend, f"{wanted.average_bits:g} bits on average")
         least = f"{bits[0]} bits"
@@ -118,7 +134,7 @@ def resolve_budget(wanted: BudgetOptions, layers: Sequence[Layer]) -> Budget:
     if _least(layers, bits, budget.unit) > budget.limit:
         fewest = f"with {bits[0]} bits in every layer"
         if not all(layer.free for layer in layers):
-            fewest += " but the policy's 8-bit ones"
+            fewest += " but those whose bits are settled"
         raise ConfigError(f"{budget.text} cannot be kept to: the least is {least}, {fewest}")
     return budget
 

@@ -143,9 +143,11 @@ def show_result(
         f"{config.bias_rule} bias correction": config.bias_rule,
     }
     corrections = [name for name, wanted in chosen.items() if wanted]
-    bits = "mixed" if scheme.layer_bits else f"{scheme.weights} bits"
+    bits = f"{scheme.weights} bits"
     if "allocation" in metrics:
         bits = f"mixed, {metrics['allocation']['average_bits']:.2f} bits on average"
+    own = {} if "allocation" in metrics else scheme.layer_bits
+    given = ", ".join(f"{name}={width}" for name, width in own.items())
     source = "the generator" if config.tuning else _method(config.synthesis)
     quantized = [
         (
@@ -153,6 +155,8 @@ def show_result(
             f"{bits}, {weights}, per {scheme.weight_granularity}, {scheme.weight_range} ranges",
         ),
         ("activations", f"{activations}, {scheme.placement.replace('_', ' ')}"),
+        *([("layers with bits of their own", given)] if given else []),
+        *([("kept in float", ", ".join(metrics["keep_float"]))] if "keep_float" in metrics else []),
         ("target", scheme.target),
         ("layer policy", scheme.policy),
         ("images", f"{config.images} by {source}" if images else "none"),
@@ -189,6 +193,10 @@ def bits_rows(allocation: Mapping[str, Any]) -> list[tuple[str, str, str]]:
         names = ", ".join(layers[:_NAMES])
         more = f" and {len(layers) - _NAMES} more" if len(layers) > _NAMES else ""
         rows.append((str(bits), f"{100 * share:.1f} %", names + more))
+    kept = [path for path in elements if path not in layer_bits]
+    if kept:
+        share = sum(elements[path] for path in kept) / sum(elements.values())
+        rows.append(("float", f"{100 * share:.1f} %", ", ".join(kept)))
     return rows
 
 
@@ -204,7 +212,9 @@ def measured_rows(metrics: Mapping[str, Any]) -> list[tuple[str, str]]:
         held = metrics["held_out"]
         text = _differences(held, task)
         rows.append((f"teacher and student on {held['images']} held-out images", text))
-    if metrics.get("sqnr_db"):
+    if "isolation" in metrics:
+        rows += _weakest(metrics["isolation"])
+    elif metrics.get("sqnr_db"):
         name, value = min(metrics["sqnr_db"].items(), key=lambda item: item[1])
         rows.append(("noisiest layer", f"{name}, {value:.1f} dB"))
     if rounded := sum(unit["rounded"] for unit in metrics.get("reconstruction", ())):
@@ -284,6 +294,20 @@ def _differences(held: Mapping[str, Any], task: str) -> str:
         off = f"numbers off by {100 * held['error']:.2g} % of their deviation"
         told += [off, f"cosine {held['cosine']:.4f}"]
     return ", ".join(told)
+
+
+def _weakest(found: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """The layer that a student loses most by, and what to do about it."""
+    path, total = found["weakest"], found["total"]
+    own = found["by_layer"][path]
+    text = f"{path}: divergence {own['alone']:.3g} by itself, {own['without']:.3g} instead of"
+    text += f" {total:.3g} without it"
+    if found["measured"] < found["layers"]:
+        text += f" ({found['measured']} of {found['layers']} layers measured)"
+    rows = [("weakest layer", text)]
+    if "proposal" in found:
+        rows.append(("", f"try {found['proposal']}"))
+    return rows
 
 
 def _phase(phase: Mapping[str, Any]) -> str:

@@ -87,7 +87,9 @@ def field_option(cls: type[Frozen], name: str, *, default: str | None = None) ->
     else:
         names = [option, name]
         settings["metavar"] = _value(field)
-        settings["multiple"] = field.kind == "dict"
+        settings["multiple"] = field.kind == "dict" or field.shown.repeated
+        if field.shown.repeated:
+            settings["callback"] = _listed
     if field.shown.short:
         names.insert(0, field.shown.short)
     return Option(names, panel_of(cls, name), **settings)
@@ -139,6 +141,12 @@ def unfinished(folder: Path) -> Path:
     return config
 
 
+def _listed(ctx: click.Context, option: click.Parameter, given: tuple[str, ...]) -> Any:
+    """The values of a repeated option; None where there are none."""
+    del ctx, option
+    return list(given) or None
+
+
 def _pairs(name: str, texts: Sequence[str]) -> dict[str, Any]:
     """``NAME=VALUE`` as a mapping, values as in YAML."""
     found: dict[str, Any] = {}
@@ -170,7 +178,7 @@ def _help(field: Described) -> str:
     facts = [] if field.kind == "dict" or field.shown.flag else [_default(field)]
     if field.allowed and not field.choices:
         facts.append(field.allowed)
-    if field.kind == "dict":
+    if field.kind == "dict" or field.shown.repeated:
         facts.append("repeatable")
     ending = f"  [{'; '.join(facts)}]" if facts else ""
     return field.meaning.replace("`", "") + ending

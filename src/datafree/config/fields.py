@@ -34,6 +34,7 @@ class Shown:
         short: one-letter option of the command line, such as ``-o``.
         hidden: no option, neither of the command line nor of a Python function.
         flag: on the command line it can only be switched on.
+        repeated: on the command line every value has an option of its own.
     """
 
     default: str = ""
@@ -41,6 +42,7 @@ class Shown:
     short: str = ""
     hidden: bool = False
     flag: bool = False
+    repeated: bool = False
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,7 @@ from datafree.config.fields import in_panels
 from datafree.config.options import METHODS
 from datafree.config.run import RunConfig
 from datafree.config.scheme import TARGETED
+from datafree.config.widths import name_patterns
 from datafree.errors import ConfigError
 from datafree.files import write_text
 
@@ -22,8 +23,8 @@ _EXCLUSIVE = (("average_bits", "budget"),)
 def merge(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
     """Fields of a run: `base` with `changes` laid over it.
 
-    Options of a method are added to those of `base`, unless another method is named; an average
-    replaces a budget, and back.
+    Options of a method are added to those of `base`, unless another method is named, and so are
+    layers with bits of their own and layers kept in float; an average replaces a budget, and back.
     """
     moved = "target" in changes and changes["target"] != base.get("target", changes["target"])
     # What another target settled does not bind this one.
@@ -35,6 +36,13 @@ def merge(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]
         kept = base.get(key, {}) if same else {}
         if key in merged:
             merged[key] = {**kept, **changes.get(key, {})}
+    if changes.get("layer_bits") and base.get("layer_bits"):
+        own = changes["layer_bits"]
+        kept = {name: bits for name, bits in base["layer_bits"].items() if name not in own}
+        merged["layer_bits"] = {**kept, **own}  # of several patterns the last one holds
+    if changes.get("keep_float") and base.get("keep_float"):
+        added = name_patterns(changes["keep_float"])
+        merged["keep_float"] = (*name_patterns(base["keep_float"]), *added)
     for pair in _EXCLUSIVE:
         given = [name for name in pair if changes.get(name) is not None]
         if len(given) == 1:

@@ -261,6 +261,9 @@ class OutputOptions(Frozen):
     holdout: int = Field(default=16, ge=0)
     """Synthetic images of another seed to compare teacher and student on where there are no
     labelled ones; 0 leaves the comparison out."""
+    isolate: bool = True
+    """Measure what every layer loses by itself, on up to 32 of these images, and propose what to do
+    about the weakest one; without held-out images on those it was calibrated on."""
     weight_type: Literal["auto", "int8", "uint8"] = "auto"
     """Integer type of 8-bit weights in ONNX: `auto` is signed where zero points are 0, which
     kernels are fast on, else unsigned."""

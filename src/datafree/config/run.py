@@ -20,6 +20,7 @@ from datafree.config.options import (
 )
 from datafree.config.parsing import named_methods
 from datafree.config.scheme import Scheme
+from datafree.config.widths import input_of, weights_of, width_for
 
 
 class RunConfig(ImageFile, ImageCount, QuantizeOptions, Networks):
@@ -48,6 +49,11 @@ class RunConfig(ImageFile, ImageCount, QuantizeOptions, Networks):
             self._training()
         if self.float_student and self.student is None:
             raise ValueError("float_student goes with student: name a network to distill into")
+        if self.float_student and (self.layer_bits or self.keep_float):
+            raise ValueError(
+                "layer_bits and keep_float are for a quantized student, and this one stays in"
+                " float: give its bits too"
+            )
         return self
 
     def _no_training(self) -> None:
@@ -128,18 +134,27 @@ class RunConfig(ImageFile, ImageCount, QuantizeOptions, Networks):
     def bias_rule(self) -> Literal["empirical", "analytic"] | None:
         """How this run corrects biases: `bias_correction` with `auto` decided."""
         if self.bias_correction == "auto":
-            fewest = min((self.weights, *self.layer_bits.values()))
+            fewest = min((self.weights, *map(weights_of, self.layer_bits.values())))
             learned = self.rounding is not None or self.tuning is not None
             return "analytic" if fewest < 8 and not learned else None
         return None if self.bias_correction == "none" else self.bias_correction
 
     def with_layer_bits(self, layer_bits: Mapping[str, int]) -> RunConfig:
-        """This run with the bits that were allocated to its layers, its weight ranges kept."""
+        """This run with the bits that were allocated to its layers, its weight ranges kept.
+
+        Bits that it asks for inputs of layers stay.
+        """
         update = {
-            "layer_bits": dict(layer_bits), "average_bits": None, "budget": None,
+            "layer_bits": {path: self._allocated(path, bits) for path, bits in layer_bits.items()},
+            "average_bits": None, "budget": None,
             "weight_range": self.scheme.weight_range,
         }  # fmt: skip
         return self.model_copy(update=update)
+
+    def _allocated(self, path: str, bits: int) -> int | str:
+        asked = width_for(path, self.layer_bits)
+        own = None if asked is None else input_of(asked[1])
+        return bits if own is None else f"W{bits}A{own}"
 
 
 def _unless_none(name: object, options: dict[str, Any]) -> Method | None:

@@ -10,16 +10,18 @@ from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
 from datafree.config.base import Frozen
 from datafree.config.fields import Shown
+from datafree.config.widths import FLOAT, input_of, layer_width, name_patterns, weights_of
 from datafree.targets import Placement, Target, load_target
 from datafree.targets.base import nearest
 
 Policy = Literal["all", "first_last_8", "brecq"]
 Bits = Annotated[int, Field(ge=2, le=8)]
+LayerWidth = Annotated[int | str, BeforeValidator(layer_width)]
+"""Bits of a layer's weights, or of its weights and its input as `W4A8`."""
 
 _PATTERN = re.compile(r"W(\d+)A(\d+)")
 TARGETED = ("placement", "symmetric_weights", "symmetric_activations", "weight_granularity")
 """Fields whose default is the target's."""
-_FLOAT = 32  # bits of activations that are left in float
 
 
 def named_bits(value: Any) -> str:
@@ -34,7 +36,7 @@ def named_bits(value: Any) -> str:
     weights, activations = map(int, found.groups())
     if not 2 <= weights <= 8:
         raise ValueError(f"{value}: weights have 2 to 8 bits")
-    if activations != _FLOAT and not 2 <= activations <= 8:
+    if activations != FLOAT and not 2 <= activations <= 8:
         raise ValueError(
             f"{value}: activations have 2 to 8 bits, or 32, which leaves them in float"
         )
@@ -93,11 +95,21 @@ class Scheme(Frozen):
     """Range of the weights' grids: their extremes (`minmax`); the least error to the power 2.4 over
     a hundred shrunken ranges (`mse`); or `auto`: `mse` where rounding is learned or bits are mixed,
     else `minmax`."""
-    layer_bits: Annotated[Mapping[str, Bits], Shown(value="LAYER=BITS")] = Field(
+    layer_bits: Annotated[Mapping[str, LayerWidth], Shown(value="LAYER=BITS")] = Field(
         default_factory=dict
     )
-    """Bits of the weights of single layers, by layer path, after the policy: layers that it keeps
-    at 8 bits cannot be given others."""
+    """Bits of single layers: of the weights as 8, of weights and input as W4A8. Layers are named as
+    they are printed, or by patterns such as `layer3.*`; a name outweighs patterns, and of these the
+    last one holds. What several layers read has the most bits that one of them asks for. Layers
+    that the policy keeps at 8 bits cannot be given others."""
+    keep_float: Annotated[
+        tuple[str, ...],
+        BeforeValidator(name_patterns),
+        Shown("no layer", "LAYER", repeated=True),
+    ] = ()
+    """Layer that stays in float, weights and all, by its name or by a pattern such as `layer3.*`.
+    In a file for a runtime it reads 8-bit codes where the operator before it has an integer
+    kernel."""
     ste: Literal["clipped", "full"] = "clipped"
     """Gradient of rounding where values are clipped: none (`clipped`), or passed on (`full`)."""
 
@@ -134,20 +146,31 @@ class Scheme(Frozen):
             nearest(weights, rules.weight_widths), nearest(activations, rules.activation_widths)
         )  # fmt: skip
         # Nothing is quantized at 32 bits, which every target can run.
-        if activations == _FLOAT:
+        if activations == FLOAT:
             legal = (legal[0], activations)
         if legal != (weights, activations):
             raise ValueError(
                 f"target {self.target} has no {self.bits}: the nearest is"
                 f" W{legal[0]}A{legal[1]}, or choose target onnxruntime or paper"
             )
-        wrong = [n for n, bits in self.layer_bits.items() if bits not in rules.weight_widths]
-        if wrong:
-            raise ValueError(
-                f"target {self.target} has no weights of {self.layer_bits[wrong[0]]} bits, which"
-                f" layer_bits asks for {wrong[0]}: the nearest is"
-                f" {nearest(self.layer_bits[wrong[0]], rules.weight_widths)}"
-            )
+        for name, width in self.layer_bits.items():
+            self._legal_layer(rules, name, width)
+
+    def _legal_layer(self, rules: Target, name: str, width: int | str) -> None:
+        asked = [("weights", weights_of(width), rules.weight_widths)]
+        if (own := input_of(width)) is not None:
+            if self.activations == FLOAT:
+                raise ValueError(
+                    f"layer_bits asks for {width} in {name} and {self.bits} leaves all activations"
+                    f" in float: write {name}={weights_of(width)}"
+                )
+            asked.append(("activations", own, rules.activation_widths - {FLOAT}))
+        for what, bits, allowed in asked:
+            if bits not in allowed:
+                raise ValueError(
+                    f"target {self.target} has no {what} of {bits} bits, which layer_bits asks for"
+                    f" {name}: the nearest is {nearest(bits, allowed)}"
+                )
 
     @property
     def rules(self) -> Target:
@@ -166,8 +189,15 @@ class Scheme(Frozen):
 
     @property
     def label(self) -> str:
-        """Short name as in the papers' tables, e.g. ``W4A4``; ``WmixedA8`` with `layer_bits`."""
-        return f"WmixedA{self.activations}" if self.layer_bits else self.bits
+        """Short name as in the papers' tables, e.g. ``W4A4``.
+
+        ``WmixedA8`` with `layer_bits`, ``W4A4+float`` where layers stay in float.
+        """
+        weights, activations = str(self.weights), str(self.activations)
+        if self.layer_bits:
+            inputs = {input_of(width) for width in self.layer_bits.values()} - {None}
+            weights, activations = "mixed", "mixed" if inputs else activations
+        return f"W{weights}A{activations}" + "+float" * bool(self.keep_float)
 
     def with_weights(self, bits: int) -> Self:
         """The same with so many bits for weights."""

@@ -33,7 +33,8 @@ def split_outliers(
 
     so that the two rounded halves sum to the rounded w, where halves alike (``quantization_aware``
     off) may round the same way twice. A channel may be split several times. Layers that read the
-    network's input, grouped convolutions, layers called several times and linear layers stay.
+    network's input, grouped convolutions, layers called several times, linear layers and those that
+    stay in float stay.
 
     Args:
         folded: float graph with batch norms folded; not changed. Split after all that moves weights
@@ -57,6 +58,8 @@ def split_outliers(
     for path, node in calls.items():
         layer = split.get_submodule(path)
         if not isinstance(layer, _CONVOLUTIONS) or layer.groups > 1 or times_called[path] > 1:
+            continue
+        if path not in bits:  # stays in float
             continue
         if node.all_input_nodes[0] in images:
             continue

@@ -6,6 +6,7 @@ stored as int8 or uint8, narrower ones as int4 or uint4, two to a byte. Biases s
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, ClassVar
@@ -20,6 +21,7 @@ from datafree.config import InputSpec
 from datafree.errors import ExportError, ParityError
 from datafree.export import _qdq
 from datafree.export._input import as_bytes, described_input, from_bytes, take_bytes
+from datafree.export._kept import keep_apart
 from datafree.export._legal import problems
 from datafree.export._markers import with_markers
 from datafree.export._names import name_after_layers
@@ -46,6 +48,7 @@ from datafree.export.base import (
     larger,
     plain_copy,
 )
+from datafree.graph.chosen import KEPT, kept_in_float
 from datafree.graph.fold import fold_into_grids
 from datafree.graph.inputs import fed, inputs_of
 from datafree.graph.integer import as_computed, float_operators
@@ -120,8 +123,10 @@ class Onnx(Exporter):
         release_memory(student)
         weight_bytes = _qdq.rewrite(model, student, self.weight_type)
         name_after_layers(model)
+        kept = kept_in_float(student)
+        keep_apart(model, kept)
         strip(model)
-        describe(model, spec, about)
+        describe(model, spec, {**about, **({KEPT: json.dumps(kept)} if kept else {})})
         if self.input_uint8:
             take_bytes(model, spec)
         _check_legal(model, str(student.meta.get("target", "paper")))

@@ -13,6 +13,7 @@ from typing import Any
 from torch import fx, nn
 from torch._ops import OpOverload  # pyright: ignore[reportPrivateUsage]
 
+from datafree.graph.chosen import is_kept
 from datafree.graph.outputs import is_end
 from datafree.graph.sizes import is_size, rank_of, values_read
 from datafree.quant.modules import QUANTIZABLE, ChannelCopies
@@ -68,6 +69,8 @@ def integer_edges(graph_module: fx.GraphModule, rules: Target) -> list[Edge]:
 
 def operator_of(graph_module: fx.GraphModule, node: fx.Node) -> Operator | None:
     """Which operator of a runtime `node` is; None for what has no integer kernel anywhere."""
+    if is_kept(graph_module, node):
+        return None
     module = module_of(graph_module, node)
     if module is not None:
         return next((name for kind, name in _BY_MODULE if isinstance(module, kind)), None)
@@ -182,7 +185,8 @@ class _Edges:
         return node
 
     def _layer(self, node: fx.Node) -> bool:
-        return isinstance(module_of(self.graph_module, node), QUANTIZABLE)
+        layer = isinstance(module_of(self.graph_module, node), QUANTIZABLE)
+        return layer and not is_kept(self.graph_module, node)
 
     def _readers(self, node: fx.Node) -> list[fx.Node]:
         return [user for user in node.users if not is_size(user)]

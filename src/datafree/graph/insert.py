@@ -7,12 +7,15 @@ import copy
 from torch import Tensor, fx, nn
 
 from datafree.config import InputSpec, Scheme
-from datafree.errors import ConfigError, ModelError, UnknownNameError
+from datafree.errors import ConfigError, ModelError
+from datafree.graph.chosen import asked_weights, float_layers_of, keep_in_float
 from datafree.graph.placement import place_quantizers
 from datafree.quant.grid import Grid
 from datafree.quant.modules import QUANTIZABLE, QuantizedLayer, Quantizer, quantize_layer
 from datafree.quant.ranges import mse_range
 from datafree.tensors import shared_copy
+
+_POLICY_BITS = 8
 
 
 def insert_quantizers(
@@ -32,10 +35,11 @@ def insert_quantizers(
 
     Raises:
         ModelError: the graph has no convolution or linear layer.
-        ConfigError: ``scheme.layer_bits`` names a layer the graph does not have, or gives one that
-            the policy keeps at 8 bits others.
+        ConfigError: ``scheme.layer_bits`` or ``scheme.keep_float`` names a layer the graph does not
+            have, both name the same, or a layer that the policy keeps at 8 bits is given others.
     """
     student = shared_copy(folded) if share else copy.deepcopy(folded)
+    keep_in_float(student, float_layers(student, scheme))
     _quantize_weights(student, scheme)
     if scheme.activations != 32:
         place_quantizers(student, scheme, spec)
@@ -86,7 +90,9 @@ def weight_grid(scheme: Scheme, bits: int) -> Grid:
 
 
 def weight_bits(graph_module: fx.GraphModule, scheme: Scheme) -> dict[str, int]:
-    """Bits of every layer's weight by path, in execution order: policy first, then `layer_bits`.
+    """Bits of every quantized layer's weight by path, in execution order.
+
+    The policy first, then `layer_bits`; layers that stay in float are left out.
 
     Raises:
         ModelError: the graph has no convolution or linear layer.
@@ -95,18 +101,26 @@ def weight_bits(graph_module: fx.GraphModule, scheme: Scheme) -> dict[str, int]:
     names = quantizable_layers(graph_module)
     if not names:
         raise ModelError("the network has no convolution or linear layer that could be quantized")
-    fixed = policy_layers(graph_module, scheme)
-    for name, bits in scheme.layer_bits.items():
-        if name not in names:
-            raise UnknownNameError("layer in layer_bits", name, names)
-        if name in fixed and bits != 8:
+    kept, fixed = float_layers(graph_module, scheme), policy_layers(graph_module, scheme)
+    found: dict[str, int] = {}
+    for name in (name for name in names if name not in kept):
+        asked = asked_weights(name, scheme)
+        if name in fixed and asked not in (None, _POLICY_BITS):
             raise ConfigError(
-                f"policy {scheme.policy} keeps {name} at 8 bits and layer_bits asks for {bits}:"
+                f"policy {scheme.policy} keeps {name} at 8 bits and layer_bits asks for {asked}:"
                 " leave the layer out or choose policy all"
             )
-    return {
-        name: 8 if name in fixed else scheme.layer_bits.get(name, scheme.weights) for name in names
-    }
+        found[name] = _POLICY_BITS if name in fixed else asked or scheme.weights
+    return found
+
+
+def float_layers(graph_module: fx.GraphModule, scheme: Scheme) -> frozenset[str]:
+    """Paths of the convolution and linear layers that `scheme` keeps in float.
+
+    Raises:
+        ConfigError: as `insert_quantizers`.
+    """
+    return float_layers_of(quantizable_layers(graph_module), scheme)
 
 
 def policy_layers(graph_module: fx.GraphModule, scheme: Scheme) -> frozenset[str]:

@@ -6,6 +6,9 @@ linear layer, shared by its readers; the network's own input has 8 bits. `after_
 quantizer after every activation function (after the batch norm that directly follows it, where one
 could not be folded), the network's input stays float. With the last two, adds, concatenations,
 pooling and gates compute in float on quantized inputs.
+
+Layers that stay in float read float values, but where a kernel before them is integer: there its
+result has 8 bits.
 """
 
 from __future__ import annotations
@@ -17,16 +20,18 @@ from torch import fx, nn
 from torch._ops import OpOverload  # pyright: ignore[reportPrivateUsage]
 
 from datafree.config import InputSpec, Scheme
+from datafree.graph.chosen import asked_input, is_kept
 from datafree.graph.edges import (
     Edge,
     integer_edges,
     is_result,
     module_of,
+    moves,
     operator_of,
     origin,
 )
 from datafree.graph.image import Bounds, image_bounds
-from datafree.graph.sizes import values_read
+from datafree.graph.sizes import is_size, values_read
 from datafree.graph.taps import BatchNorm
 from datafree.quant.grid import Grid
 from datafree.quant.modules import QUANTIZABLE, ActivationQuantizer, ChannelCopies
@@ -42,6 +47,7 @@ _FIXED: dict[type[nn.Module], str] = {
 }  # fmt: skip
 # Measured on ResNet-20: images of `zeroq` give logits up to 2.3, real ones up to 10.
 _RESULTS_WIDENED = 4.0
+_NEARLY_FLOAT = 8  # bits of what an integer kernel hands to a layer in float
 _ONLY_MOVES = frozenset(
     ("pad", "flatten", "view", "reshape", "permute", "transpose", "slice", "contiguous")
 )
@@ -64,13 +70,15 @@ def place_quantizers(student: fx.GraphModule, scheme: Scheme, spec: InputSpec | 
     inputs_of_ends = _inputs_of_ends(student) if scheme.policy == "brecq" else set[fx.Node]()
     edges, images = _edges(student, scheme), image_bounds(student, spec)
     shared = _shared(student, scheme, edges)
+    ends = {edge.node for edge in edges}
+    asked = {edge.node: _asked(student, edge, ends, scheme) for edge in edges}
     for edge in edges:
         node = edge.node
         own_input = node in images
         if scheme.policy == "brecq" and own_input and scheme.placement != "every_edge":
             continue
         eight = own_input or edge.wide or node in inputs_of_ends
-        bits = 8 if eight else scheme.activations
+        bits = 8 if eight else max(asked[n] for n in _sharing(node, shared) if n in asked)
         name = f"{shared.get(node, node).name}_quantizer"
         if not hasattr(student, name):
             signed = any(not never_negative(student, n) for n in _sharing(node, shared))
@@ -162,6 +170,25 @@ def _shared(student: fx.GraphModule, scheme: Scheme, edges: list[Edge]) -> dict[
     return {node: root(node) for node in first}
 
 
+def _asked(student: fx.GraphModule, edge: Edge, ends: set[fx.Node], scheme: Scheme) -> int:
+    """The most bits that a layer asks for of the tensor it reads, through whatever is between."""
+    found: list[int] = []
+    seen = {edge.node}
+    waiting = list(edge.readers)
+    while waiting:
+        node = waiting.pop()
+        if node in seen or is_size(node):
+            continue
+        seen.add(node)
+        if is_kept(student, node):
+            found.append(_NEARLY_FLOAT)
+        elif isinstance(module_of(student, node), QUANTIZABLE):
+            found.append(asked_input(str(node.target), scheme))
+        elif node not in ends:
+            waiting.extend(node.users)
+    return max(found, default=scheme.activations)
+
+
 def _sharing(node: fx.Node, shared: dict[fx.Node, fx.Node]) -> list[fx.Node]:
     """All tensors that have the quantizer of `node`."""
     chosen = shared.get(node, node)
@@ -200,7 +227,8 @@ def _inputs_of_ends(student: fx.GraphModule) -> set[fx.Node]:
 def _layer_inputs(student: fx.GraphModule) -> dict[fx.Node, list[fx.Node]]:
     wanted: dict[fx.Node, list[fx.Node]] = {}
     for node in student.graph.nodes:
-        if isinstance(module_of(student, node), QUANTIZABLE):
+        layer = isinstance(module_of(student, node), QUANTIZABLE)
+        if layer and not is_kept(student, node):
             wanted.setdefault(node.args[0], []).append(node)
     return wanted
 
@@ -214,8 +242,16 @@ def _activation_outputs(student: fx.GraphModule) -> dict[fx.Node, list[fx.Node]]
         source = node
         if len(readers) == 1 and isinstance(module_of(student, readers[0]), BatchNorm):
             source = readers[0]
-        wanted[source] = list(source.users)
-    return wanted
+        wanted[source] = [user for user in source.users if not _only_kept(student, user)]
+    return {node: readers for node, readers in wanted.items() if readers}
+
+
+def _only_kept(student: fx.GraphModule, node: fx.Node) -> bool:
+    """Whether nobody but layers that stay in float computes with the values of `node`."""
+    if is_kept(student, node):
+        return True
+    moved = moves(student, node) or _name(node) in _POOLS_OR_MOVES
+    return moved and bool(node.users) and all(_only_kept(student, user) for user in node.users)
 
 
 def _name(node: fx.Node) -> str:

@@ -125,7 +125,7 @@ class _Learned:
         steps: dict[str, LearnedStep] = {}
         for name in task.layers if stage.rounding_lr else ():
             layer = student.get_submodule(name)
-            assert isinstance(layer, QUANTIZED)  # noqa: S101 - insertion quantizes all layers
+            assert isinstance(layer, QUANTIZED)  # noqa: S101 - the walk names no others
             layers[name] = layer
         quantizers = {name: layer.weight_quantizer for name, layer in layers.items()}
         for name, layer in layers.items():

@@ -18,7 +18,7 @@ from datafree.graph.activations import Rows, passed, stored
 from datafree.graph.blocks import Block, output_name, subgraph
 from datafree.graph.outputs import heads_of
 from datafree.losses import Heads, class_logits, distillation
-from datafree.quant.modules import ActivationQuantizer
+from datafree.quant.modules import QUANTIZED, ActivationQuantizer
 from datafree.reconstruction._learn import Task
 from datafree.reconstruction._schedule import Stage
 from datafree.tensors import device_of
@@ -66,7 +66,7 @@ def walk(  # noqa: PLR0913 - one walk, seven independent things to know
                 ahead = passed(subgraph(folded, block.start, block.end), border.exact, limit)
                 for unit in units:
                     part = subgraph(student, unit.start, unit.end)
-                    layers = [name for name in unit.layers if name not in seen]
+                    layers = [n for n in _quantized(student, unit) if n not in seen]
                     quantizers = [name for name in _quantizers(part) if name not in seen]
                     seen.update(layers, quantizers)
                     if place >= done:
@@ -88,6 +88,11 @@ def walk(  # noqa: PLR0913 - one walk, seven independent things to know
                     place += 1
                 after = passed(subgraph(student, block.start, block.end), border.student, limit)
                 border = _Border(after, ahead)
+
+
+def _quantized(student: fx.GraphModule, unit: Block) -> list[str]:
+    """The layers of a unit that do not stay in float."""
+    return [n for n in unit.layers if isinstance(student.get_submodule(n), QUANTIZED)]
 
 
 def _inside(

@@ -16,6 +16,7 @@ from datafree.config import InputSpec, RunConfig, Scheme
 from datafree.evaluate import Predictor, compare, layer_sqnr
 from datafree.files import sha256
 from datafree.graph.capture import capture, to_device
+from datafree.graph.chosen import kept_in_float
 from datafree.graph.integer import as_computed
 from datafree.graph.normalisation import behind_normalisation
 from datafree.graph.outputs import rebuilt, structured, together
@@ -43,6 +44,7 @@ from datafree.runs.post_training import allocated, quantize_weights
 from datafree.runs.record import Stopwatch, write_metrics
 from datafree.runs.runtime import facts_of_run
 from datafree.runs.snippet import snippet
+from datafree.runs.weakest import weakest_layer
 from datafree.synthesis.base import Synthesizer
 from datafree.tensors import fast_layout
 from datafree.training import Team, gather_team
@@ -178,8 +180,7 @@ def run(  # noqa: PLR0913 - one door, what a caller may bring
         return Result(*both, spec, images, config, made.metrics, watch.seconds)
     made.settle()
     metrics |= {"images": images.digest(), **made.metrics}
-    with watch.stage("evaluation"):
-        metrics |= _evaluate(graph, made, config, images, metric, progress)
+    metrics |= _evaluate(graph, made, config, images, metric, watch, progress)
     if folder is not None:
         metrics |= _files_written(
             folder, graph, made, config, images, teacher.digest, watch, progress
@@ -339,20 +340,43 @@ def _images(
     return images
 
 
-def _evaluate(
+def _evaluate(  # noqa: PLR0913 - what a run hands over
+    graph: fx.GraphModule,
+    made: _Made,
+    config: RunConfig,
+    images: SyntheticSet,
+    metric: Metric | None,
+    watch: Stopwatch,
+    progress: Progress,
+) -> dict[str, Any]:
+    """Everything that is measured on a student in torch."""
+    with watch.stage("evaluation"):
+        measured, held = _measured(graph, made, config, images, metric, progress)
+    if config.isolate and made.folded is not None and len(images):
+        spent = sum(watch.seconds.values())
+        shown = images if held is None else held
+        with watch.stage("layers"):
+            found = weakest_layer(made.folded, made.student, shown, config, spent, progress)
+        measured["isolation"] = found
+    return measured
+
+
+def _measured(
     graph: fx.GraphModule,
     made: _Made,
     config: RunConfig,
     images: SyntheticSet,
     metric: Metric | None,
     progress: Progress,
-) -> dict[str, Any]:
+) -> tuple[dict[str, Any], SyntheticSet | None]:
+    """What student and teacher reach or differ by, and the held-out images if there are any."""
     spec, device = images.spec, resolve_device(config.device)
     size = config.images_per_batch
     # Folding and equalizing keep the function and make it faster; these two change it a little.
     changed = config.replace_relu6 or config.absorb_biases
     teacher = graph if changed or made.folded is None else made.folded
-    measured: dict[str, Any] = {}
+    kept = kept_in_float(made.student)
+    measured: dict[str, Any] = {"keep_float": list(kept)} if kept else {}
     if len(images) and made.folded is not None:
         batches = device_batches(images, device, size)
         measured["sqnr_db"] = layer_sqnr(made.folded, made.student, batches)
@@ -360,7 +384,7 @@ def _evaluate(
         networks: dict[str, Predictor] = {"teacher": teacher, "student": as_computed(made.student)}
         if made.last is not None:
             networks["student after the last step"] = as_computed(made.last)
-        return measured | accuracy(networks, graph, spec, config, metric, progress)
+        return measured | accuracy(networks, graph, spec, config, metric, progress), made.held_out
     held = made.held_out
     if held is None and config.holdout and len(images) and made.last is None:
         changes = {"images": config.holdout, "seed": config.seed + _HOLDOUT_SEED}
@@ -369,7 +393,7 @@ def _evaluate(
     if held is not None:
         batches = device_batches(held, device, size)
         measured["held_out"] = compared(teacher, as_computed(made.student), batches, spec)
-    return measured
+    return measured, held
 
 
 def compared(

@@ -77,11 +77,6 @@ def make_plan(config: RunConfig, graph: fx.GraphModule, spec: InputSpec, *, give
         student = insert_quantizers(prepared, config.scheme, spec)
         rule.set_ranges(student, prepared, statistics, spec)
     if config.mixed:
-        if config.layer_bits:
-            raise ConfigError(
-                "layer_bits gives layers their bits, and average_bits or budget chooses them:"
-                " drop one"
-            )
         layers = describe_layers(folded, config.scheme, spec.shape)
         resolve_budget(config, layers)
     reconstructor: Reconstructor | None = None

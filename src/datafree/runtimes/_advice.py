@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 
-from datafree.runtimes.base import Kernels, Latency
+from datafree.runtimes.base import KEPT, Kernels, Latency
 
 SLOWER = 1.05  # medians of two equal files differ by less on a machine that does nothing else
 _MANY_FLOAT = 0.25  # share of the time
@@ -18,6 +18,7 @@ _REMEDIES = {
     "uint4 weights": "quantize weights to 8 bits",
     "a float Clip": "quantize activations to 8 bits",
     "its input is not quantized": "quantize activations too",
+    KEPT: "name fewer in keep_float",
 }
 """By how a reason begins."""
 

@@ -6,6 +6,7 @@ Nothing here depends on who wrote the file.
 from __future__ import annotations
 
 import copy
+import json
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -30,6 +31,7 @@ _MOVERS = (
     "Flatten", "Gather", "Identity", "MaxPool", "Reshape", "Slice", "Squeeze", "Transpose",
     "Unsqueeze", "Expand", "Pad",
 )  # fmt: skip
+_KEPT = "keep_float"  # property of datafree's files
 _TAG = re.compile(r"@(\d+)@")
 _TORCH_NAME = re.compile(r"(node_.*)?")  # what torch's exporter calls a node says nothing
 _WEIGHT_NAME = re.compile(r"(.+)[._]weight(_\w+)?")
@@ -230,6 +232,20 @@ class Graph:
                 )
             drawn[value.name] = random.standard_normal((len(images), *sizes), dtype=np.float32)
         return drawn if len(drawn) > 1 else next(iter(drawn.values()))
+
+    @cached_property
+    def kept(self) -> frozenset[str]:
+        """Layers that the file says were asked to stay in float."""
+        told = next((p.value for p in self.model.metadata_props if p.key == _KEPT), "[]")
+        try:
+            return frozenset(map(str, json.loads(told)))
+        except (ValueError, TypeError):  # of a file that is not datafree's
+            return frozenset()
+
+    def is_kept(self, node: NodeProto) -> bool:
+        """Whether a layer was asked to stay in float."""
+        path = self.label(node).partition("#")[0]
+        return path in self.kept or path.rpartition("/")[0] in self.kept
 
     def _inputs(self) -> list[ValueInfoProto]:
         """The inputs that are no weights."""

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from onnx import NodeProto
 
 from datafree.runtimes._graph import Graph
-from datafree.runtimes.base import FloatLayer, Kernels
+from datafree.runtimes.base import KEPT, FloatLayer, Kernels
 
 _FAR = 4  # nodes behind a layer that a runtime may name in its place
 Reason = Callable[[Graph, NodeProto], tuple[str, str]]
@@ -50,7 +50,7 @@ def kernels(graph: Graph, executed: Sequence[Executed], reason: Reason) -> Kerne
         if found is not None and found.integer:
             integer.append(index)
             continue
-        why, detail = reason(graph, node)
+        why, detail = (KEPT, "") if graph.is_kept(node) else reason(graph, node)
         own = _time(graph, index, found, executed) if total else None
         share = None if own is None else own / total
         floats.append(FloatLayer(graph.label(node), node.op_type, why, detail, share))

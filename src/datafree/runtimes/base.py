@@ -22,6 +22,8 @@ _PLACES = ("Exception from ", "Check '")  # where in its source a runtime was
 _SAID = 300
 UNKNOWN = "the runtime does not say why"
 """The reason of a float layer that none of the known ones explains."""
+KEPT = "kept in float as asked"
+"""The reason of a layer that `keep_float` names."""
 Call = Callable[[Given], object]
 """Runs a loaded file once, on images in the form it takes; on several inputs by their names."""
 
