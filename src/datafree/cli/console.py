@@ -6,29 +6,17 @@ import textwrap
 import warnings
 from collections.abc import Generator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.markup import escape
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    TaskID,
-    TextColumn,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
-)
-from rich.progress import (
-    Progress as RichProgress,
-)
 from rich.table import Table
 
 from datafree.cli.runtimes import runtime_rows
 from datafree.config import RunConfig
 from datafree.errors import NetworkWarning
-from datafree.progress import Step
+from datafree.progress.bars import Bars
 
 if TYPE_CHECKING:
     from datafree.runs.methods import Explained
@@ -42,35 +30,8 @@ _NAMES = 6  # layers a row of the table of bits names
 _MANY_UNDECIDED = 0.25  # share of the roundings from which on more steps are worth their time
 
 
-@dataclass(frozen=True)
-class _Bar:
-    """One bar; a `datafree.progress.Noting`."""
-
-    bars: RichProgress
-    task: TaskID
-
-    def __call__(self, done: int, /) -> None:
-        self.bars.advance(self.task, done)
-
-    def note(self, text: str) -> None:
-        self.bars.update(self.task, note=escape(text))
-
-
-@contextmanager
-def progress(description: str, total: int) -> Generator[Step]:
-    """A bar with elapsed and remaining time on standard error; a `datafree.progress.Progress`."""
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn("elapsed"),
-        TimeElapsedColumn(),
-        TextColumn("left"),
-        TimeRemainingColumn(),
-        TextColumn("{task.fields[note]}"),
-    )
-    with RichProgress(*columns, console=err, transient=True, disable=not err.is_terminal) as bars:
-        yield _Bar(bars, bars.add_task(description, total=total, note=""))
+progress = Bars(lambda: err)
+"""Shows bars on standard error; a `datafree.progress.Progress`."""
 
 
 @contextmanager

@@ -31,9 +31,11 @@ class Option(click.Option):
 class Argument(click.Argument):
     """An argument that stands in a panel of its command's help."""
 
-    def __init__(self, name: str, panel: str, text: str, *, required: bool = True) -> None:
-        """Create it with the `text` of its help."""
-        super().__init__([name], required=required)
+    def __init__(
+        self, name: str, panel: str, text: str, *, required: bool = True, several: bool = False
+    ) -> None:
+        """Create it with the `text` of its help; `several` takes all that are given."""
+        super().__init__([name], required=required, nargs=-1 if several else 1)
         self.panel, self.text = panel, text
 
 

@@ -15,6 +15,7 @@ from datafree.errors import ConfigError, DataError
 from datafree.evaluate import Predictor, mean_iou, top1
 from datafree.graph.outputs import rebuilt
 from datafree.images import batch_size
+from datafree.losses import parts
 from datafree.progress import Progress, silent
 from datafree.runs.plan import resolve_device
 from datafree.tensors import on_device
@@ -26,7 +27,7 @@ Metric = Callable[[Any, Tensor], float]
 
 def accuracy(
     predictors: Mapping[str, Predictor],
-    graph: fx.GraphModule,
+    graph: fx.GraphModule | None,
     spec: InputSpec,
     config: RunConfig,
     metric: Metric | None = None,
@@ -36,7 +37,8 @@ def accuracy(
 
     Args:
         predictors: by name, of all that the network returns side by side.
-        graph: one of them, which knows how that is put together.
+        graph: one of them, which knows how that is put together; without one a measure of the
+            user's gets the tensor, or a tuple of several.
         spec: of the network.
         config: names the data and perhaps a measure.
         metric: a measure in memory, instead of that of `config`.
@@ -57,7 +59,7 @@ def accuracy(
     own = dict(predictors)
     with progress("evaluation", len(data)) as step:
         if metric is not None:
-            calls = {key: rebuilt(graph, predict) for key, predict in own.items()}
+            calls = {key: _rebuilt(graph, predict, spec) for key, predict in own.items()}
             found = _by_metric(calls, data, size, device, metric)
             step(len(data))
         elif name == "miou":
@@ -116,6 +118,20 @@ def _measure(spec: InputSpec, metric: Metric | None) -> tuple[str, Labels]:
         f"this network returns numbers ({spec.task}), and what is right of them only you know: give"
         " metric, a function of what it returns and the labels, as file.py:function"
     )
+
+
+def _rebuilt(
+    graph: fx.GraphModule | None, predict: Predictor, spec: InputSpec
+) -> Callable[[Tensor], Any]:
+    """`predict` with what it returns put together as its network does."""
+    if graph is not None:
+        return rebuilt(graph, predict)
+
+    def call(images: Tensor) -> Any:
+        found = parts(predict(images), spec.heads)
+        return found[0] if len(found) == 1 else tuple(found)
+
+    return call
 
 
 def _by_metric(

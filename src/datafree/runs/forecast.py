@@ -11,6 +11,7 @@ from torch import Tensor, fx
 
 from datafree.config import InputSpec, RunConfig
 from datafree.generators import Generator
+from datafree.progress import in_words
 from datafree.reconstruction.base import Reconstructor
 from datafree.synthesis.base import Synthesizer
 from datafree.tensors import device_of
@@ -134,14 +135,3 @@ def _phases(config: RunConfig, trainer: Trainer | None) -> Trainer | None:
     if config.float_student:
         left_out["iterations"] = 0
     return trainer.model_copy(update=left_out)
-
-
-def in_words(seconds: float) -> str:
-    """Seconds as people say them, rounded: ``40 s``, ``3 min``, ``2.5 h``."""
-    if seconds < 1:
-        return "under a second"
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    if seconds < 90 * 60:
-        return f"{seconds / 60:.0f} min"
-    return f"{seconds / 3600:.1f} h"

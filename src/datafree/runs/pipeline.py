@@ -15,18 +15,17 @@ from datafree.calibrators.base import Calibrator
 from datafree.config import InputSpec, RunConfig, Scheme
 from datafree.evaluate import Predictor, compare, layer_sqnr
 from datafree.files import sha256
-from datafree.graph.capture import capture, to_device
 from datafree.graph.integer import as_computed
 from datafree.graph.normalisation import behind_normalisation
 from datafree.graph.outputs import rebuilt, structured, together
 from datafree.graph.settle import settle
 from datafree.images import SyntheticSet, device_batches
-from datafree.models import Teacher, load_teacher
-from datafree.progress import Progress, silent
-from datafree.runs.accuracy import Metric, accuracy, labelled_images
+from datafree.models import Teacher
+from datafree.progress import Progress, silent, waiting
+from datafree.runs.accuracy import Metric, accuracy
 from datafree.runs.choices import settled
-from datafree.runs.exporting import check_export, export_student
-from datafree.runs.fine_tuning import dreamt, find_companion, held_out, save_generators, tune
+from datafree.runs.exporting import export_student
+from datafree.runs.fine_tuning import dreamt, held_out, save_generators, tune
 from datafree.runs.folder import (
     IMAGES,
     ONNX,
@@ -37,15 +36,15 @@ from datafree.runs.folder import (
     save_images,
 )
 from datafree.runs.forecast import foretold
-from datafree.runs.notes import noted
-from datafree.runs.plan import Plan, make_method, make_plan, resolve_device
+from datafree.runs.keeping import TEACHER, save_teacher
+from datafree.runs.opening import Opened, open_run
+from datafree.runs.plan import make_method, resolve_device
 from datafree.runs.post_training import allocated, quantize_weights
 from datafree.runs.record import Stopwatch, write_metrics
 from datafree.runs.runtime import facts_of_run
 from datafree.runs.snippet import snippet
 from datafree.synthesis.base import Synthesizer
 from datafree.tensors import fast_layout
-from datafree.training import Team, gather_team
 
 _HOLDOUT_SEED = 1_000_003  # added to the seed of held-out images; neighbouring seeds share nothing
 
@@ -132,31 +131,21 @@ def run(  # noqa: PLR0913 - one door, what a caller may bring
     if folder is not None:
         refuse(folder, config, force)
     watch = Stopwatch()
-    with watch.stage("capture"):
-        teacher = teacher or load_teacher(config.teacher)
-        spec, device = teacher.spec, resolve_device(config.device)
-        graph = to_device(capture(teacher.model, spec), device)
-        _check(graph, spec, config, metric)
-        if images is None and config.image_file is not None:
-            images = SyntheticSet.load(config.image_file).fitted(spec, config.images)
-        asked, choices = config, settled(config, graph, given=images is not None)
-        config = choices.config
-        plan = make_plan(config, graph, spec, given=images is not None)
-        if images is None and plan.synthesizer is None:
-            images = SyntheticSet.none(spec)
-        companion = find_companion(student, config, spec)
-        team = gather_team(device, config.precision) if plan.trainer is not None else Team()
-        notes = noted(teacher, graph, choices.text) if team.rank == 0 else []
+    with watch.stage("capture"), waiting(progress, "capture"):
+        begun = open_run(config, teacher, student, images, metric, keep=folder is not None)
+        asked, config, plan, team = config, begun.config, begun.plan, begun.team
+        graph, spec, images, digest = begun.graph, begun.spec, begun.images, begun.teacher.digest
         if tell is not None and team.rank == 0:
             tell(foretold(config, graph, spec, *plan.long_stages))
     if folder is not None and team.rank == 0:
-        claim(folder, asked, f"{teacher.digest} {_digest(images)}{_files(config)}")
+        claim(folder, asked, f"{digest} {_digest(images)}{_files(config)}")
     team.wait()
     with watch.stage("synthesis"):
         images = _images(graph, spec, config, images, folder, progress)
     metrics: dict[str, Any] = {
-        "teacher": teacher.digest, "images": images.digest(), "task": spec.task,
-        **({"notes": notes} if notes else {}),
+        "teacher": digest, "input": spec.model_dump(mode="json"),
+        "images": images.digest(), "task": spec.task,
+        **({"notes": begun.notes} if begun.notes else {}),
     }  # fmt: skip
     if config.mixed:
         with watch.stage("allocation"):
@@ -171,7 +160,7 @@ def run(  # noqa: PLR0913 - one door, what a caller may bring
     else:
         with watch.stage("training"):
             shown = progress if team.rank == 0 else silent
-            made, images = _train(graph, config, plan, images, companion, folder, shown, team)
+            made, images = _train(begun, config, images, folder, shown)
     if team.rank != 0:
         # The first process measures and writes.
         both = structured(made.student), structured(graph)
@@ -181,9 +170,7 @@ def run(  # noqa: PLR0913 - one door, what a caller may bring
     with watch.stage("evaluation"):
         metrics |= _evaluate(graph, made, config, images, metric, progress)
     if folder is not None:
-        metrics |= _files_written(
-            folder, graph, made, config, images, teacher.digest, watch, progress
-        )
+        metrics |= _files_written(folder, begun, made, config, images, watch, progress)
         write_metrics(folder / "metrics.json", metrics, watch.seconds)
         shutil.rmtree(folder / UNFINISHED, ignore_errors=True)
     both = structured(made.student), structured(graph)
@@ -194,32 +181,27 @@ def _digest(images: SyntheticSet | None) -> str:
     return "" if images is None else images.digest()
 
 
-def _check(
-    graph: fx.GraphModule, spec: InputSpec, config: RunConfig, metric: Metric | None
-) -> None:
-    """Tell a mistake before anything takes long."""
-    check_export(graph, spec, config)
-    if config.data is not None:
-        labelled_images(config, spec, metric)
-
-
 def _files_written(  # noqa: PLR0913 - what a run hands over
     folder: Path,
-    graph: fx.GraphModule,
+    begun: Opened,
     made: _Made,
     config: RunConfig,
     images: SyntheticSet,
-    digest: str,
     watch: Stopwatch,
     progress: Progress,
 ) -> dict[str, Any]:
     """Write the student's files; what is told of them and of what a runtime makes of them."""
-    with watch.stage("export"):
-        told = export_student(folder, made.student, images.spec, config, images, digest)
+    with watch.stage("export"), waiting(progress, "export"):
+        told = export_student(
+            folder, made.student, images.spec, config, images, begun.teacher.digest
+        )
+        if begun.program is not None:
+            own = begun.program is not begun.teacher.model
+            told["teacher_file"] = save_teacher(begun.program, folder / TEACHER, own=own)
     if config.export:
         with watch.stage("runtime"):
             told["runtime"] = facts_of_run(
-                folder / ONNX, graph, images.spec, config.target,
+                folder / ONNX, begun.graph, images.spec, config.target,
                 latency=config.latency, progress=progress,
             )  # fmt: skip
     return told
@@ -253,23 +235,20 @@ class _Made:
                 settle(student)
 
 
-def _train(  # noqa: PLR0913 - what a run hands over
-    graph: fx.GraphModule,
+def _train(
+    begun: Opened,
     config: RunConfig,
-    plan: Plan,
     images: SyntheticSet,
-    companion: fx.GraphModule | None,
     folder: Path | None,
     progress: Progress,
-    team: Team,
 ) -> tuple[_Made, SyntheticSet]:
     """Fine-tune a student; with it the images to check it on, the generator's if none are given."""
+    plan, spec, team = begun.plan, images.spec, begun.team
     assert plan.trainer is not None  # noqa: S101 - asked for by the caller
     assert isinstance(plan.rule, Calibrator)  # noqa: S101 - `make_plan` refuses others
-    spec = images.spec
     tuned = tune(
-        plan.trainer, graph, spec, config, plan.rule, images if len(images) else None, companion,
-        plan.reconstructor,
+        plan.trainer, begun.graph, spec, config, plan.rule, images if len(images) else None,
+        begun.companion, plan.reconstructor,
         checkpoint=None if folder is None else folder / UNFINISHED / TRAINING, progress=progress,
         team=team,
     )  # fmt: skip
