@@ -73,6 +73,20 @@ def run_and_show(config: RunConfig, output: Path, *, force: bool) -> None:
         out.print(code, markup=False, highlight=False, soft_wrap=True)
 
 
+def plan_and_show(config: RunConfig, output: Path, *, force: bool) -> None:
+    """Show what a run would do and take; nothing is written. Arguments as of `run_and_show`."""
+    from datafree.runs.dry import plan_run
+
+    planned = plan_run(config, output, force=force, progress=progress)
+    found = planned.forecast
+    show_result(planned.config, {}, found.seconds, images=planned.images)
+    out.print(f"{found}, with about {found.memory / 1e9:.1f} GB of memory", highlight=False)
+    kept = ", the network itself among it" if config.teacher_kept else ""
+    out.print(
+        f"would be written to {output}{kept}; nothing was done", highlight=False, markup=False
+    )
+
+
 def show_result(
     config: RunConfig,
     metrics: Mapping[str, Any],
@@ -173,6 +187,8 @@ def measured_rows(metrics: Mapping[str, Any]) -> list[tuple[str, str]]:
         if suffix in metrics:
             rows.append((suffix, metrics[suffix]["line"]))
             rows.extend(("", note) for note in metrics[suffix]["notes"])
+    if "teacher_file" in metrics:
+        rows.append(("teacher.pt2", _kept(metrics["teacher_file"])))
     if "runtime" in metrics:
         rows.extend(runtime_rows(metrics["runtime"]))
     return rows
@@ -240,6 +256,12 @@ def _differences(held: Mapping[str, Any], task: str) -> str:
         off = f"numbers off by {100 * held['error']:.2g} % of their deviation"
         told += [off, f"cosine {held['cosine']:.4f}"]
     return ", ".join(told)
+
+
+def _kept(told: Mapping[str, Any]) -> str:
+    if "error" in told:
+        return str(told["error"])
+    return f"{told['bytes'] / 1000:.0f} kB, the network itself; --no-keep-teacher leaves it out"
 
 
 def _phase(phase: Mapping[str, Any]) -> str:

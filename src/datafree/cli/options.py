@@ -123,8 +123,13 @@ def run_options() -> list[Option]:
         ["--resume"], "Output", metavar="FOLDER",
         help="Go on with the interrupted run in this folder; no other option is needed.",
     )  # fmt: skip
+    dry = Option(
+        ["--dry-run"], "Output", is_flag=True,
+        help="Say what would be done, how long it would take here and how much memory, and do"
+        " nothing.",
+    )  # fmt: skip
     output = field_option(FolderOptions, "output", default="run")
-    return [output, field_option(FolderOptions, "force"), resume]
+    return [output, field_option(FolderOptions, "force"), resume, dry]
 
 
 def unfinished(folder: Path) -> Path:

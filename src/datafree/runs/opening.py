@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass
 
 from torch import fx, nn
@@ -11,6 +12,8 @@ from datafree.config import InputSpec, RunConfig
 from datafree.graph.capture import capture, to_device
 from datafree.images import SyntheticSet
 from datafree.models import Teacher, load_teacher
+from datafree.models.weights import named_tensors
+from datafree.progress import Progress, silent, waiting
 from datafree.runs.accuracy import Metric, labelled_images
 from datafree.runs.choices import settled
 from datafree.runs.exporting import check_export
@@ -19,6 +22,8 @@ from datafree.runs.keeping import to_keep
 from datafree.runs.notes import noted
 from datafree.runs.plan import Plan, make_plan, resolve_device
 from datafree.training import Team, gather_team
+
+_FIRST, _EACH = 0.7, 0.015  # seconds of the first network, and of each of its tensors
 
 
 @dataclass(frozen=True)
@@ -35,6 +40,8 @@ class Opened:
         team: the processes that train together.
         notes: what a user should know of the network.
         program: of the teacher, where the run is to keep it.
+        test_images: number of those with labels.
+        traced: seconds in which the network was captured.
     """
 
     config: RunConfig
@@ -46,6 +53,8 @@ class Opened:
     team: Team
     notes: list[str]
     program: ExportedProgram | None
+    test_images: int = 0
+    traced: float = 0.0
 
     @property
     def spec(self) -> InputSpec:
@@ -53,7 +62,7 @@ class Opened:
         return self.teacher.spec
 
 
-def open_run(
+def open_run(  # noqa: PLR0913 - what a caller may bring
     config: RunConfig,
     teacher: Teacher | None = None,
     student: nn.Module | ExportedProgram | None = None,
@@ -61,6 +70,7 @@ def open_run(
     metric: Metric | None = None,
     *,
     keep: bool = False,
+    progress: Progress = silent,
 ) -> Opened:
     """Load, capture and check whatever a run is about.
 
@@ -71,17 +81,21 @@ def open_run(
         images: those that are given.
         metric: measures on the labelled data of `config`.
         keep: the run is written, and its teacher with it where `config` says so.
+        progress: shown while the network is loaded and captured.
 
     Raises:
         DatafreeError: whatever is wrong with the network, the data or the options.
     """
-    teacher = teacher or load_teacher(config.teacher)
+    with waiting(progress, "loading the network"):
+        teacher = teacher or load_teacher(config.teacher)
     spec, device = teacher.spec, resolve_device(config.device)
-    program = to_keep(teacher, config) if keep else None
-    graph = to_device(capture(program or teacher.model, spec), device)
+    started = time.perf_counter()
+    with waiting(progress, "capture", _capture_seconds(teacher)):
+        program = to_keep(teacher, config) if keep else None
+        graph = to_device(capture(program or teacher.model, spec), device)
+    traced = time.perf_counter() - started
     check_export(graph, spec, config)
-    if config.data is not None:
-        labelled_images(config, spec, metric)
+    tested = 0 if config.data is None else len(labelled_images(config, spec, metric)[0])
     if images is None and config.image_file is not None:
         images = SyntheticSet.load(config.image_file).fitted(spec, config.images)
     choices = settled(config, graph, given=images is not None)
@@ -92,4 +106,11 @@ def open_run(
     companion = find_companion(student, config, spec)
     team = gather_team(device, config.precision) if plan.trainer is not None else Team()
     notes = noted(teacher, graph, choices.text) if team.rank == 0 else []
-    return Opened(config, teacher, graph, plan, images, companion, team, notes, program)
+    return Opened(
+        config, teacher, graph, plan, images, companion, team, notes, program, tested, traced
+    )
+
+
+def _capture_seconds(teacher: Teacher) -> float:
+    """About how long `capture` takes: tracing, by the number of tensors that layers have."""
+    return _FIRST + _EACH * len(list(named_tensors(teacher.model)))

@@ -22,7 +22,7 @@ _WHAT = {
     "evaluation.json": "what datafree evaluate measured later",
     "benchmark.json": "what datafree benchmark measured",
     "images.safetensors": "synthetic images, normalised",
-    "grid.png": "their picture",
+    "grid.png": "the images as people see them",
     "student.onnx": "the student with integer weights",
     "student.pt2": "the student as a torch program",
     "student.safetensors": "its parameters and ranges",
@@ -33,7 +33,7 @@ _WHAT = {
     "generator.safetensors": "the generator at its end",
     "warm_generator.safetensors": "the generator before the student was quantized",
     "allocation.json": "sensitivities and the bits they led to",
-    "frontier.png": "their picture",
+    "frontier.png": "the frontier of bits and sensitivities",
     "report.html": "all of this with pictures, for a browser",
 }
 Row = tuple[str, str]
@@ -90,9 +90,8 @@ def label_of(config: RunConfig) -> str:
 
 def command_of(stored: Stored) -> str:
     """The command that repeats the run in another folder."""
-    command = "distill" if stored.config.student is not None else "quantize"
     place = shlex.quote((stored.folder / CONFIG).as_posix())
-    return f"datafree {command} --config {place} --output again"
+    return f"datafree quantize --config {place} --output again"
 
 
 def reached(metrics: Mapping[str, Any]) -> dict[str, tuple[str, dict[str, float], str]]:
@@ -213,7 +212,8 @@ def _time(record: Mapping[str, Any]) -> list[Row]:
         return []
     machine = record.get("environment", {})
     packages = machine.get("packages", {})
-    where = f"{machine.get('processor', '?')}, {machine.get('threads', '?')} threads"
+    threads = machine.get("threads", "?")
+    where = f"{machine.get('processor', '?')}, {threads} thread{'' if threads == 1 else 's'}"
     told = ", ".join(f"{name} {value:.1f} s" for name, value in seconds.items())
     versions = ", ".join(f"{name} {packages.get(name)}" for name in ("datafree", "torch"))
     return [

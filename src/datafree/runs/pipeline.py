@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -35,7 +35,7 @@ from datafree.runs.folder import (
     refuse,
     save_images,
 )
-from datafree.runs.forecast import foretold
+from datafree.runs.forecast import foretell
 from datafree.runs.keeping import TEACHER, save_teacher
 from datafree.runs.opening import Opened, open_run
 from datafree.runs.plan import make_method, resolve_device
@@ -131,12 +131,17 @@ def run(  # noqa: PLR0913 - one door, what a caller may bring
     if folder is not None:
         refuse(folder, config, force)
     watch = Stopwatch()
-    with watch.stage("capture"), waiting(progress, "capture"):
-        begun = open_run(config, teacher, student, images, metric, keep=folder is not None)
+    with watch.stage("capture"):
+        kept = folder is not None
+        begun = open_run(config, teacher, student, images, metric, keep=kept, progress=progress)
         asked, config, plan, team = config, begun.config, begun.plan, begun.team
         graph, spec, images, digest = begun.graph, begun.spec, begun.images, begun.teacher.digest
-        if tell is not None and team.rank == 0:
-            tell(foretold(config, graph, spec, *plan.long_stages))
+    expected: Mapping[str, float] = {}
+    if tell is not None and team.rank == 0:
+        with watch.stage("forecast"), waiting(progress, "forecast"):
+            foretold = foretell(begun, watch.seconds["capture"], written=folder is not None)
+            expected = foretold.seconds
+        tell(str(foretold))
     if folder is not None and team.rank == 0:
         claim(folder, asked, f"{digest} {_digest(images)}{_files(config)}")
     team.wait()
@@ -170,7 +175,9 @@ def run(  # noqa: PLR0913 - one door, what a caller may bring
     with watch.stage("evaluation"):
         metrics |= _evaluate(graph, made, config, images, metric, progress)
     if folder is not None:
-        metrics |= _files_written(folder, begun, made, config, images, watch, progress)
+        metrics |= _files_written(
+            folder, begun, made, config, images, watch, progress, expected.get("export")
+        )
         write_metrics(folder / "metrics.json", metrics, watch.seconds)
         shutil.rmtree(folder / UNFINISHED, ignore_errors=True)
     both = structured(made.student), structured(graph)
@@ -189,9 +196,10 @@ def _files_written(  # noqa: PLR0913 - what a run hands over
     images: SyntheticSet,
     watch: Stopwatch,
     progress: Progress,
+    expected: float | None,
 ) -> dict[str, Any]:
     """Write the student's files; what is told of them and of what a runtime makes of them."""
-    with watch.stage("export"), waiting(progress, "export"):
+    with watch.stage("export"), waiting(progress, "export", expected):
         told = export_student(
             folder, made.student, images.spec, config, images, begun.teacher.digest
         )
