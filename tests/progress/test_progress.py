@@ -41,7 +41,7 @@ def test_lines_count_and_tell_the_time_that_is_left() -> None:
 
 def test_work_without_steps_tells_what_is_expected() -> None:
     progress, text = bars(terminal=False, every=0.05)
-    with waiting(progress, "export", 90.0):
+    with waiting(progress, "export", 150.0):
         time.sleep(0.12)
     first = text.getvalue().splitlines()[0]
     assert first == "export: under way after under a second, about 2 min left"

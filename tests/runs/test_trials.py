@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from datafree.reconstruction.brecq import BRECQ
-from datafree.runs.trials import Pace, few_images, shortened, synthesis_seconds
+from datafree.runs.trials import Enough, Pace, few_images, shortened, synthesis_seconds
 from datafree.synthesis.noise import Noise
 from datafree.synthesis.zeroq import ZeroQ
 from datafree.tensors import state_digest
@@ -31,7 +31,7 @@ def test_a_pace_leaves_out_what_is_before_the_first_step() -> None:
 def test_a_pace_stops_work_that_would_go_on() -> None:
     pace = Pace(stop=True)
     done = 0
-    with pytest.raises(Exception, match=""), pace("work", 10**9) as step:
+    with pytest.raises(Enough), pace("work", 10**9) as step:
         while done < 10**6:
             done += 1
             step(1)

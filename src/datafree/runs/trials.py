@@ -37,7 +37,7 @@ _SHORT, _LONGER = 2, 6  # steps of two learnings whose difference tells what a s
 _REPEATS = 2
 
 
-class _Enough(Exception):  # noqa: N818 - no error: the trial is over
+class Enough(Exception):  # noqa: N818 - no error: the trial is over
     """Ends work of which enough steps were timed."""
 
 
@@ -64,7 +64,7 @@ class Pace:
             if not self.stop or len(times) <= _STEPS:
                 return
             if len(times) > _ENOUGH or times[-1][0] - times[0][0] >= _SECONDS:
-                raise _Enough
+                raise Enough
 
         try:
             yield step
@@ -115,7 +115,7 @@ def synthesis_seconds(
     started = time.perf_counter()
     try:
         synthesizer.generate(inner, normalised, count, progress=pace)
-    except _Enough:
+    except Enough:
         ((_, (each, steps)),) = pace.tasks.items()
         told = f"{synthesizer.name} images" in pace.tasks
         if told:
