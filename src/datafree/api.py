@@ -62,7 +62,8 @@ from datafree.graph.capture import to_device
 from datafree.images import SyntheticSet, from_arrays
 from datafree.models import Teacher, from_module, load_teacher
 from datafree.models.given import recognised
-from datafree.progress import Progress, progress_of, silent
+from datafree.progress import Progress, silent
+from datafree.progress.bars import progress_of
 from datafree.recipes import laid_over, recipe_fields
 from datafree.runs.benchmark import benchmark_run
 from datafree.runs.loaded import Run

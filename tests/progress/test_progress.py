@@ -10,8 +10,8 @@ import pytest
 from rich.console import Console
 
 from datafree.errors import ConfigError
-from datafree.progress import Expecting, Noting, in_words, note, progress_of, silent, waiting
-from datafree.progress.bars import Bars
+from datafree.progress import Expecting, Noting, in_words, note, silent, waiting
+from datafree.progress.bars import Bars, progress_of
 
 
 def bars(*, terminal: bool, every: float = 30.0) -> tuple[Bars, io.StringIO]:

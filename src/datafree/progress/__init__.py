@@ -6,8 +6,6 @@ from collections.abc import Callable, Generator
 from contextlib import AbstractContextManager, contextmanager
 from typing import Protocol, runtime_checkable
 
-from datafree.errors import ConfigError
-
 Step = Callable[[int], None]
 """Called with the number of units done since the last call."""
 
@@ -71,25 +69,6 @@ def waiting(progress: Progress, description: str, seconds: float | None = None) 
             step.expect(seconds)
         yield
         step(1)
-
-
-def progress_of(given: Progress | bool) -> Progress:
-    """What a caller's `progress` stands for: True are bars on standard error, False is silence.
-
-    Raises:
-        ConfigError: it is neither, nor can it be called.
-    """
-    if given is True:
-        from datafree.progress.bars import bars_on_stderr
-
-        return bars_on_stderr()
-    if given is False:
-        return silent
-    if not callable(given):
-        raise ConfigError(
-            f"progress is True, False or a function, see datafree.progress; not {given!r}"
-        )
-    return given
 
 
 def in_words(seconds: float) -> str:

@@ -22,15 +22,28 @@ from rich.progress import (
 from rich.progress import Progress as RichProgress
 from rich.text import Text
 
-from datafree.progress import Step, in_words
+from datafree.errors import ConfigError
+from datafree.progress import Progress, Step, in_words, silent
 
 _EVERY = 30.0  # seconds between two lines
 _LATE = 0.99  # where a bar that moves with time stops
 
 
-def bars_on_stderr() -> Bars:
-    """Bars on standard error."""
-    return Bars(lambda: Console(stderr=True))
+def progress_of(given: Progress | bool) -> Progress:
+    """What a caller's `progress` stands for: True are bars on standard error, False is silence.
+
+    Raises:
+        ConfigError: it is neither, nor can it be called.
+    """
+    if given is True:
+        return Bars(lambda: Console(stderr=True))
+    if given is False:
+        return silent
+    if not callable(given):
+        raise ConfigError(
+            f"progress is True, False or a function, see datafree.progress; not {given!r}"
+        )
+    return given
 
 
 class Bars:

@@ -43,7 +43,7 @@ _ASKED = 5.0  # times that teacher and student answer for every image files are 
 _TIMED = 6.0  # seconds that files are timed for at most, see `datafree.runs.runtime.Settings`
 _LEAST_TIMED = 2.0
 _ROUNDS = 25 * 9 * 2  # forward passes of both files: rounds, images, numbers of threads
-_EXPORT_BYTES = 400e6  # what torch.onnx and onnxruntime take beside the network
+_EXPORT_BYTES = 150e6  # what torch.onnx and onnxruntime take beside the network
 _COPIES = 4  # of the weights: student, program, file, session
 
 

@@ -14,7 +14,8 @@ from datafree.config import InputSpec, RunConfig
 from datafree.config.base import build
 from datafree.errors import ConfigError
 from datafree.images import SyntheticSet
-from datafree.progress import Progress, progress_of, silent
+from datafree.progress import Progress, silent
+from datafree.progress.bars import progress_of
 from datafree.runs.accuracy import Metric
 from datafree.runs.finished import evaluate_run, export_run, restored
 from datafree.runs.folder import IMAGES
