@@ -63,7 +63,7 @@ from datafree.images import SyntheticSet, from_arrays
 from datafree.models import Teacher, from_module, load_teacher
 from datafree.models.given import recognised
 from datafree.progress import Progress, silent
-from datafree.progress.bars import progress_of
+from datafree.progress.bars import Bars, progress_of
 from datafree.recipes import laid_over, recipe_fields
 from datafree.runs.benchmark import benchmark_run
 from datafree.runs.loaded import Run
@@ -400,7 +400,10 @@ def _given(call: Frozen, options: type[Frozen]) -> dict[str, Any]:
 def _where(call: QuantizeCall | DistillCall) -> dict[str, Any]:
     """What a run is told beside its configuration."""
     metric = None if isinstance(call.metric, str) else call.metric
-    where = {"folder": call.output, "force": call.force, "progress": progress_of(call.progress)}
+    progress = progress_of(call.progress)
+    # Whoever wants bars wants the time that is left, also of what has no steps to count.
+    tell = progress.say if isinstance(progress, Bars) else None
+    where = {"folder": call.output, "force": call.force, "progress": progress, "tell": tell}
     return {**where, "metric": metric}
 
 

@@ -54,6 +54,10 @@ class Bars:
         self._console, self._every = console, every
         self._open: list[_Rich] = []  # the display of a bar that is open, for bars within it
 
+    def say(self, text: str) -> None:
+        """Print a line beside the bars."""
+        self._console().print(text, markup=False, highlight=False, soft_wrap=True)
+
     @contextmanager
     def __call__(self, description: str, total: int) -> Generator[Step]:
         """See `datafree.progress.Progress`."""
