@@ -83,14 +83,12 @@ def _compare(runs: Sequence[str], plot: str | None) -> None:
 def _side_by_side(
     title: str, names: Sequence[str], rows: Sequence[tuple[str, tuple[str, ...]]]
 ) -> None:
-    """A column for every run; where these are many, a row for every run."""
-    if len(names) <= _FEW:
-        console.show_table(title, ("", *names), [(name, *cells) for name, cells in rows])
-        return
-    columns = ("", *(name for name, _ in rows))
-    console.show_table(
-        title, columns, [(run, *(cells[k] for _, cells in rows)) for k, run in enumerate(names)]
-    )
+    """A column for every run, a few beside one another in a table."""
+    for start in range(0, len(names), _FEW):
+        part = slice(start, start + _FEW)
+        console.show_table(
+            title, ("", *names[part]), [(name, *cells[part]) for name, cells in rows]
+        )
 
 
 show = Command(
