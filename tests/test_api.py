@@ -42,6 +42,7 @@ def test_public_names() -> None:
         "DatafreeError",
         "InputSpec",
         "Result",
+        "Run",
         "RunConfig",
         "Scheme",
         "SyntheticSet",
@@ -49,6 +50,7 @@ def test_public_names() -> None:
         "capture",
         "distill",
         "export_student",
+        "load_run",
         "quantize",
         "run",
         "synthesize",
@@ -223,3 +225,26 @@ def test_reconstruction_takes_weight_ranges_of_least_error() -> None:
     assert "reconstruction" not in plain.metrics
     with pytest.raises(ConfigError, match="without a reconstruction"):
         datafree.quantize("digits_resnet8", reconstruction_options={"iterations": 2}, **options)
+
+
+def test_progress_true_says_how_long_it_takes(capsys: pytest.CaptureFixture[str]) -> None:
+    datafree.quantize(build("Tiny"), bits="W8A8", progress=True, **QUICK)
+    said = capsys.readouterr()
+    assert "expected to take" in said.err
+    assert said.out == ""
+
+
+def test_a_progress_that_cannot_be_called_is_refused() -> None:
+    with pytest.raises(ConfigError, match="progress is True"):
+        datafree.quantize(build("Tiny"), bits="W8A8", progress="yes", **QUICK)  # pyright: ignore
+
+
+def test_a_network_in_memory_comes_back_from_its_folder(tmp_path: Path) -> None:
+    quick = QUICK | {"latency": False, "export": False}
+    result = datafree.quantize(build("Tiny"), bits="W8A8", output=tmp_path / "run", **quick)
+    (tmp_path / "run").rename(tmp_path / "moved")
+    run = datafree.load_run(tmp_path / "moved")
+    x = images(3)
+    with torch.no_grad():
+        assert torch.equal(run.student(x), result.student(x))
+    assert run.result.spec == result.spec

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from datafree.errors import DatafreeError
     from datafree.graph.capture import capture
     from datafree.images import SyntheticSet
+    from datafree.runs.loaded import Run, load_run
     from datafree.runs.pipeline import Result, run
 
 __version__ = "0.1.0"
@@ -28,6 +29,7 @@ _HOMES = {
     "DatafreeError": "errors",
     "InputSpec": "config",
     "Result": "runs.pipeline",
+    "Run": "runs.loaded",
     "RunConfig": "config",
     "Scheme": "config",
     "SyntheticSet": "images",
@@ -35,6 +37,7 @@ _HOMES = {
     "capture": "graph.capture",
     "distill": "api",
     "export_student": "api",
+    "load_run": "runs.loaded",
     "quantize": "api",
     "run": "runs.pipeline",
     "synthesize": "api",
@@ -44,6 +47,7 @@ __all__ = [
     "DatafreeError",
     "InputSpec",
     "Result",
+    "Run",
     "RunConfig",
     "Scheme",
     "SyntheticSet",
@@ -51,6 +55,7 @@ __all__ = [
     "capture",
     "distill",
     "export_student",
+    "load_run",
     "quantize",
     "run",
     "synthesize",

@@ -64,8 +64,10 @@ from datafree.images import SyntheticSet, from_arrays
 from datafree.models import Teacher, from_module, load_teacher
 from datafree.models.given import recognised
 from datafree.progress import Progress, silent
+from datafree.progress.bars import Bars, progress_of
 from datafree.recipes import laid_over, recipe_fields
 from datafree.runs.benchmark import benchmark_run
+from datafree.runs.loaded import Run
 from datafree.runs.pipeline import Result, run
 from datafree.runs.plan import exporter_for
 from datafree.runs.sets import opened, synthesize_set
@@ -88,8 +90,9 @@ class Shows(Frozen):
 
     panel: ClassVar[str] = "Output"
 
-    progress: Annotated[Progress, SkipValidation, Shown("silent")] = silent
-    """Shown during long stages, see `datafree.progress`."""
+    progress: Annotated[Progress | bool, SkipValidation, Shown("silent")] = silent
+    """True shows bars with the time left; a function of your own is described in
+    `datafree.progress`."""
 
 
 def image_source(value: Any) -> GivenImages:
@@ -306,7 +309,9 @@ def synthesize(model: Network, call: SynthesizeCall) -> SyntheticSet:
     own = {"progress", *ExciteOptions.model_fields}
     given = {n: v for n, v in _given(call, SynthesizeCall).items() if n not in own}
     config = build(RunConfig, {**given, "model": described_as}, "synthesize")
-    return synthesize_set(opened(teacher, config), teacher.spec, config, call, call.progress)
+    return synthesize_set(
+        opened(teacher, config), teacher.spec, config, call, progress_of(call.progress)
+    )
 
 
 def export_student(
@@ -347,7 +352,7 @@ def export_student(
 
 
 def benchmark(
-    run: Result | Path | str,
+    run: Result | Run | Path | str,
     *,
     float_file: Path | str | None = None,
     runtime: str | type[Runtime] | Runtime = "onnxruntime",
@@ -356,7 +361,7 @@ def benchmark(
     seconds: float = 6.0,
     input_shape: Sequence[int] | None = None,
     keep_float: bool = False,
-    progress: Progress = silent,
+    progress: Progress | bool = silent,
 ) -> dict[str, Any]:
     """Which layers of a student have integer kernels, why others have none, and how long it takes.
 
@@ -370,7 +375,7 @@ def benchmark(
         seconds: for all runs, loading aside; small networks take less.
         input_shape: of one image, (C, H, W), where the file leaves it open.
         keep_float: keep the float network as ``float.onnx`` in the run's folder.
-        progress: shown meanwhile, see `datafree.progress`.
+        progress: True shows bars; or see `datafree.progress`.
 
     Returns:
         ``integer`` of ``total`` layers, ``floats`` (name, op, reason, detail, share of the time),
@@ -387,7 +392,8 @@ def benchmark(
         "input_shape": None if input_shape is None else tuple(input_shape),
     }  # fmt: skip
     options = build(BenchmarkOptions, given, "benchmark")
-    return benchmark_run(run if isinstance(run, Result) else Path(run), options, progress)
+    subject = run if isinstance(run, Result) else run.folder if isinstance(run, Run) else Path(run)
+    return benchmark_run(subject, options, progress_of(progress))
 
 
 def _given(call: Frozen, options: type[Frozen]) -> dict[str, Any]:
@@ -404,7 +410,10 @@ def _where(call: QuantizeCall | DistillCall) -> dict[str, Any]:
         if call.metric not in (None, "map"):
             raise ConfigError("decode makes boxes, for metric='map': leave out one of the two")
         metric = MeanAveragePrecision(call.decode)
-    where = {"folder": call.output, "force": call.force, "progress": call.progress}
+    progress = progress_of(call.progress)
+    # Whoever wants bars wants the time that is left, also of what has no steps to count.
+    tell = progress.say if isinstance(progress, Bars) else None
+    where = {"folder": call.output, "force": call.force, "progress": progress, "tell": tell}
     return {**where, "metric": metric}
 
 

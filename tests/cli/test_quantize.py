@@ -12,7 +12,7 @@ from safetensors.torch import save_file
 import datafree
 from commands import FACTORY, INPUT, QUICK, Command, refused
 from datafree.config import load_config
-from datafree.runs.finished import load_run
+from datafree.runs.finished import restored
 from datafree.zoo import digits_resnet8, load_digits_test
 
 pytestmark = pytest.mark.integration
@@ -147,7 +147,7 @@ def test_corrections_survive_the_disk(datafree_command: Command) -> None:
     assert "per tensor" in done.out
     config = load_config(Path("low/config.yaml"))
     assert config.equalize and config.bias_correction == "empirical"
-    loaded = load_run(Path("low"))
+    loaded = restored(Path("low"))
     x = torch.randn(4, 3, 8, 8)
     program = torch.export.load("low/student.pt2").module()
     torch.testing.assert_close(loaded.student(x), program(x), rtol=1e-4, atol=1e-5)
@@ -170,7 +170,7 @@ def test_from_network_to_integer_model_without_any_image(datafree_command: Comma
     assert metrics["results"]["bias_not_corrected"] == ["stem.0"]
     assert "held_out" not in metrics["results"]
     digits, labels = load_digits_test()
-    teacher = load_run(Path("dfq"))
+    teacher = restored(Path("dfq"))
     scaled = torch.from_numpy(digits).permute(0, 3, 1, 2) / 255
     x = (scaled - teacher.spec.mean[0]) / teacher.spec.std[0]
     program = torch.export.load("dfq/student.pt2").module()

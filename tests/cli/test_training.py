@@ -11,7 +11,7 @@ from datafree.cli.app import app
 from datafree.cli.options import unfinished
 from datafree.config import load_config
 from datafree.errors import ConfigError
-from datafree.runs.finished import load_run
+from datafree.runs.finished import restored
 
 pytestmark = pytest.mark.integration
 
@@ -73,7 +73,7 @@ def test_from_fine_tuning_to_another_width_and_to_images() -> None:
         "quantize", "digits_resnet8", "--images", "first/generator.safetensors", "--holdout", "0",
         "--device", "cpu", "--output", "third",
     )  # fmt: skip
-    assert load_run(Path("third")).images.metadata["method"] == "generator"
+    assert restored(Path("third")).images.metadata["method"] == "generator"
 
 
 @pytest.mark.usefixtures("place")
@@ -87,7 +87,7 @@ def test_distill_without_and_with_bits() -> None:
         "--output", "low",
     )  # fmt: skip
     assert "% of float" in told
-    assert load_run(Path("low")).config.label == "W4A4"
+    assert restored(Path("low")).config.label == "W4A4"
 
 
 @pytest.mark.usefixtures("place")

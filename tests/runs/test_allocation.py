@@ -15,7 +15,7 @@ from datafree.config import RunConfig, load_config, merge
 from datafree.errors import ConfigError
 from datafree.graph.insert import quantizable_layers
 from datafree.runs import pipeline, post_training
-from datafree.runs.finished import load_run
+from datafree.runs.finished import restored
 from datafree.runs.pipeline import Result, run
 from networks import SPEC, build, images
 
@@ -86,7 +86,7 @@ def test_the_written_files_compute_the_same(full: Result) -> None:
 @pytest.mark.e2e
 def test_a_finished_run_can_be_loaded_and_repeated(full: Result, tmp_path: Path) -> None:
     assert full.folder is not None
-    loaded, x = load_run(full.folder), full.images.images
+    loaded, x = restored(full.folder), full.images.images
     assert loaded.config.scheme.label == "WmixedA8"
     with torch.no_grad():
         assert torch.equal(loaded.student(x), full.student(x))

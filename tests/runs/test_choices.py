@@ -17,7 +17,7 @@ from datafree.models import from_module
 from datafree.recipes import RECIPES, recipe_fields
 from datafree.registry import available, load
 from datafree.runs.choices import settled
-from datafree.runs.finished import export_run, load_run
+from datafree.runs.finished import export_run, restored
 from datafree.runs.pipeline import Result, run
 from datafree.runs.sets import synthesize_set
 from datafree.testing.networks import SPEC, Attending, NoNorm, Tiny, ready
@@ -156,7 +156,7 @@ def test_a_finished_run_is_read_back_with_what_it_chose(tmp_path: Path) -> None:
         "latency": False,
     }  # fmt: skip
     run(build(RunConfig, fields, "test"), folder=tmp_path / "run")
-    assert load_run(tmp_path / "run").config.method == "dsg"
+    assert restored(tmp_path / "run").config.method == "dsg"
     export_run(tmp_path / "run", tmp_path / "again.onnx")
     again, first = (path.read_bytes() for path in
                     (tmp_path / "again.onnx", tmp_path / "run" / "student.onnx"))  # fmt: skip

@@ -23,7 +23,7 @@ from datafree.generators import Generator, GeneratorConfig, save_generator
 from datafree.recipes import laid_over, recipe_fields
 from datafree.registry import available
 from datafree.runs.fine_tuning import other_network
-from datafree.runs.finished import evaluate_run, load_run
+from datafree.runs.finished import evaluate_run, restored
 from datafree.runs.pipeline import Result, run
 from datafree.zoo import load_digits_test
 
@@ -100,7 +100,7 @@ def test_a_tuned_run_writes_generators_and_a_checked_student(made: Result, folde
 def test_a_tuned_student_comes_back_from_disk(name: str, batch_norm: str, tmp_path: Path) -> None:
     options = {**QUICK, "batch_norm": batch_norm}
     result = run(changed(training=name, training_options=options), folder=tmp_path)
-    loaded = load_run(tmp_path)
+    loaded = restored(tmp_path)
     with torch.no_grad():
         expected = result.student(result.images.images)
         torch.testing.assert_close(loaded.student(result.images.images), expected)
@@ -146,12 +146,12 @@ def test_distillation_into_another_network(bits: str, small: Path, tmp_path: Pat
     result = run(config, folder=tmp_path / "run")
     assert "sqnr_db" not in result.metrics
     assert result.metrics["onnx"]["parity"]["mismatches"] == 0
-    loaded = load_run(tmp_path / "run")
+    loaded = restored(tmp_path / "run")
     x = result.images.images
     with torch.no_grad():
         assert loaded.student(x).shape == (4, 10)
         torch.testing.assert_close(loaded.student(x), result.student(x))
-    again = evaluate_run(tmp_path / "run", {"data": _digits(tmp_path), "limit": 30})[1]
+    again = evaluate_run(tmp_path / "run", {"data": _digits(tmp_path), "limit": 30}).measured
     assert set(again["top1"]) == {"teacher", "student"}
 
 
@@ -260,7 +260,7 @@ def test_training_starts_from_learned_rounding(tmp_path: Path) -> None:
     units = made.metrics["reconstruction"]
     assert sum(unit["rounded"] for unit in units) > 70_000
     assert "roundings left undecided" in dict(measured_rows(made.metrics))
-    loaded = load_run(tmp_path / "run")
+    loaded = restored(tmp_path / "run")
     x = torch.rand(4, *made.spec.shape)
     assert torch.equal(loaded.student(x), made.student(x))
 

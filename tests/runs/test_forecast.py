@@ -1,51 +1,76 @@
-"""What is foretold: how it scales, and how it is said."""
+"""What is foretold: how it grows with the work, and how it is said."""
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
-from datafree.config import Frozen
-from datafree.reconstruction.adaround import AdaRound
+from datafree.config import Frozen, RunConfig
 from datafree.reconstruction.base import Reconstructor
 from datafree.reconstruction.brecq import BRECQ
 from datafree.registry import available, load
-from datafree.runs import forecast
-from datafree.runs.forecast import expected_seconds, in_words, seconds_per_image
+from datafree.runs.forecast import Forecast, foretell
+from datafree.runs.opening import open_run
 from datafree.synthesis.base import Synthesizer
-from datafree.synthesis.dsg import DSG
-from datafree.synthesis.noise import Noise
-from networks import SPEC, captured
+from datafree.zoo import load_digits_test
+
+BASE: dict[str, Any] = {
+    "model": "digits_resnet8", "bits": "W4A4", "method": "zeroq", "images": 8, "holdout": 0,
+    "method_options": {"iterations": 100}, "device": "cpu",
+}  # fmt: skip
 
 
-@pytest.fixture
-def second_per_image(monkeypatch: pytest.MonkeyPatch) -> None:
-    def one(*_: object) -> float:
-        return 1.0
-
-    monkeypatch.setattr(forecast, "seconds_per_image", one)
+def foretold(*, written: bool = False, **changes: Any) -> Forecast:
+    begun = open_run(RunConfig(**{**BASE, **changes}))
+    return foretell(begun, 1.0, written=written)
 
 
-@pytest.mark.usefixtures("second_per_image")
-def test_seconds_of_images_and_rounding() -> None:
-    """10 images x 7 steps; 3 steps of 4 images, quantized."""
-    found = expected_seconds(
-        captured("Tiny"), SPEC, DSG(iterations=7), AdaRound(iterations=3, batch_size=4), 10
-    )
-    assert found == {"synthesis": 70, "reconstruction": 24}
+def test_ten_times_the_steps_take_about_ten_times_as_long() -> None:
+    few = foretold().seconds["synthesis"]
+    many = foretold(method_options={"iterations": 1000}).seconds["synthesis"]
+    assert few > 0
+    assert 3 * few < many < 33 * few  # a busy machine is no clock
 
 
-@pytest.mark.usefixtures("second_per_image")
-def test_images_to_compare_on_are_made_too() -> None:
-    found = expected_seconds(captured("Tiny"), SPEC, DSG(iterations=7), None, 10, held_out=2)
-    assert found == {"synthesis": 7 * 12}
+def test_learned_rounding_counts_its_steps() -> None:
+    learned: dict[str, Any] = {
+        "reconstruction": "adaround",
+        "method": "noise",
+        "method_options": {},
+    }
+    few = foretold(**learned, reconstruction_options={"iterations": 200})
+    many = foretold(**learned, reconstruction_options={"iterations": 4000})
+    assert many.seconds["reconstruction"] > 4 * few.seconds["reconstruction"] > 0
 
 
-@pytest.mark.usefixtures("second_per_image")
-def test_what_costs_nothing() -> None:
-    assert expected_seconds(captured("Tiny"), SPEC, None, None, 10) == {}
-    assert expected_seconds(captured("Tiny"), SPEC, Noise(), None, 10) == {"synthesis": 0}
+def test_a_training_has_its_time_limit() -> None:
+    chosen: dict[str, Any] = {"training": "dfqf", "method": "noise", "method_options": {}}
+    chosen["training_options"] = {"batch_size": 16, "width": 8, "holdout": 16}
+    found = foretold(**chosen, max_time=3)
+    assert 3 <= found.seconds["training"] < 60
+    assert foretold(**chosen).seconds["training"] > 60  # 24,000 steps
+
+
+def test_evaluation_counts_the_labelled_images(tmp_path: Path) -> None:
+    pixels, labels = load_digits_test()
+    np.savez(tmp_path / "digits.npz", images=pixels, labels=labels)
+    still: dict[str, Any] = {"method": "noise", "method_options": {}, "images": 2}
+    few = foretold(**still, data=tmp_path / "digits.npz", limit=4).seconds["evaluation"]
+    many = foretold(**still, data=tmp_path / "digits.npz").seconds["evaluation"]
+    assert many > 10 * few > 0
+
+
+def test_files_count_where_they_are_written() -> None:
+    still: dict[str, Any] = {"method": "noise", "method_options": {}}
+    plain, written = foretold(**still), foretold(**still, written=True)
+    assert "export" not in plain.seconds
+    assert written.seconds["export"] > 2
+    assert written.seconds["runtime"] > 1
+    assert foretold(**still, written=True, export=False).seconds.get("runtime") is None
+    assert 1e8 < plain.memory < written.memory
 
 
 def test_both_stages_of_brecq_count() -> None:
@@ -65,13 +90,15 @@ def test_more_steps_take_longer(package: str) -> None:
         assert many.passes(64) > 2 * few.passes(64) > 0, name
 
 
-def test_a_pass_takes_some_time() -> None:
-    assert seconds_per_image(captured("Tiny"), SPEC) > 0
-
-
 @pytest.mark.parametrize(
-    ("seconds", "words"),
-    [(0.2, "under a second"), (40.4, "40 s"), (89, "89 s"), (150, "2 min"), (9000, "2.5 h")],
+    ("seconds", "told"),
+    [
+        ({"capture": 1.0, "synthesis": 2.0}, "expected to take a few seconds here"),
+        (
+            {"capture": 2.0, "synthesis": 240.0, "evaluation": 0.1},
+            "expected to take about 4 min here (capture 2 s, synthesis 4 min)",
+        ),
+    ],
 )
-def test_times_in_words(seconds: float, words: str) -> None:
-    assert in_words(seconds) == words
+def test_it_is_a_sentence(seconds: dict[str, float], told: str) -> None:
+    assert str(Forecast(seconds, 0.0)) == told

@@ -13,6 +13,7 @@ from rich.markup import escape
 from datafree.cli import console
 from datafree.cli.benchmark import benchmark
 from datafree.cli.distill import distill
+from datafree.cli.evaluate import evaluate
 from datafree.cli.options import (
     Argument,
     Command,
@@ -23,6 +24,7 @@ from datafree.cli.options import (
     given_fields,
 )
 from datafree.cli.quantize import quantize
+from datafree.cli.show import compare, show
 from datafree.config import RunConfig, build
 from datafree.config.options import (
     ExciteOptions,
@@ -50,7 +52,10 @@ def app() -> None:
 
 app.add_command(quantize)
 app.add_command(distill)
+app.add_command(evaluate)
 app.add_command(benchmark)
+app.add_command(show)
+app.add_command(compare)
 
 
 @app.command(
@@ -84,35 +89,6 @@ def synthesize(model: str, output: str, force: bool, **options: Any) -> None:
         f"{len(made)} images of {method}: {path}, {path.with_suffix('.png')};"
         f" sha256 {made.digest()[:16]}"
     )
-
-
-@app.command(
-    cls=Command,
-    params=[
-        Argument("run", "Model", "Folder written by quantize."),
-        field_option(RunConfig, "data"),
-        field_option(RunConfig, "limit"),
-        field_option(RunConfig, "metric"),
-        field_option(RunConfig, "decode"),
-        field_option(RunConfig, "images_per_batch"),
-        Option(
-            ["--onnx"], "Output", is_flag=True,
-            help="Also run student.onnx in onnxruntime (exact mode).",
-        ),
-        field_option(RunConfig, "device"),
-    ],
-)  # fmt: skip
-def evaluate(run: str, onnx: bool, **options: Any) -> None:
-    """Measure teacher and student of a finished run on labelled images."""
-    from datafree.runs.finished import evaluate_run
-
-    changes = given_fields(options)
-    config, measured = evaluate_run(Path(run), changes, onnx=onnx, progress=console.progress)
-    ((measure, (what, unit)),) = (item for item in console.MEASURES.items() if item[0] in measured)
-    rows = [(name, f"{value:.2f}") for name, value in measured[measure].items()]
-    title = f"{config.model} {config.label}, policy {config.policy}"
-    title += f", {measured['test_images']} images"
-    console.show_table(title, ("network", what + unit), rows)
 
 
 @app.command(

@@ -6,29 +6,17 @@ import textwrap
 import warnings
 from collections.abc import Generator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.markup import escape
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    TaskID,
-    TextColumn,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
-)
-from rich.progress import (
-    Progress as RichProgress,
-)
 from rich.table import Table
 
 from datafree.cli.runtimes import runtime_rows
 from datafree.config import RunConfig
 from datafree.errors import NetworkWarning
-from datafree.progress import Step
+from datafree.progress.bars import Bars
 
 if TYPE_CHECKING:
     from datafree.runs.methods import Explained
@@ -47,35 +35,8 @@ _NAMES = 6  # layers a row of the table of bits names
 _MANY_UNDECIDED = 0.25  # share of the roundings from which on more steps are worth their time
 
 
-@dataclass(frozen=True)
-class _Bar:
-    """One bar; a `datafree.progress.Noting`."""
-
-    bars: RichProgress
-    task: TaskID
-
-    def __call__(self, done: int, /) -> None:
-        self.bars.advance(self.task, done)
-
-    def note(self, text: str) -> None:
-        self.bars.update(self.task, note=escape(text))
-
-
-@contextmanager
-def progress(description: str, total: int) -> Generator[Step]:
-    """A bar with elapsed and remaining time on standard error; a `datafree.progress.Progress`."""
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn("elapsed"),
-        TimeElapsedColumn(),
-        TextColumn("left"),
-        TimeRemainingColumn(),
-        TextColumn("{task.fields[note]}"),
-    )
-    with RichProgress(*columns, console=err, transient=True, disable=not err.is_terminal) as bars:
-        yield _Bar(bars, bars.add_task(description, total=total, note=""))
+progress = Bars(lambda: err)
+"""Shows bars on standard error; a `datafree.progress.Progress`."""
 
 
 @contextmanager
@@ -115,6 +76,20 @@ def run_and_show(config: RunConfig, output: Path, *, force: bool) -> None:
     if (code := result.snippet()) is not None:
         out.print("\n[bold]To classify a picture with it:[/bold]\n")
         out.print(code, markup=False, highlight=False, soft_wrap=True)
+
+
+def plan_and_show(config: RunConfig, output: Path, *, force: bool) -> None:
+    """Show what a run would do and take; nothing is written. Arguments as of `run_and_show`."""
+    from datafree.runs.dry import plan_run
+
+    planned = plan_run(config, output, force=force, progress=progress)
+    found = planned.forecast
+    show_result(planned.config, {}, found.seconds, images=planned.images)
+    out.print(f"{found}, with about {found.memory / 1e9:.1f} GB of memory", highlight=False)
+    kept = ", the network itself among it" if config.teacher_kept else ""
+    out.print(
+        f"would be written to {output}{kept}; nothing was done", highlight=False, markup=False
+    )
 
 
 def show_result(
@@ -212,11 +187,7 @@ def measured_rows(metrics: Mapping[str, Any]) -> list[tuple[str, str]]:
         held = metrics["held_out"]
         text = _differences(held, task)
         rows.append((f"teacher and student on {held['images']} held-out images", text))
-    if "isolation" in metrics:
-        rows += _weakest(metrics["isolation"])
-    elif metrics.get("sqnr_db"):
-        name, value = min(metrics["sqnr_db"].items(), key=lambda item: item[1])
-        rows.append(("noisiest layer", f"{name}, {value:.1f} dB"))
+    rows += _layers(metrics)
     if rounded := sum(unit["rounded"] for unit in metrics.get("reconstruction", ())):
         share = sum(unit["undecided"] for unit in metrics["reconstruction"]) / rounded
         advice = "; more iterations would settle them" if share > _MANY_UNDECIDED else ""
@@ -227,6 +198,8 @@ def measured_rows(metrics: Mapping[str, Any]) -> list[tuple[str, str]]:
         if suffix in metrics:
             rows.append((suffix, metrics[suffix]["line"]))
             rows.extend(("", note) for note in metrics[suffix]["notes"])
+    if "teacher_file" in metrics:
+        rows.append(("teacher.pt2", _kept(metrics["teacher_file"])))
     if "runtime" in metrics:
         rows.extend(runtime_rows(metrics["runtime"]))
     return rows
@@ -296,6 +269,16 @@ def _differences(held: Mapping[str, Any], task: str) -> str:
     return ", ".join(told)
 
 
+def _layers(metrics: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """Which layer to look at: by itself, or by its noise where that was not measured."""
+    if "isolation" in metrics:
+        return _weakest(metrics["isolation"])
+    if not metrics.get("sqnr_db"):
+        return []
+    name, value = min(metrics["sqnr_db"].items(), key=lambda item: item[1])
+    return [("noisiest layer", f"{name}, {value:.1f} dB")]
+
+
 def _weakest(found: Mapping[str, Any]) -> list[tuple[str, str]]:
     """The layer that a student loses most by, and what to do about it."""
     path, total = found["weakest"], found["total"]
@@ -308,6 +291,12 @@ def _weakest(found: Mapping[str, Any]) -> list[tuple[str, str]]:
     if "proposal" in found:
         rows.append(("", f"try {found['proposal']}"))
     return rows
+
+
+def _kept(told: Mapping[str, Any]) -> str:
+    if "error" in told:
+        return str(told["error"])
+    return f"{told['bytes'] / 1000:.0f} kB, the network itself; --no-keep-teacher leaves it out"
 
 
 def _phase(phase: Mapping[str, Any]) -> str:

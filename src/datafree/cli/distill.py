@@ -36,9 +36,9 @@ Examples:
 """
 
 
-def _distill(
+def _distill(  # noqa: PLR0913 - the options that are no fields
     model: str | None, student: str | None, resume: str | None, recipe: str | None,
-    output: str | None, force: bool | None, **options: Any,
+    output: str | None, force: bool | None, dry_run: bool, **options: Any,
 ) -> None:  # fmt: skip
     if resume is not None:
         resolved, output = load_config(unfinished(Path(resume))), resume
@@ -48,7 +48,8 @@ def _distill(
         base = {"model": model, "student": student, "training": "distill"}
         base |= recipe_fields(recipe, "distill")
         resolved = build(RunConfig, distillation(base, given_fields(options)), "options")
-    console.run_and_show(resolved, Path(output or "run"), force=bool(force))
+    act = console.plan_and_show if dry_run else console.run_and_show
+    act(resolved, Path(output or "run"), force=bool(force))
 
 
 distill = Command(

@@ -31,9 +31,11 @@ class Option(click.Option):
 class Argument(click.Argument):
     """An argument that stands in a panel of its command's help."""
 
-    def __init__(self, name: str, panel: str, text: str, *, required: bool = True) -> None:
-        """Create it with the `text` of its help."""
-        super().__init__([name], required=required)
+    def __init__(
+        self, name: str, panel: str, text: str, *, required: bool = True, several: bool = False
+    ) -> None:
+        """Create it with the `text` of its help; `several` takes all that are given."""
+        super().__init__([name], required=required, nargs=-1 if several else 1)
         self.panel, self.text = panel, text
 
 
@@ -123,8 +125,13 @@ def run_options() -> list[Option]:
         ["--resume"], "Output", metavar="FOLDER",
         help="Go on with the interrupted run in this folder; no other option is needed.",
     )  # fmt: skip
+    dry = Option(
+        ["--dry-run"], "Output", is_flag=True,
+        help="Say what would be done, how long it would take here and how much memory, and do"
+        " nothing.",
+    )  # fmt: skip
     output = field_option(FolderOptions, "output", default="run")
-    return [output, field_option(FolderOptions, "force"), resume]
+    return [output, field_option(FolderOptions, "force"), resume, dry]
 
 
 def unfinished(folder: Path) -> Path:

@@ -15,7 +15,7 @@ from datafree.cli.options import (
     run_options,
     unfinished,
 )
-from datafree.config import RunConfig, build, load_config, merge
+from datafree.config import RunConfig, build, merge
 from datafree.config.fields import meaning
 from datafree.config.options import Networks, RecipeOptions
 from datafree.errors import ConfigError
@@ -42,18 +42,21 @@ Examples:
 """
 
 
-def _quantize(
+def _quantize(  # noqa: PLR0913 - the options that are no fields
     model: str | None, config: str | None, resume: str | None, recipe: str | None,
-    output: str | None, force: bool | None, **options: Any,
+    output: str | None, force: bool | None, dry_run: bool, **options: Any,
 ) -> None:  # fmt: skip
+    from datafree.runs.repeating import repeated
+
     if resume is not None:
         config, output = str(unfinished(Path(resume))), resume
     if (model is None) == (config is None):
         raise ConfigError("give either a MODEL or --config with the config.yaml of an earlier run")
-    base = load_config(Path(config)).model_dump() if config else {"model": model}
+    base = repeated(Path(config)).model_dump() if config else {"model": model}
     fields = merge(laid_over(base, recipe), given_fields(options))
     resolved = build(RunConfig, fields, "options")
-    console.run_and_show(resolved, Path(output or "run"), force=bool(force))
+    act = console.plan_and_show if dry_run else console.run_and_show
+    act(resolved, Path(output or "run"), force=bool(force))
 
 
 quantize = Command(

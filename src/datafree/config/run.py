@@ -90,6 +90,16 @@ class RunConfig(ImageFile, ImageCount, QuantizeOptions, Networks):
         return ModelConfig(source=self.model, **told)
 
     @property
+    def in_memory(self) -> bool:
+        """Whether the network has no source that could be loaded again."""
+        return self.model.startswith("<")
+
+    @property
+    def teacher_kept(self) -> bool:
+        """Whether the network is written into the run's folder."""
+        return self.in_memory if self.keep_teacher is None else self.keep_teacher
+
+    @property
     def companion(self) -> ModelConfig | None:
         """The network to distill into."""
         if self.student is None:

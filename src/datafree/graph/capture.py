@@ -51,7 +51,7 @@ def capture(model: nn.Module | ExportedProgram, spec: InputSpec) -> fx.GraphModu
         CaptureError: the model cannot be exported with a dynamic batch (the message names the line
             that refuses), or its graph does not compute what the model computes.
     """
-    program = model if isinstance(model, ExportedProgram) else _export(model, spec)
+    program = model if isinstance(model, ExportedProgram) else exported(model, spec)
     try:
         original = open_regions(program.module(check_guards=False))
     except RuntimeError as error:
@@ -79,7 +79,16 @@ def to_device(graph_module: fx.GraphModule, device: torch.device) -> fx.GraphMod
     return moved
 
 
-def _export(model: nn.Module, spec: InputSpec) -> ExportedProgram:
+def exported(model: nn.Module, spec: InputSpec) -> ExportedProgram:
+    """`model` as a program of `torch.export` for batches of any size, in eval mode.
+
+    Args:
+        model: not changed; its tensors are shared.
+        spec: what it takes.
+
+    Raises:
+        CaptureError: it cannot be exported so; the message names the line that refuses.
+    """
     training = {module: module.training for module in model.modules()}
     tensor = next(iter(model.parameters()), torch.zeros(()))
     packed = torch.zeros(_TRACED_BATCH, *spec.shape, device=tensor.device)

@@ -17,6 +17,7 @@ from datafree.errors import ConfigError, DataError, UnknownNameError
 from datafree.evaluate import Predictor, mean_iou, top1
 from datafree.graph.outputs import rebuilt
 from datafree.images import batch_size
+from datafree.losses import parts
 from datafree.progress import Progress, Step, silent
 from datafree.runs.plan import resolve_device
 from datafree.tensors import on_device
@@ -30,7 +31,7 @@ NAMED = ("top1", "miou", "map")
 
 def accuracy(
     predictors: Mapping[str, Predictor],
-    graph: fx.GraphModule,
+    graph: fx.GraphModule | None,
     spec: InputSpec,
     config: RunConfig,
     metric: Metric | None = None,
@@ -40,7 +41,8 @@ def accuracy(
 
     Args:
         predictors: by name, of all that the network returns side by side.
-        graph: one of them, which knows how that is put together.
+        graph: one of them, which knows how that is put together; without one a measure of the
+            user's gets the tensor, or a tuple of several.
         spec: of the network.
         config: names the data and perhaps a measure.
         metric: a measure in memory, instead of that of `config`, see `measure`.
@@ -60,7 +62,7 @@ def accuracy(
     batches = ((on_device(x, device), y) for x, y in data.batches(size))
     own = dict(predictors)
     with progress("evaluation", len(data)) as step:
-        calls = {key: rebuilt(graph, predict) for key, predict in own.items()}
+        calls = {key: _rebuilt(graph, predict, spec) for key, predict in own.items()}
         if isinstance(metric, MeanAveragePrecision):
             found = _by_boxes(calls, data, batches, metric, step)
         elif metric is not None:
@@ -184,6 +186,20 @@ def _by_boxes(
             step(len(labels))
     labelled = boxes_of(data.labels)
     return {name: average_precision(boxes, labelled).mean for name, boxes in found.items()}
+
+
+def _rebuilt(
+    graph: fx.GraphModule | None, predict: Predictor, spec: InputSpec
+) -> Callable[[Tensor], Any]:
+    """`predict` with what it returns put together as its network does."""
+    if graph is not None:
+        return rebuilt(graph, predict)
+
+    def call(images: Tensor) -> Any:
+        found = parts(predict(images), spec.heads)
+        return found[0] if len(found) == 1 else tuple(found)
+
+    return call
 
 
 def _by_metric(

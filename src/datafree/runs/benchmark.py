@@ -14,7 +14,7 @@ from datafree.config.options import BenchmarkOptions
 from datafree.errors import ConfigError, DatafreeError
 from datafree.files import atomic_path, write_text
 from datafree.progress import Progress, silent
-from datafree.runs.finished import load_run
+from datafree.runs.finished import restored
 from datafree.runs.folder import ONNX
 from datafree.runs.pipeline import Result
 from datafree.runs.record import environment
@@ -80,7 +80,7 @@ def benchmark_run(
 def _target(subject: Path) -> str:
     """Target of the run in a folder; what is no run is measured in onnxruntime."""
     try:
-        return load_config(subject).target
+        return load_config(subject / "config.yaml").target
     except DatafreeError:
         return DEFAULT
 
@@ -100,7 +100,7 @@ def _float_of(subject: Path | Result, folder: Path, options: BenchmarkOptions) -
         yield options.float_file or kept
         return
     try:
-        result = subject if isinstance(subject, Result) else load_run(folder)
+        result = subject if isinstance(subject, Result) else restored(folder)
     except DatafreeError as error:
         raise ConfigError(f"{error}; or give the float network's file, --float-file") from error
     with float_file(result.teacher, result.spec) as made:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -11,35 +11,37 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import nn
 
-from datafree.config import Method, RunConfig, build, load_config
-from datafree.errors import ConfigError, OutputExistsError
+from datafree.config import Method, RunConfig, build
+from datafree.errors import ConfigError, DatafreeError, ModelError, OutputExistsError
 from datafree.export.base import Exporter
 from datafree.graph.capture import capture, to_device
 from datafree.graph.inputs import fed
+from datafree.graph.integer import as_computed
 from datafree.graph.outputs import structured, together
 from datafree.images import SyntheticSet
 from datafree.models import Teacher, load_teacher
 from datafree.progress import Progress, silent
 from datafree.quant.modules import QUANTIZED
-from datafree.runs.accuracy import accuracy, measure
+from datafree.runs.accuracy import Metric, accuracy, measure
 from datafree.runs.choices import settled
 from datafree.runs.exporting import about, summarize
 from datafree.runs.fine_tuning import blank_student
 from datafree.runs.folder import IMAGES, ONNX, STUDENT
+from datafree.runs.keeping import TEACHER, kept_teacher
 from datafree.runs.pipeline import Result
 from datafree.runs.plan import exporter_for, make_method, resolve_device
+from datafree.runs.stored import EVALUATIONS, Stored, add_evaluation, read_run
 from datafree.tensors import fast_layout
 from datafree.training.base import Trainer
 
 
-def load_run(folder: Path) -> Result:
+def restored(folder: Path) -> Result:
     """A finished run: teacher and student as they were.
 
-    Args:
-        folder: written by `datafree.runs.pipeline.run`.
+    The teacher is the one the run kept, if it kept it, and else comes from its source.
 
-    Returns:
-        The result without metrics.
+    Args:
+        folder: written by `datafree.runs.pipeline.run`; it may have been moved.
 
     Raises:
         ConfigError: `folder` holds no finished run, or its teacher has changed since.
@@ -50,15 +52,11 @@ def load_run(folder: Path) -> Result:
 
 def _loaded(folder: Path) -> tuple[Result, Teacher]:
     """A finished run, and its teacher as it was loaded."""
-    config = load_config(folder / "config.yaml")
-    digest, layer_bits = _measured(folder)
+    stored = read_run(folder)
+    config, metrics = stored.config, stored.metrics
     if config.mixed:
-        config = config.with_layer_bits(layer_bits)
-    teacher = load_teacher(config.teacher)
-    if teacher.digest != digest:
-        raise ConfigError(
-            f"{config.model} has changed since {folder} was written: quantize it again"
-        )
+        config = config.with_layer_bits(metrics["allocation"]["layer_bits"])
+    teacher = _teacher_of(stored)
     graph = capture(teacher.model, teacher.spec)
     config = settled(config, graph, given=config.image_file is not None).config
     trainer: Trainer | None = None
@@ -86,41 +84,109 @@ def _loaded(folder: Path) -> tuple[Result, Teacher]:
     made = (folder / IMAGES).exists()
     images = SyntheticSet.load(folder / IMAGES) if made else SyntheticSet.none(teacher.spec)
     both = structured(student), structured(graph)
-    return Result(*both, teacher.spec, images, config, metrics={}, folder=folder), teacher
+    seconds = dict(stored.record.get("seconds", {}))
+    return Result(*both, teacher.spec, images, config, metrics, seconds, folder), teacher
+
+
+def _teacher_of(stored: Stored) -> Teacher:
+    """The float network a run was made from.
+
+    Raises:
+        ConfigError: what is there is another one.
+        ModelError: there is none any more.
+    """
+    folder, config = stored.folder, stored.config
+    kept = kept_teacher(folder, config, stored.record)
+    if kept is not None:
+        return kept
+    if config.in_memory:
+        raise ModelError(
+            f"{folder} was made from a network in memory and holds no {TEACHER}: quantize again,"
+            " with keep_teacher=True"
+        )
+    try:
+        teacher = load_teacher(config.teacher)
+    except DatafreeError as error:
+        raise ModelError(
+            f"the network of {folder}, {config.model}, cannot be loaded, and no {TEACHER} was kept"
+            f" ({error}); bring it back, or quantize again with --keep-teacher"
+        ) from error
+    if teacher.digest != stored.metrics["teacher"]:
+        raise ConfigError(
+            f"{config.model} has changed since {folder} was written: quantize it again"
+        )
+    return teacher
 
 
 def evaluate_run(
-    folder: Path, changes: dict[str, Any], *, onnx: bool = False, progress: Progress = silent
-) -> tuple[RunConfig, dict[str, Any]]:
-    """What a finished run's teacher and student reach on labelled images.
+    folder: Path,
+    changes: Mapping[str, Any],
+    *,
+    onnx: bool = False,
+    metric: Metric | None = None,
+    progress: Progress = silent,
+) -> Evaluation:
+    """Measure a finished run's teacher and student on labelled images, and write it into the run.
 
     Args:
         folder: the run.
         changes: fields of `RunConfig` that replace the run's own (data, limit, device); None keeps.
         onnx: also run the exported file in onnxruntime.
+        metric: a measure in memory, instead of that of the run.
         progress: shown during the evaluation.
-
-    Returns:
-        The configuration used, and what `datafree.runs.accuracy.accuracy` found.
 
     Raises:
         DataError: neither the run nor `changes` name labelled data, or data that do not fit.
         ConfigError: `folder` holds no finished run.
+        ModelError: its teacher can no longer be loaded.
     """
-    result, teacher = _loaded(folder)
+    try:
+        result, teacher = _loaded(folder)
+    except ModelError as error:
+        if not (folder / ONNX).is_file():
+            raise
+        raise ModelError(
+            f"{error}; datafree evaluate {folder / ONNX} --data ... measures its file alone"
+        ) from error
     kept = {key: value for key, value in changes.items() if value is not None}
     config = build(RunConfig, result.config.model_dump() | kept, "options")
     device = resolve_device(config.device)
     graph = to_device(together(result.teacher), device)
     predictors: dict[str, Any] = {
         "teacher": graph,
-        "student": to_device(together(result.student), device),
+        "student": as_computed(to_device(together(result.student), device)),
     }
     if onnx:
         exporter: Exporter = make_method(Method(name="onnx"), "export", Exporter)
         predictors[ONNX] = fed(exporter.run(folder / ONNX), result.spec.inputs)
-    metric = measure(config, teacher.boxes)
-    return config, accuracy(predictors, graph, result.spec, config, metric, progress)
+    metric = measure(config, teacher.boxes, metric)
+    measured = accuracy(predictors, graph, result.spec, config, metric, progress)
+    told = {
+        "data": str(config.data), "limit": config.limit,
+        "measure": config.metric if metric is None else getattr(metric, "__name__", "a function"),
+        "networks": list(predictors), "device": str(device),
+    }  # fmt: skip
+    try:
+        add_evaluation(folder, {**told, **measured})
+    except OSError as error:
+        reason = f"{folder / EVALUATIONS} was not written: {error.strerror or error}"
+        return Evaluation(config, measured, reason)
+    return Evaluation(config, measured)
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What a run reached on labelled images.
+
+    Attributes:
+        config: the configuration used.
+        measured: as `datafree.runs.accuracy.accuracy` returns it.
+        note: why it was not written into the run; empty where it was.
+    """
+
+    config: RunConfig
+    measured: dict[str, Any]
+    note: str = ""
 
 
 def export_run(
@@ -147,28 +213,21 @@ def export_run(
     """
     exporter = exporter_for(path, format, options)
     _refuse_existing(path, force)
-    result = load_run(folder)
+    result = restored(folder)
+    config, notes = result.config, []
+    if config.class_names is not None and not config.class_names.exists():
+        notes = [f"Class names are left out: {config.class_names} is no longer there."]
+        config = config.model_copy(update={"class_names": None})
     report = exporter.export(
         result.student,
         result.spec,
         path,
         check=result.images.images if len(result.images) else None,
-        about=about(result.config, _measured(folder)[0], result.spec),
+        about=about(config, str(result.metrics["teacher"]), result.spec),
         force=force,
     )
-    return summarize(report)
-
-
-def _measured(folder: Path) -> tuple[str, dict[str, int]]:
-    """Digest of a finished run's teacher, and the bits that were allocated to its layers."""
-    try:
-        metrics = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
-        allocation = metrics["results"].get("allocation", {"layer_bits": {}})
-        return str(metrics["results"]["teacher"]), dict(allocation["layer_bits"])
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
-        raise ConfigError(
-            f"{folder} holds no finished run: quantize with the same options goes on with it"
-        ) from None
+    told = summarize(report)
+    return {**told, "notes": [*told["notes"], *notes]}
 
 
 def _refuse_existing(path: Path, force: bool) -> None:

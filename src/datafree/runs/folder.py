@@ -26,7 +26,9 @@ _EXPORTED = (ONNX, "student.pt2", "student.pte", "student.tflite")
 _WRITTEN = (
     "metrics.json",
     "benchmark.json",
+    "evaluation.json",
     "float.onnx",
+    "teacher.pt2",
     *_EXPORTED,
     STUDENT,
     IMAGES,

@@ -1,147 +1,193 @@
-"""How long a run will take, from one measured pass through the network."""
+"""How long a run will take and how much memory, from the first steps of its stages, really taken.
+
+A stage that counts steps is begun and left after a few (`datafree.runs.trials`); what has no steps
+is done with a few images. Writing the files is Python's work, much the same for every layer: it is
+foretold from their number and from how fast Python is here.
+"""
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable
-from typing import Any
+import resource
+import statistics
+import sys
+import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass
 
 import torch
-from torch import Tensor, fx
 
-from datafree.config import InputSpec, RunConfig
-from datafree.generators import Generator
-from datafree.reconstruction.base import Reconstructor
+from datafree.progress import in_words
+from datafree.runs.opening import Opened
+from datafree.runs.plan import make_method
+from datafree.runs.trials import (
+    Quantized,
+    answer_seconds,
+    best_time,
+    quantizing_seconds,
+    synthesis_seconds,
+    training_seconds,
+)
 from datafree.synthesis.base import Synthesizer
+from datafree.targets import load_target
 from datafree.tensors import device_of
-from datafree.training.base import Trainer
 
-_VALUES = 16 * 3 * 224 * 224  # input values of the measured pass: 16 ImageNet images
-_REPEATS = 3
 _WORTH_SPLITTING = 5.0  # seconds
+_WORTH_NAMING = 1.0
+# Seconds of writing a layer over those of `python_seconds`; measured on ResNet-18, ResNet-20,
+# MobileNetV2 and the digits network, which differ by a tenth.
+_ONNX_AND_PT2, _OTHER, _FLOAT = 50.0, 50.0, 15.0
+_KEPT = 0.5  # times of writing the teacher over that of capturing it
+_IMPORTS = 1.0
+_WORK, _TIMES = 200_000, 9
+_ASKED = 5.0  # times that teacher and student answer for every image files are checked on
+_TIMED = 6.0  # seconds that files are timed for at most, see `datafree.runs.runtime.Settings`
+_LEAST_TIMED = 2.0
+_ROUNDS = 25 * 9 * 2  # forward passes of both files: rounds, images, numbers of threads
+_EXPORT_BYTES = 150e6  # what torch.onnx and onnxruntime take beside the network
+_COPIES = 4  # of the weights: student, program, file, session
 
 
-def expected_seconds(  # noqa: PLR0913 - what a run consists of
-    graph: fx.GraphModule,
-    spec: InputSpec,
-    synthesizer: Synthesizer | None,
-    reconstructor: Reconstructor | None,
-    count: int,
-    held_out: int = 0,
-    trainer: Trainer | None = None,
-) -> dict[str, float]:
-    """Seconds the long stages of a run will take on this machine as it is now.
+@dataclass(frozen=True)
+class Forecast:
+    """What a run will take here.
 
-    Methods say how many images they send through the network and back (`passes`); here it is
-    measured what one such image costs. Within a factor of two on an idle machine; what stages
-    left out here take is small.
+    Attributes:
+        seconds: by stage, in their order; that of capture has passed.
+        memory: bytes of the process at most, about; on a GPU those of the GPU.
+    """
+
+    seconds: Mapping[str, float]
+    memory: float
+
+    @property
+    def total(self) -> float:
+        """Seconds of all stages."""
+        return sum(self.seconds.values())
+
+    @property
+    def parts(self) -> str:
+        """The stages worth naming, as words."""
+        return ", ".join(
+            f"{stage} {in_words(seconds)}"
+            for stage, seconds in self.seconds.items()
+            if seconds >= _WORTH_NAMING
+        )
+
+    def __str__(self) -> str:
+        """As a sentence."""
+        if self.total < _WORTH_SPLITTING:
+            return "expected to take a few seconds here"
+        return f"expected to take about {in_words(self.total)} here ({self.parts})"
+
+
+def foretell(begun: Opened, capture: float, *, written: bool) -> Forecast:
+    """Foretell a run on this machine as it is now.
 
     Args:
-        graph: the captured network, on the device it will run on.
-        spec: its input.
-        synthesizer: makes the images, or None if there are some.
-        reconstructor: learns the rounding, or None.
-        count: images.
-        held_out: further images made by the same method.
-        trainer: fine-tunes the student, or None.
-
-    Returns:
-        Seconds by stage.
+        begun: the run.
+        capture: seconds it has taken so far.
+        written: it has a folder, so that files are written.
     """
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # whatever a trial warns of the run itself will warn of
+        seconds = {"capture": capture, **_long_stages(begun)}
+        seconds |= _files(begun, seconds.pop("answer"), written=written)
+    return Forecast(seconds, _memory(begun, written=written))
+
+
+def _long_stages(begun: Opened) -> dict[str, float]:
+    """Seconds up to the evaluation; under ``answer`` what teacher and student take for an image."""
+    config, plan, graph, spec = begun.config, begun.plan, begun.graph, begun.spec
+    trainer = plan.trainer
+    given = len(begun.images) if begun.images is not None else config.images
+    count = given if trainer is None else trainer.calibration_images
     found: dict[str, float] = {}
-    if synthesizer is None and reconstructor is None and trainer is None:
-        return found
-    each = seconds_per_image(graph, spec)
-    if synthesizer is not None:
-        held = synthesizer.passes(held_out) if held_out else 0.0
-        found["synthesis"] = each * (synthesizer.passes(count) + held)
-    if reconstructor is not None:
-        found["reconstruction"] = each * reconstructor.passes(count)
+    if plan.synthesizer is not None:
+        tried = plan.synthesizer.for_scheme(config.scheme)
+        found["synthesis"] = synthesis_seconds(tried, graph, spec, config.images)
+    quantized: Quantized | None = None
+    if trainer is None or plan.reconstructor is not None:
+        quantized = quantizing_seconds(begun)
+    answer = (
+        answer_seconds((graph, graph, graph), spec, device_of(graph))
+        if quantized is None
+        else quantized.per_answer
+    )
+    if config.mixed:
+        found["allocation"] = 0.5 * _layers(begun) * len(config.candidate_bits) * count * answer
+    found |= {} if quantized is None else _quantizing(begun, quantized, count)
     if trainer is not None:
-        per_dream = _per_dream(trainer, spec, device_of(graph))
-        found["training"] = trainer.passes() * each + trainer.dreams() * per_dream
+        phases = sum(training_seconds(begun).values())
+        if config.max_seconds is not None:
+            phases = min(phases, config.max_seconds)
+        checks = trainer.checks * trainer.holdout * answer
+        found = {"training": sum(found.values()) + phases + checks}
+    found["evaluation"] = _evaluation(begun, count, answer)
+    return found | {"answer": answer}
+
+
+def _quantizing(begun: Opened, tried: Quantized, count: int) -> dict[str, float]:
+    """Seconds of the stages that quantize the weights of a student on `count` images."""
+    more = max(count / tried.images, 1.0)
+    found = {
+        stage: seconds * (1.0 if begun.config.bias_rule == "analytic" and "bias" in stage else more)
+        for stage, seconds in tried.seconds.items()
+    }
+    if begun.plan.reconstructor is not None:
+        found["reconstruction"] += tried.per_pass * begun.plan.reconstructor.passes(count)
     return found
 
 
-def seconds_per_image(graph: fx.GraphModule, spec: InputSpec) -> float:
-    """What one image takes forward and back, the gradient going to the image: the best of three.
-
-    Args:
-        graph: the network, in evaluation mode.
-        spec: its input.
-    """
-    size = _measured_images(spec)
-    random = torch.Generator().manual_seed(0)
-    images = torch.randn(size, *spec.shape, generator=random).to(device_of(graph))
-    images.requires_grad_()
-    return _best_time(lambda: graph(images), [images]) / size
-
-
-def _per_dream(trainer: Trainer, spec: InputSpec, device: torch.device) -> float:
-    """What the generator takes for one image, forward and back to its weights."""
-    size, random = _measured_images(spec), torch.Generator().manual_seed(0)
-    generator = Generator(trainer.generator_config(spec), random).to(device)
-    latents, labels = generator.draw(size, random)
-    weights = list(generator.parameters())
-    return _best_time(lambda: generator(latents, labels), weights) / size
+def _evaluation(begun: Opened, count: int, answer: float) -> float:
+    """Seconds to measure teacher and student, held-out images made for it among them."""
+    config, trainer = begun.config, begun.plan.trainer
+    noise = count * answer
+    if begun.test_images:
+        return noise + begun.test_images * answer * (1.0 if trainer is None else 1.5)
+    if not config.holdout or (not count and trainer is None):
+        return noise
+    if trainer is not None:
+        return noise + config.holdout * answer
+    method: Synthesizer = make_method(config.synthesis, "synthesis", Synthesizer)
+    tried = method.for_scheme(config.scheme)
+    made = synthesis_seconds(tried, begun.graph, begun.spec, config.holdout)
+    return noise + made + config.holdout * answer
 
 
-def _measured_images(spec: InputSpec) -> int:
-    channels, height, width = spec.shape
-    return min(64, max(2, _VALUES // (channels * height * width)))
+def _files(begun: Opened, answer: float, *, written: bool) -> dict[str, float]:
+    """Seconds to write the files of a run, and to open and time them in a runtime."""
+    config, traced = begun.config, begun.traced
+    if not written:
+        return {}
+    kept = _KEPT * traced if begun.program is not None else 0.0
+    if not config.export:
+        return {"export": kept}
+    own = load_target(config.target).suffix not in (".onnx", ".pt2")
+    checked = config.images if begun.images is None else len(begun.images)
+    each = python_seconds() * _layers(begun)
+    export = _IMPORTS + (_ONNX_AND_PT2 + _OTHER * own) * each + kept
+    export += _ASKED * checked * answer
+    timed = min(_TIMED, _LEAST_TIMED + _ROUNDS * answer) if config.latency else 0.0
+    return {"export": export, "runtime": timed + _FLOAT * each * config.latency + 0.5}
 
 
-def _best_time(compute: Callable[[], Tensor], inputs: list[Any]) -> float:
-    times: list[float] = []
-    for _ in range(_REPEATS):
-        started = time.perf_counter()
-        gradient = torch.autograd.grad(compute().square().sum(), inputs)[0]
-        float(gradient.sum())  # waits for the device
-        times.append(time.perf_counter() - started)
-    return min(times)
+def _layers(begun: Opened) -> int:
+    return sum(isinstance(m, torch.nn.Conv2d | torch.nn.Linear) for m in begun.graph.modules())
 
 
-def foretold(
-    config: RunConfig,
-    graph: fx.GraphModule,
-    spec: InputSpec,
-    synthesizer: Synthesizer | None,
-    reconstructor: Reconstructor | None,
-    trainer: Trainer | None,
-) -> str:
-    """The time a run is expected to take, as a sentence; arguments as for `expected_seconds`."""
-    held_out = config.holdout if config.data is None else 0
-    count = config.images if trainer is None else trainer.calibration_images
-    found = expected_seconds(
-        graph, spec, synthesizer, reconstructor, count, held_out, _phases(config, trainer)
-    )
-    if config.max_seconds is not None:
-        found["training"] = min(config.max_seconds, found["training"])
-    total = sum(found.values())
-    if total < _WORTH_SPLITTING:
-        return "expected to take a few seconds here"
-    parts = ", ".join(f"{stage} {in_words(seconds)}" for stage, seconds in found.items())
-    return f"expected to take about {in_words(total)} here ({parts})"
+def python_seconds() -> float:
+    """Seconds of a fixed piece of Python's work, the median of several times."""
+    times = [best_time(lambda: sum(n * n for n in range(_WORK)), 1) for _ in range(_TIMES)]
+    return statistics.median(times)
 
 
-def _phases(config: RunConfig, trainer: Trainer | None) -> Trainer | None:
-    """`trainer` with no steps in the phases that this run leaves out."""
-    if trainer is None:
-        return None
-    left_out: dict[str, int] = {}
-    if config.generator is not None and config.student is None:
-        left_out["warmup"] = 0
-    if config.float_student:
-        left_out["iterations"] = 0
-    return trainer.model_copy(update=left_out)
-
-
-def in_words(seconds: float) -> str:
-    """Seconds as people say them, rounded: ``40 s``, ``3 min``, ``2.5 h``."""
-    if seconds < 1:
-        return "under a second"
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    if seconds < 90 * 60:
-        return f"{seconds / 60:.0f} min"
-    return f"{seconds / 3600:.1f} h"
+def _memory(begun: Opened, *, written: bool) -> float:
+    """Bytes that the run needs: what its first steps needed, and what comes later."""
+    weights = sum(p.numel() * p.element_size() for p in begun.graph.parameters())
+    device = device_of(begun.graph)
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) + 2.0 * weights
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    used = peak * (1.0 if sys.platform == "darwin" else 1024.0)
+    later = _EXPORT_BYTES if written and begun.config.export else 0.0
+    return used + later + _COPIES * weights

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,19 +15,18 @@ from datafree.calibrators.base import Calibrator
 from datafree.config import InputSpec, RunConfig, Scheme
 from datafree.evaluate import Predictor, compare, layer_sqnr
 from datafree.files import sha256
-from datafree.graph.capture import capture, to_device
 from datafree.graph.chosen import kept_in_float
 from datafree.graph.integer import as_computed
 from datafree.graph.normalisation import behind_normalisation
 from datafree.graph.outputs import rebuilt, structured, together
 from datafree.graph.settle import settle
 from datafree.images import SyntheticSet, device_batches
-from datafree.models import Teacher, load_teacher
-from datafree.progress import Progress, silent
-from datafree.runs.accuracy import Metric, accuracy, labelled_images, measure
+from datafree.models import Teacher
+from datafree.progress import Progress, silent, waiting
+from datafree.runs.accuracy import Metric, accuracy
 from datafree.runs.choices import settled
-from datafree.runs.exporting import check_export, export_student
-from datafree.runs.fine_tuning import dreamt, find_companion, held_out, save_generators, tune
+from datafree.runs.exporting import export_student
+from datafree.runs.fine_tuning import dreamt, held_out, save_generators, tune
 from datafree.runs.folder import (
     IMAGES,
     ONNX,
@@ -37,9 +36,10 @@ from datafree.runs.folder import (
     refuse,
     save_images,
 )
-from datafree.runs.forecast import foretold
-from datafree.runs.notes import noted
-from datafree.runs.plan import Plan, make_method, make_plan, resolve_device
+from datafree.runs.forecast import foretell
+from datafree.runs.keeping import TEACHER, save_teacher
+from datafree.runs.opening import Opened, open_run
+from datafree.runs.plan import make_method, resolve_device
 from datafree.runs.post_training import allocated, quantize_weights
 from datafree.runs.record import Stopwatch, write_metrics
 from datafree.runs.runtime import facts_of_run
@@ -47,7 +47,6 @@ from datafree.runs.snippet import snippet
 from datafree.runs.weakest import weakest_layer
 from datafree.synthesis.base import Synthesizer
 from datafree.tensors import fast_layout
-from datafree.training import Team, gather_team
 
 _HOLDOUT_SEED = 1_000_003  # added to the seed of held-out images; neighbouring seeds share nothing
 
@@ -135,30 +134,26 @@ def run(  # noqa: PLR0913 - one door, what a caller may bring
         refuse(folder, config, force)
     watch = Stopwatch()
     with watch.stage("capture"):
-        teacher = teacher or load_teacher(config.teacher)
-        spec, device = teacher.spec, resolve_device(config.device)
-        graph = watch.network = to_device(capture(teacher.model, spec), device)
-        metric = _checked(graph, teacher, config, metric)
-        if images is None and config.image_file is not None:
-            images = SyntheticSet.load(config.image_file).fitted(spec, config.images)
-        asked, choices = config, settled(config, graph, given=images is not None)
-        config = choices.config
-        plan = make_plan(config, graph, spec, given=images is not None)
-        if images is None and plan.synthesizer is None:
-            images = SyntheticSet.none(spec)
-        companion = find_companion(student, config, spec)
-        team = gather_team(device, config.precision) if plan.trainer is not None else Team()
-        notes = noted(teacher, graph, choices.text) if team.rank == 0 else []
-        if tell is not None and team.rank == 0:
-            tell(foretold(config, graph, spec, *plan.long_stages))
+        kept = folder is not None
+        begun = open_run(config, teacher, student, images, metric, keep=kept, progress=progress)
+        asked, config, plan, team = config, begun.config, begun.plan, begun.team
+        graph, spec, images, digest = begun.graph, begun.spec, begun.images, begun.teacher.digest
+        watch.network, metric = graph, begun.metric
+    expected: Mapping[str, float] = {}
+    if tell is not None and team.rank == 0:
+        with watch.stage("forecast"), waiting(progress, "forecast"):
+            foretold = foretell(begun, watch.seconds["capture"], written=folder is not None)
+            expected = foretold.seconds
+        tell(str(foretold))
     if folder is not None and team.rank == 0:
-        claim(folder, asked, f"{teacher.digest} {_digest(images)}{_files(config)}")
+        claim(folder, asked, f"{digest} {_digest(images)}{_files(config)}")
     team.wait()
     with watch.stage("synthesis"):
         images = _images(graph, spec, config, images, folder, progress)
     metrics: dict[str, Any] = {
-        "teacher": teacher.digest, "images": images.digest(), "task": spec.task,
-        **({"notes": notes} if notes else {}),
+        "teacher": digest, "input": spec.model_dump(mode="json"),
+        "images": images.digest(), "task": spec.task,
+        **({"notes": begun.notes} if begun.notes else {}),
     }  # fmt: skip
     if config.mixed:
         with watch.stage("allocation"):
@@ -173,7 +168,7 @@ def run(  # noqa: PLR0913 - one door, what a caller may bring
     else:
         with watch.stage("training"):
             shown = progress if team.rank == 0 else silent
-            made, images = _train(graph, config, plan, images, companion, folder, shown, team)
+            made, images = _train(begun, config, images, folder, shown)
     if team.rank != 0:
         # The first process measures and writes.
         both = structured(made.student), structured(graph)
@@ -183,7 +178,7 @@ def run(  # noqa: PLR0913 - one door, what a caller may bring
     metrics |= _evaluate(graph, made, config, images, metric, watch, progress)
     if folder is not None:
         metrics |= _files_written(
-            folder, graph, made, config, images, teacher.digest, watch, progress
+            folder, begun, made, config, images, watch, progress, expected.get("export")
         )
         write_metrics(folder / "metrics.json", metrics, watch.seconds)
         shutil.rmtree(folder / UNFINISHED, ignore_errors=True)
@@ -195,34 +190,28 @@ def _digest(images: SyntheticSet | None) -> str:
     return "" if images is None else images.digest()
 
 
-def _checked(
-    graph: fx.GraphModule, teacher: Teacher, config: RunConfig, metric: Metric | None
-) -> Metric | None:
-    """What is measured on labelled data; tells a mistake before anything takes long."""
-    metric = measure(config, teacher.boxes, metric)
-    check_export(graph, teacher.spec, config)
-    if config.data is not None:
-        labelled_images(config, teacher.spec, metric)
-    return metric
-
-
 def _files_written(  # noqa: PLR0913 - what a run hands over
     folder: Path,
-    graph: fx.GraphModule,
+    begun: Opened,
     made: _Made,
     config: RunConfig,
     images: SyntheticSet,
-    digest: str,
     watch: Stopwatch,
     progress: Progress,
+    expected: float | None,
 ) -> dict[str, Any]:
     """Write the student's files; what is told of them and of what a runtime makes of them."""
-    with watch.stage("export"):
-        told = export_student(folder, made.student, images.spec, config, images, digest)
+    with watch.stage("export"), waiting(progress, "export", expected):
+        told = export_student(
+            folder, made.student, images.spec, config, images, begun.teacher.digest
+        )
+        if begun.program is not None:
+            own = begun.program is not begun.teacher.model
+            told["teacher_file"] = save_teacher(begun.program, folder / TEACHER, own=own)
     if config.export:
         with watch.stage("runtime"):
             told["runtime"] = facts_of_run(
-                folder / ONNX, graph, images.spec, config.target,
+                folder / ONNX, begun.graph, images.spec, config.target,
                 latency=config.latency, progress=progress,
             )  # fmt: skip
     return told
@@ -256,29 +245,26 @@ class _Made:
                 settle(student)
 
 
-def _train(  # noqa: PLR0913 - what a run hands over
-    graph: fx.GraphModule,
+def _train(
+    begun: Opened,
     config: RunConfig,
-    plan: Plan,
     images: SyntheticSet,
-    companion: fx.GraphModule | None,
     folder: Path | None,
     progress: Progress,
-    team: Team,
 ) -> tuple[_Made, SyntheticSet]:
     """Fine-tune a student; with it the images to check it on, the generator's if none are given."""
+    plan, spec, team = begun.plan, images.spec, begun.team
     assert plan.trainer is not None  # noqa: S101 - asked for by the caller
     assert isinstance(plan.rule, Calibrator)  # noqa: S101 - `make_plan` refuses others
-    spec = images.spec
     tuned = tune(
-        plan.trainer, graph, spec, config, plan.rule, images if len(images) else None, companion,
-        plan.reconstructor,
+        plan.trainer, begun.graph, spec, config, plan.rule, images if len(images) else None,
+        begun.companion, plan.reconstructor,
         checkpoint=None if folder is None else folder / UNFINISHED / TRAINING, progress=progress,
         team=team,
     )  # fmt: skip
     trained = tuned.trained
     if not len(images):
-        images = dreamt(trained.generator, graph, spec, config)
+        images = dreamt(trained.generator, begun.graph, spec, config)
     if folder is not None and team.rank == 0:
         save_images(images, folder)
         save_generators(trained, folder, config)
@@ -289,7 +275,7 @@ def _train(  # noqa: PLR0913 - what a run hands over
         tuned.folded,
         {"training": trained.summary} | corrected | rounding,
         fast_layout(trained.last),
-        held_out(trained.generator, graph, spec, config) if config.holdout else None,
+        held_out(trained.generator, begun.graph, spec, config) if config.holdout else None,
     )
     return made, images
 

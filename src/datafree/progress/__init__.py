@@ -29,6 +29,19 @@ def note(step: Step, text: str) -> None:
         step.note(text)
 
 
+@runtime_checkable
+class Expecting(Protocol):
+    """A `Step` that can also move with time, for work that has no steps to count."""
+
+    def __call__(self, done: int, /) -> None:
+        """`done` units more."""
+        ...
+
+    def expect(self, seconds: float) -> None:
+        """The work will take about so many seconds from its start on."""
+        ...
+
+
 class Progress(Protocol):
     """Opens one bar: ``with progress("zeroq images", total=500) as step: … step(1)``."""
 
@@ -46,3 +59,24 @@ def silent(description: str, total: int) -> Generator[Step]:
         del done
 
     yield step
+
+
+@contextmanager
+def waiting(progress: Progress, description: str, seconds: float | None = None) -> Generator[None]:
+    """One step of `progress` under `description`, that takes about `seconds` if they are known."""
+    with progress(description, 1) as step:
+        if seconds is not None and isinstance(step, Expecting):
+            step.expect(seconds)
+        yield
+        step(1)
+
+
+def in_words(seconds: float) -> str:
+    """Seconds as people say them, rounded: ``40 s``, ``3 min``, ``2.5 h``."""
+    if seconds < 1:
+        return "under a second"
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    if seconds < 90 * 60:
+        return f"{seconds / 60:.0f} min"
+    return f"{seconds / 3600:.1f} h"
