@@ -41,6 +41,8 @@ CROP_ONLY = 1.15
 CROP_FRACTION = 0.875
 """Share of the resized short side that the centre crop keeps (224 of 256)."""
 
+_SUFFIXES = frozenset((".png", ".jpg", ".jpeg", ".bmp", ".webp", ".ppm", ".pgm", ".tif", ".tiff"))
+_LISTS = ("labels.csv", "test_batch.bin")  # what makes a folder one of labelled data
 _CIFAR_SHAPE = (3, 32, 32)
 _CIFAR_RECORD = 1 + 3 * 32 * 32
 _LAYOUTS = "an .npz file, a folder with labels.csv, or CIFAR-10 binary batches"
@@ -158,6 +160,44 @@ def calibration_set(path: Path, spec: InputSpec, count: int, seed: int) -> Synth
         targets=data.labels[torch.from_numpy(indices)],
         metadata={"method": "real", "source": Path(path).name, "seed": seed},
     )
+
+
+def real_images(path: Path, spec: InputSpec, most: int, seed: int) -> SyntheticSet:
+    """Some real images to look at, without their labels.
+
+    Args:
+        path: a folder of pictures, or of folders of them; or labelled data as `open_labelled` takes
+            it, whose labels are not looked at.
+        spec: input of the network.
+        most: number of images, drawn without replacement; fewer where there are fewer.
+        seed: the same seed draws the same images.
+
+    Raises:
+        DataError: nothing is there, or what cannot be read or does not fit the network.
+    """
+    path = Path(path)
+    if path.is_dir() and not any((path / name).is_file() for name in _LISTS):
+        source, count = _pictures(path, spec)
+    else:
+        data = open_labelled(path, spec, None, "any" if path.suffix == ".npz" else "classes")
+        source, count = data.source, len(data)
+    indices = np.random.default_rng(seed).choice(count, min(most, count), replace=False)
+    labelled = LabelledImages(source, torch.zeros(count, dtype=torch.long), spec, str(path))
+    metadata = {"method": "real", "source": path.name, "seed": seed}
+    return SyntheticSet(labelled.take(np.sort(indices)), spec, metadata=metadata)
+
+
+def _pictures(path: Path, spec: InputSpec) -> tuple[PixelSource, int]:
+    """All pictures under a folder."""
+    if spec.inputs or spec.shape[0] not in (1, 3):
+        raise DataError(
+            f"{path} holds pictures, which have 1 or 3 channels, and this network takes something"
+            " else: give an .npz file"
+        )
+    files = tuple(sorted(file for file in path.rglob("*") if file.suffix.lower() in _SUFFIXES))
+    if not files:
+        raise DataError(f"folder {path} holds no pictures ({', '.join(sorted(_SUFFIXES))})")
+    return _Folder(files, spec), len(files)
 
 
 def fit(pixels: Tensor, spec: InputSpec, name: str) -> Tensor:
