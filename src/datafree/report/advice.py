@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import shlex
 from dataclasses import dataclass
 
-from datafree.config import RunConfig
 from datafree.report.command import command
+from datafree.report.headline import MEASURES
 from datafree.report.layers import Layers
 from datafree.report.source import Source
 
@@ -30,84 +31,83 @@ class Advice:
 
 def advised(source: Source, layers: Layers) -> tuple[Advice, ...]:
     """What to try next, the likeliest to help first."""
-    asked, config = source.asked, source.config
-    if config.float_student:
+    if source.config.float_student:
         return ()
-    found = [
-        *_unmeasured(source),
-        *_weak_layers(asked, layers, source.name),
-        *_rounding(source),
-        *_ranges(asked, layers, source.name),
-    ]
-    return tuple(found)
+    found = [_labels(source), _weak_layers(source, layers), _rounding(source)]
+    found.append(_ranges(source, layers))
+    return tuple(one for one in found if one is not None)
 
 
-def _unmeasured(source: Source) -> list[Advice]:
+def _labels(source: Source) -> Advice | None:
     metrics = source.metrics
-    if metrics.get("verdict") or any(name in metrics for name in ("top1", "miou", "metric")):
-        return []
+    if metrics.get("verdict") or any(name in metrics for name in MEASURES):
+        return None
     told = (
-        "Nothing here says how right the student is on real images: give a few hundred labelled"
-        " ones, if there are any."
+        "Nothing here says how right the student is on real images: measure it on a few hundred"
+        " labelled ones, if there are any."
     )
-    return [Advice(told, f"datafree evaluate {source.name} --data test.npz")]
+    return Advice(told, f"datafree evaluate {shlex.quote(source.name)} --data test.npz")
 
 
-def _weak_layers(asked: RunConfig, layers: Layers, name: str) -> list[Advice]:
+def _weak_layers(source: Source, layers: Layers) -> Advice | None:
     """More bits for the weakest layers that have few."""
     few = [row for row in layers.weakest if row.weight.bits < _ENOUGH][:_WEAK]
-    if not few or asked.mixed or asked.tuning is not None:
-        return []
+    if not few or source.asked.mixed or source.asked.tuning is not None:
+        return None
     named = " and ".join(row.path for row in few)
     share = sum(row.weights for row in few) / sum(row.weights for row in layers.rows)
-    text = (
-        f"Give {named} 8 bits: of all layers {'they have' if len(few) > 1 else 'it has'} most of"
-        f" {layers.measure}. Together they hold {100 * share:.1f} % of the weights."
-    )
-    if len(few) == 1:
-        text = text.replace("Together they hold", "It holds")
-    taken = dict(asked.layer_bits) | {row.path: 8 for row in few}
-    changed = asked.model_copy(update={"layer_bits": taken})
-    return [Advice(text, command(changed, f"{name}-8bit"))]
+    are = "they are the weakest layers and hold" if len(few) > 1 else "it is the weakest and holds"
+    # Options of layers are given whole, so that those of the run stand here again.
+    bits = {**source.asked.layer_bits, **{row.path: _ENOUGH for row in few}}
+    options = [word for path, width in bits.items() for word in ("--layer-bits", f"{path}={width}")]
+    text = f"Give {named} 8 bits: {are} {100 * share:.1f} % of the weights."
+    return Advice(text, _again(source, "8bit", *options))
 
 
-def _rounding(source: Source) -> list[Advice]:
-    asked, config, name = source.asked, source.config, source.name
+def _rounding(source: Source) -> Advice | None:
+    """Learned rounding, or more steps of it."""
+    asked, config = source.asked, source.config
     if config.tuning is not None:
-        return []
+        return None
     units = source.metrics.get("reconstruction") or ()
     rounded = sum(unit["rounded"] for unit in units)
     if rounded:
         share = sum(unit["undecided"] for unit in units) / rounded
         if share <= _UNDECIDED:
-            return []
+            return None
         text = f"{100 * share:.0f} % of the roundings are undecided: learn them for longer."
-        longer = {**asked.reconstruction_options, "iterations": 5000}
-        changed = asked.model_copy(update={"reconstruction_options": longer})
-        return [Advice(text, command(changed, f"{name}-longer"))]
+        longer = ("--reconstruction-option", "iterations=5000")
+        return Advice(text, _again(source, "longer", *longer))
     if config.weights >= _ENOUGH or config.rounding is not None:
-        return []
+        return None
     text = (
         "Learn how weights are rounded, instead of to the nearest: below 8 bits this is what gains"
         " most. It takes minutes, and more images."
     )
-    more = {} if asked.image_file is not None else {"images": max(asked.images, 256)}
-    changed = asked.model_copy(update={"reconstruction": "genie_m", **more})
-    return [Advice(text, command(changed, f"{name}-rounded"))]
+    more = () if asked.image_file is not None else ("--images", str(max(asked.images, 256)))
+    return Advice(text, _again(source, "rounded", "--reconstruction", "genie_m", *more))
 
 
-def _ranges(asked: RunConfig, layers: Layers, name: str) -> list[Advice]:
+def _ranges(source: Source, layers: Layers) -> Advice | None:
     """Another calibrator where much is clipped."""
-    clipped = [
-        (found.clipped, path) for row in layers.rows for path, found in row.inputs
+    asked = source.asked
+    clipped = {
+        name: found.clipped for row in layers.rows for name, found in row.inputs
         if found.clipped > _CLIPPED
-    ]  # fmt: skip
-    if not clipped or asked.tuning is not None or "minmax" in str(asked.calibrator):
-        return []
-    share, path = max(clipped)
+    }  # fmt: skip
+    if not clipped or asked.tuning is not None or asked.calibrator == "minmax":
+        return None
+    worst = max(clipped, key=lambda name: clipped[name])
     text = (
-        f"{len(set(clipped))} activation ranges clip more than {100 * _CLIPPED:.0f} % of their"
-        f" values ({path}: {100 * share:.1f} %): compare with ranges that clip nothing."
+        f"{len(clipped)} activation ranges clip more than {100 * _CLIPPED:.0f} % of their values"
+        f" (at most {100 * clipped[worst]:.1f} %): compare with ranges that clip nothing."
     )
-    changed = asked.model_copy(update={"calibrator": "minmax", "calibrator_options": {}})
-    return [Advice(text, command(changed, f"{name}-minmax"))]
+    return Advice(text, _again(source, "minmax", "--calibrator", "minmax"))
+
+
+def _again(source: Source, suffix: str, *options: str) -> str | None:
+    """The run once more with other options; None where no command line can name its network."""
+    if command(source.asked, source.name) is None or source.asked.student is not None:
+        return None
+    words = ["datafree", "quantize", "--config", f"{source.name}/config.yaml"]
+    return shlex.join([*words, *options, "--output", f"{source.name}-{suffix}"])

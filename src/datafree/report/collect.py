@@ -7,9 +7,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from torch import Tensor
+
 from datafree.config import RunConfig
 from datafree.config.fields import PANELS, describe, in_panels, option_name, panel_of, written
 from datafree.images import device_batches
+from datafree.losses import first_logits
 from datafree.report.advice import Advice, advised
 from datafree.report.command import call, changes, command
 from datafree.report.frontier import FrontierPlot, frontier_plot
@@ -85,13 +88,12 @@ def collect(source: Source) -> Report:
         batches = list(device_batches(few, device_of(source.student))) if len(images) else []
         layers = layers_of(source.student, source.floats, batches, source.metrics)
     sets = sets_of(source.teacher, images, source.real) if len(images) else None
-    logits = None if sets is None or source.spec.heads else sets.outputs
     return Report(
         name=source.name,
         headline=headline(source),
         advice=() if layers is None else advised(source, layers),
         layers=layers,
-        pictures=tuple(pictures(images, logits, source.class_names)),
+        pictures=tuple(pictures(images, _logits(source, sets), source.class_names)),
         sets=sets,
         frontier=frontier_plot(source.frontier),
         settings=settings(source.asked),
@@ -101,6 +103,13 @@ def collect(source: Source) -> Report:
         seconds=source.seconds,
         environment=source.environment,
     )
+
+
+def _logits(source: Source, sets: Sets | None) -> Tensor | None:
+    """(N, K) logits of the synthetic images; None of a network that says nothing of an image."""
+    if sets is None or not source.spec.labelled:
+        return None
+    return first_logits(sets.outputs, source.spec.outputs)
 
 
 def settings(config: RunConfig) -> tuple[tuple[str, tuple[Setting, ...]], ...]:

@@ -11,6 +11,7 @@ from typing import Any
 from datafree.config import RunConfig
 from datafree.config.fields import option_name
 
+_LINE = 80  # letters
 _IN_MEMORY = "<"  # how sources begin that have no name
 
 
@@ -38,6 +39,18 @@ def command(config: RunConfig, output: str) -> str | None:
     for name, value in changed.items():
         words += _options(name, value)
     return shlex.join([*words, "--output", output])
+
+
+def folded(text: str) -> str:
+    """A command line with an option a line, where it is long."""
+    if len(text) <= _LINE:
+        return text
+    lines: list[list[str]] = [[]]
+    for word in shlex.split(text):
+        if word.startswith("--"):
+            lines.append([])
+        lines[-1].append(word)
+    return " \\\n  ".join(shlex.join(line) for line in lines)
 
 
 def call(config: RunConfig) -> str:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import PurePath
 from typing import Any
 
 from datafree.report.source import Source
 
-_MEASURES = {"top1": ("top-1", " %"), "miou": ("mean IoU", " %"), "metric": ("measure", "")}
+MEASURES = {"top1": ("top-1", " %"), "miou": ("mean IoU", " %"), "metric": ("measure", "")}
+"""What networks can reach on labelled images: its name and unit."""
 
 
 @dataclass(frozen=True)
@@ -24,6 +26,11 @@ class Tile:
     label: str
     value: str
     note: str = ""
+
+    @property
+    def empty(self) -> bool:
+        """Whether there is no number."""
+        return self.value.startswith("not ")
 
 
 @dataclass(frozen=True)
@@ -62,12 +69,13 @@ def headline(source: Source) -> Headline:
     )
     runtime = _mapping(metrics.get("runtime"))
     notes = (*metrics.get("notes", ()), *_file_notes(metrics), *runtime.get("notes", ()))
-    return Headline(f"{config.model}, {scheme}", word, sentence, tiles, notes)
+    network = PurePath(config.model).name or config.model
+    return Headline(f"{network}, {scheme}", word, sentence, tiles, notes)
 
 
 def _without_verdict(metrics: Mapping[str, Any]) -> str:
     """What can be said without an estimate: what was measured, or that it was not."""
-    for name, (title, unit) in _MEASURES.items():
+    for name, (title, unit) in MEASURES.items():
         if name in metrics:
             student = metrics[name].get("student")
             teacher = metrics[name].get("teacher")
@@ -97,7 +105,7 @@ def _estimated(verdict: Mapping[str, Any]) -> Tile:
 
 def _measured(metrics: Mapping[str, Any]) -> Tile:
     label = "Measured loss"
-    for name, (title, unit) in _MEASURES.items():
+    for name, (title, unit) in MEASURES.items():
         found = _mapping(metrics.get(name))
         if "teacher" in found and "student" in found:
             loss = found["teacher"] - found["student"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -25,9 +26,9 @@ class LayerRow:
         inputs: what arrives at the quantizers before it, by their names; none where it reads float.
         sqnr_db: of its output, all layers quantized; None where it was not measured, or nothing was
             lost.
-        alone: of the network's output, this layer alone quantized, in the unit of `sqnr_db`; None
-            where it was not measured.
-        without: of the network's output, all layers but this one quantized; likewise.
+        alone: divergence of the answers from those of the float network where this layer alone is
+            quantized (nats); None where it was not measured.
+        without: the same where all layers but this one are.
     """
 
     path: str
@@ -58,14 +59,27 @@ class Layers:
     Attributes:
         rows: in execution order.
         weakest: the same, weakest first.
-        measure: what `weakest` goes by, in words.
+        measure: what makes the first of `weakest` weakest, in words.
         missing: what was not measured, a sentence each.
+        total: divergence of the student (nats); None where layers were not measured one by one.
     """
 
     rows: tuple[LayerRow, ...]
     weakest: tuple[LayerRow, ...]
     measure: str
     missing: tuple[str, ...]
+    total: float | None = None
+
+    def alone(self, row: LayerRow) -> float:
+        """A layer's divergence alone, over the largest of all layers."""
+        largest = max((one.alone or 0.0 for one in self.rows), default=0.0)
+        return (row.alone or 0.0) / largest if largest else 0.0
+
+    def blame(self, row: LayerRow) -> float:
+        """Share of the student's divergence that goes when a layer stays in float, 0 to 1."""
+        if not self.total or row.without is None:
+            return 0.0
+        return min(1.0, max(0.0, 1 - row.without / self.total))
 
 
 def noise(sqnr_db: float | None) -> float:
@@ -85,12 +99,12 @@ def layers_of(
         student: quantized.
         floats: weights before, by path.
         batches: images on its device; none where there are none.
-        metrics: of the run: ``sqnr_db``, and ``layers`` with ``alone`` and ``without`` by path.
+        metrics: of the run: ``sqnr_db``, and what layers lose one by one, see `isolated`.
     """
     weights = weight_histograms(student, floats)
     activations = activation_histograms(student, batches) if batches else {}
     noisy = metrics.get("sqnr_db") or {}
-    apart = isolated(metrics)
+    apart, total = isolated(metrics)
     rows: list[LayerRow] = []
     for path, before in quantizers_before(student).items():
         layer = student.get_submodule(path)
@@ -109,39 +123,39 @@ def layers_of(
                 without=apart.get(path, {}).get("without"),
             )
         )
-    return _ranked(rows)
+    return _ranked(rows, total)
 
 
-def _ranked(rows: Sequence[LayerRow]) -> Layers:
+def _ranked(rows: Sequence[LayerRow], total: float | None) -> Layers:
     missing: list[str] = []
     if not any(row.sqnr_db is not None for row in rows):
         missing.append("Noise over all layers before was not measured: the run had no images.")
-    apart = any(row.alone is not None for row in rows)
-    if apart:
-        worst = sorted(rows, key=lambda row: -noise(row.alone) if row.alone is not None else 0.0)
-        measure = "the noise at the network's output when it alone is quantized"
+    if any(row.without is not None for row in rows):
+        worst = sorted(rows, key=lambda row: math.inf if row.without is None else row.without)
+        measure = "left in float, it brings the student nearest to the float network"
     else:
         missing.append("Layers were not quantized one by one in this run.")
         worst = sorted(rows, key=lambda row: -row.own_noise)
-        measure = "the noise that rounding its weights and its input adds"
-    return Layers(tuple(rows), tuple(worst), measure, tuple(missing))
+        measure = "rounding its weights and its input adds most noise"
+    return Layers(tuple(rows), tuple(worst), measure, tuple(missing), total)
 
 
-def isolated(metrics: Mapping[str, Any]) -> dict[str, dict[str, float]]:
-    """Sensitivities of single layers by path, as far as metrics have them."""
-    found = metrics.get("layers")
-    if not isinstance(found, Mapping):
-        return {}
-    kept: dict[str, dict[str, float]] = {}
-    for path, values in found.items():
-        if isinstance(values, Mapping):
-            numbers = {
-                name: float(values[name])
-                for name in ("alone", "without")
-                if isinstance(values.get(name), int | float)
-            }
-            kept[str(path)] = numbers
-    return kept
+def isolated(metrics: Mapping[str, Any]) -> tuple[dict[str, Mapping[str, Any]], float | None]:
+    """Divergences of single layers by path, and that of the student; empty where not measured."""
+    for name in ("isolation", "layers"):
+        found = metrics.get(name)
+        if not isinstance(found, Mapping):
+            continue
+        shares = found.get("shares", found)
+        kept = {
+            str(path): values
+            for path, values in (shares.items() if isinstance(shares, Mapping) else ())
+            if isinstance(values, Mapping) and {"alone", "without"} <= values.keys()
+        }
+        if kept:
+            total = found.get("total")
+            return kept, float(total) if isinstance(total, int | float) else None
+    return {}, None
 
 
 def described(layer: QuantizedLayer) -> str:

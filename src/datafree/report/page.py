@@ -22,6 +22,7 @@ from markupsafe import Markup
 
 from datafree.report.alternatives import of_plane, of_points, of_values
 from datafree.report.collect import Report
+from datafree.report.command import folded
 from datafree.report.headline import duration
 from datafree.report.layers import LayerRow, noise
 from datafree.report.sets import REAL
@@ -46,15 +47,16 @@ def render(report: Report) -> str:
     )
     environment.filters |= {
         "duration": duration, "percent": percent, "decibel": decibel, "bar": bar, "short": short,
-    }  # fmt: skip
-    environment.globals |= {
-        "spread_text": of_values, "points_text": of_points, "plane_text": of_plane,
-        "own_input": own_input,
+        "folded": folded,
     }  # fmt: skip
     layers, sets = report.layers, report.sets
     scripts = [_resource(name) for name in _SCRIPTS]
     return environment.get_template("report.html").render(
         report=report,
+        spread_text=of_values,
+        points_text=of_points,
+        plane_text=of_plane,
+        own_input=own_input,
         open=_OPEN,
         show_isolated=layers is not None and any(row.alone is not None for row in layers.rows),
         has_real=sets is not None and any(row.name == REAL for row in sets.measured),

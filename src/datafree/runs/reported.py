@@ -12,6 +12,7 @@ from datafree.data import real_images
 from datafree.errors import ConfigError
 from datafree.graph.outputs import together
 from datafree.images import SyntheticSet
+from datafree.report.headline import MEASURES
 from datafree.runs.finished import load_run
 from datafree.runs.pipeline import Result
 from datafree.runs.reporting import Told, weights_of, write_page
@@ -43,7 +44,7 @@ def report_run(folder: Path, images: Path | None = None) -> Path:
         teacher=together(result.teacher),
         student=together(result.student),
         images=result.images,
-        metrics={**record["results"], "runtime": record.get("runtime", {})},
+        metrics={**record["results"], "runtime": record.get("runtime", {}), **_later(folder)},
         seconds=record.get("seconds", {}),
         environment=record.get("environment", {}),
         floats=_floats(result),
@@ -65,6 +66,15 @@ def _real(images: Path | None, result: Result, asked: RunConfig) -> SyntheticSet
     if path is None and asked.data is not None and asked.data.exists():
         path = asked.data
     return path and real_images(path, result.spec, len(result.images), asked.seed)
+
+
+def _later(folder: Path) -> dict[str, Any]:
+    """What `datafree evaluate` measured last on labelled images; nothing where it did not."""
+    try:
+        last = json.loads((folder / "evaluation.json").read_text(encoding="utf-8"))[-1]
+        return {name: last[name] for name in (*MEASURES, "test_images") if name in last}
+    except (OSError, ValueError, KeyError, IndexError, TypeError):
+        return {}
 
 
 def _record(folder: Path) -> dict[str, Any]:

@@ -5,18 +5,21 @@
   const data = JSON.parse(document.getElementById("data").textContent);
   const colour = name => `var(--${name})`;
   const symbols = { synthetic: "circle", noise: "square", real: "diamond" };
-  const base = width => ({ width, marginLeft: 44, marginBottom: 34, marginTop: 8, marginRight: 10 });
+  const base = width => ({ width, marginLeft: 44, marginBottom: 34, marginTop: 24, marginRight: 12 });
 
   // Bins as rectangles, the grid behind them. Square roots keep small counts visible.
   function histogram(one, width) {
     const bins = one.counts.map((count, i) => (
       { x1: one.start + i * one.width, x2: one.start + (i + 1) * one.width, y: Math.sqrt(count) }));
     const half = one.step / 2;
+    const [first, second] = bins.map(bin => bin.y).sort(d3.descending);
+    const top = Math.min(first, 1.6 * second);
     const levels = one.bits > 4 ? [] : d3.range(2 ** one.bits)
       .map(i => one.low + i * one.step).filter(x => x <= one.high + half);
     return Plot.plot({
-      ...base(width), height: 112, marginLeft: 10,
-      x: { label: one.codes ? "code" : "value", ticks: 5, nice: false }, y: { axis: null },
+      ...base(width), height: 112, marginLeft: 10, marginTop: 4,
+      x: { label: one.codes ? "code" : "value", ticks: 5, nice: false },
+      y: { axis: null, domain: [0, top || 1], clamp: true },
       marks: [
         Plot.rect([one], { x1: one.low - half, x2: one.high + half, fill: colour("grid") }),
         Plot.ruleX(levels, { stroke: colour("muted"), strokeOpacity: 0.35, strokeWidth: 0.7 }),
