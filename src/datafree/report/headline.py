@@ -130,8 +130,10 @@ def _speed(runtime: Mapping[str, Any]) -> Tile:
         return Tile(label, "not measured", str(runtime["error"]))
     rows = [row for row in runtime.get("latency_ms", ()) if {"float", "student"} <= row.keys()]
     if not rows:
-        integer = f"{runtime['integer']} of {runtime['total']} layers have integer kernels"
-        return Tile(label, "not measured", integer if "integer" in runtime else "no runtime ran it")
+        told = "no runtime ran it"
+        if "integer" in runtime:
+            told = f"{runtime['integer']} of {runtime['total']} layers have integer kernels"
+        return Tile(label, "not measured", told)
     row = min(rows, key=lambda one: (one["batch"], one["threads"]))
     ratio = row["float"] / row["student"]
     compared = f"{ratio:.2f} times as fast" if ratio >= 1 else f"{1 / ratio:.2f} times as slow"

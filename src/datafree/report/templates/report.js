@@ -2,6 +2,7 @@
 // Draws every plot of the page with Observable Plot, in the colours of the page and its width, and
 // lets tables be sorted. Everything else of the page works without.
 (() => {
+  document.getElementById("no-script").remove();
   const data = JSON.parse(document.getElementById("data").textContent);
   const colour = name => `var(--${name})`;
   const symbols = { synthetic: "circle", noise: "square", real: "diamond" };
