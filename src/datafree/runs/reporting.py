@@ -120,7 +120,7 @@ def write_page(folder: Path, told: Told, real: SyntheticSet | None = None) -> Pa
         floats=told.floats,
         real=real,
         frontier=frontier,
-        methods=tuple(cited(told.config, told.images)),
+        methods=tuple(cited(told.config, told.images, mixed=told.asked.mixed)),
         environment=told.environment,
         class_names=class_names(told.config, told.spec),
     )
@@ -140,8 +140,14 @@ def weights_of(folded: fx.GraphModule | None) -> dict[str, Tensor]:
     }
 
 
-def cited(config: RunConfig, images: SyntheticSet) -> list[Cited]:
-    """The methods that a run used, with what they do and where they come from."""
+def cited(config: RunConfig, images: SyntheticSet, *, mixed: bool = False) -> list[Cited]:
+    """The methods that a run used, with what they do and where they come from.
+
+    Args:
+        config: with the methods that were taken.
+        images: of the run, which say how they were made.
+        mixed: bits were chosen layer by layer.
+    """
     made = images.metadata.get("method") == config.synthesis.name and config.tuning is None
     chosen: dict[str, Method | None] = {
         "images": config.synthesis if made else None,
@@ -150,7 +156,7 @@ def cited(config: RunConfig, images: SyntheticSet) -> list[Cited]:
         "training": config.tuning,
     }
     found = [_cited(kind, method) for kind, method in chosen.items() if method is not None]
-    return found + [step for step, used in _steps(config) if used]
+    return found + [step for step, used in _steps(config, mixed=mixed) if used]
 
 
 def _cited(kind: str, method: Method) -> Cited:
@@ -161,7 +167,7 @@ def _cited(kind: str, method: Method) -> Cited:
     return Cited(method.name, _KINDS[kind], what, str(getattr(one, "citation", "")))
 
 
-def _steps(config: RunConfig) -> list[tuple[Cited, bool]]:
+def _steps(config: RunConfig, *, mixed: bool) -> list[tuple[Cited, bool]]:
     """Steps there is one of, and whether a run took them."""
     step = "correction"
     return [
@@ -180,7 +186,7 @@ def _steps(config: RunConfig) -> list[tuple[Cited, bool]]:
         ),
         (
             Cited("allocation", "mixed precision", "Choose bits layer by layer.", _ZEROQ),
-            config.mixed,
+            mixed,
         ),
     ]
 
