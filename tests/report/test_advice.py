@@ -40,7 +40,11 @@ def test_commands_are_understood_beside_the_run(
 ) -> None:
     monkeypatch.chdir(folder.parent)
     seen: list[RunConfig] = []
-    monkeypatch.setattr(console, "run_and_show", lambda config, output, force: seen.append(config))
+
+    def keep(config: RunConfig, output: Path, *, force: bool) -> None:
+        seen.append(config)
+
+    monkeypatch.setattr(console, "run_and_show", keep)
     found = proposals(replace(source, name=folder.name), report)
     for one in found[1:]:
         assert one.command is not None

@@ -50,9 +50,12 @@ def opened(browser: Any, path: Path, size: str, scheme: str) -> tuple[Any, list[
     )
     page = context.new_page()
     said: list[str] = []
-    page.on("console", lambda message: said.append(message.text))
-    page.on("pageerror", lambda error: said.append(str(error)))
-    page.on("requestfailed", lambda request: said.append(request.url))
+
+    def keep(thing: Any) -> None:
+        said.append(str(getattr(thing, "text", None) or getattr(thing, "url", None) or thing))
+
+    for event in ("console", "pageerror", "requestfailed"):
+        page.on(event, keep)
     page.goto(path.as_uri())
     drawn(page)
     return page, said

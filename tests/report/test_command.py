@@ -35,9 +35,11 @@ DISTILLED: list[dict[str, Any]] = [
 
 def asked(text: str, monkeypatch: pytest.MonkeyPatch) -> tuple[RunConfig, Path]:
     seen: list[tuple[RunConfig, Path]] = []
-    monkeypatch.setattr(
-        console, "run_and_show", lambda config, output, force: seen.append((config, output))
-    )
+
+    def keep(config: RunConfig, output: Path, *, force: bool) -> None:
+        seen.append((config, output))
+
+    monkeypatch.setattr(console, "run_and_show", keep)
     name, *words = shlex.split(text)
     assert name == "datafree"
     app.main(words, standalone_mode=False)
@@ -79,7 +81,11 @@ def test_a_network_in_memory_has_no_command_and_a_call() -> None:
 
 def test_the_call_asks_for_the_same_run(monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[RunConfig] = []
-    monkeypatch.setattr("datafree.api.run", lambda config, **_: seen.append(config))
+
+    def keep(config: RunConfig, **_: object) -> None:
+        seen.append(config)
+
+    monkeypatch.setattr("datafree.api.run", keep)
     config = RunConfig(model="digits_resnet8", bits="W3A3", layer_bits={"stem.0": 8}, seed=4)
     exec(call(config), {"datafree": datafree})
     assert seen == [config]

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from datafree.config import RunConfig
+from datafree.config import RunConfig, build
 from datafree.errors import ReportWarning
 from datafree.images import SyntheticSet
 from datafree.models import load_teacher
@@ -38,7 +38,7 @@ def digits(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def quick(folder: Path | None, **changes: Any) -> Result:
-    return run(RunConfig(**{**QUICK, **changes}), folder=folder)
+    return run(build(RunConfig, {**QUICK, **changes}, "test"), folder=folder)
 
 
 def test_a_run_with_labelled_images_compares_with_them(tmp_path: Path, digits: Path) -> None:
@@ -79,7 +79,8 @@ def test_a_run_without_a_folder_writes_none(monkeypatch: pytest.MonkeyPatch) -> 
 
 def test_the_page_of_an_earlier_run_goes_with_it(tmp_path: Path) -> None:
     quick(tmp_path / "run")
-    run(RunConfig(**{**QUICK, "report": False}), folder=tmp_path / "run", force=True)
+    bare = {**QUICK, "report": False}
+    run(build(RunConfig, bare, "test"), folder=tmp_path / "run", force=True)
     assert not (tmp_path / "run" / REPORT).exists()
 
 
@@ -100,9 +101,8 @@ def test_a_trained_student_has_a_page(tmp_path: Path, training: str) -> None:
 
 
 def test_methods_are_cited_where_they_were_used() -> None:
-    config = RunConfig(
-        **{**QUICK, "method": "dsg", "reconstruction": "qdrop", "equalize": True, "bits": "W4A4"}
-    )
+    changes = {"method": "dsg", "reconstruction": "qdrop", "equalize": True, "bits": "W4A4"}
+    config = build(RunConfig, {**QUICK, **changes}, "test")
     spec = load_teacher(config.teacher).spec
     made = SyntheticSet(torch.zeros(1, *spec.shape), spec, metadata={"method": "dsg"})
     found = {one.name: one for one in cited(config, made)}
