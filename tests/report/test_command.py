@@ -93,7 +93,7 @@ def test_the_call_asks_for_the_same_run(monkeypatch: pytest.MonkeyPatch) -> None
 
 def test_a_long_command_has_an_option_a_line_and_is_the_same() -> None:
     text = command(
-        RunConfig(model="a b.pt2", bits="W4A4", data=Path("c d.npz"), limit=300), "r" * 40
+        RunConfig(model="a b.pt2", bits="W4A4", data=Path("c d.npz"), limit=300), "r" * 60
     )
     assert text is not None
     assert folded(text).count(" \\\n  --") == 4

@@ -11,7 +11,7 @@ from typing import Any
 from datafree.config import RunConfig
 from datafree.config.fields import option_name
 
-_LINE = 80  # letters
+_LINE = 110  # letters
 _IN_MEMORY = "<"  # how sources begin that have no name
 
 
