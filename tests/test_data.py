@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from datafree.config import InputSpec
-from datafree.data import calibration_set, fit, open_labelled
+from datafree.data import calibration_set, fit, open_labelled, real_images
 from datafree.errors import DataError
 
 Pixels = NDArray[np.uint8]
@@ -274,3 +274,31 @@ def test_shared_cifar_gives_the_known_accuracy(shared: Path, shared_networks: An
     with torch.no_grad():
         hits = sum(int((net(x).argmax(1) == y).sum()) for x, y in data.batches(500))
     assert abs(hits / 100 - 88.02) < 0.1
+
+
+def test_real_images_of_a_folder_are_drawn_without_labels(tmp_path: Path) -> None:
+    spec = InputSpec(shape=(3, 4, 4), mean=(0.5,) * 3, std=(0.5,) * 3, classes=2)
+    for value in range(8):
+        picture = np.full((4, 4, 3), 30 * value, np.uint8)
+        Image.fromarray(picture).save(tmp_path / f"{value}.png")
+    (tmp_path / "notes.txt").write_text("no picture", encoding="utf-8")
+    found = real_images(tmp_path, spec, 5, seed=1)
+    values = sorted(round(float(one.mean()) * 0.5 * 255 + 127.5) for one in found.images)
+    assert len(set(values)) == 5
+    assert set(values) <= {30 * value for value in range(8)}
+    assert torch.equal(found.images, real_images(tmp_path, spec, 5, seed=1).images)
+    assert len(real_images(tmp_path, spec, 100, seed=0)) == 8
+
+
+def test_real_images_of_an_archive_need_no_classes(tmp_path: Path) -> None:
+    spec = InputSpec(shape=(1, 4, 4), mean=(0.0,), std=(1.0,), classes=2)
+    images = np.arange(48, dtype=np.uint8).reshape(3, 4, 4)
+    np.savez(tmp_path / "x.npz", images=images, labels=np.array([7, 8, 9]))
+    found = real_images(tmp_path / "x.npz", spec, 3, seed=0)
+    assert torch.equal(found.images, torch.from_numpy(images)[:, None].float() / 255)
+
+
+def test_pictures_of_other_channels_are_refused(tmp_path: Path) -> None:
+    spec = InputSpec(shape=(4, 4, 4), mean=(0.0,) * 4, std=(1.0,) * 4, classes=2)
+    with pytest.raises(DataError, match="1 or 3 channels"):
+        real_images(tmp_path, spec, 3, seed=0)

@@ -55,3 +55,7 @@ class OutputExistsError(DatafreeError):
 
 class NetworkWarning(UserWarning):
     """What a user should know of a network that is taken all the same: it was not trained, say."""
+
+
+class ReportWarning(UserWarning):
+    """Why a finished run has no page; everything else of it was written."""

@@ -53,7 +53,8 @@ def test_help_names_all_commands(datafree_command: Command) -> None:
     done = datafree_command("--help")
     assert done.code == 0
     names = (
-        "quantize", "synthesize", "evaluate", "export", "benchmark", "methods", "models", "demo",
+        "quantize", "synthesize", "evaluate", "export", "benchmark", "report", "methods", "models",
+        "demo",
     )  # fmt: skip
     for name in names:
         assert name in done.out
@@ -112,3 +113,23 @@ def test_quantize_evaluate_and_export_from_outside(tmp_path: Path) -> None:
     shown = call("evaluate", "run", "--onnx")
     assert "student.onnx" in shown
     assert "identical predictions" in call("export", "run", "--output", "copy.onnx")
+
+
+@pytest.mark.e2e
+def test_a_report_is_written_again_and_mistakes_are_told(
+    datafree_command: Command, tmp_path: Path
+) -> None:
+    run = tmp_path / "run"
+    done = datafree_command(
+        "quantize", "digits_resnet8", *QUICK, "--no-export", "--output", str(run)
+    )
+    assert done.code == 0, done.err
+    (run / "report.html").unlink()
+    done = datafree_command("report", str(run))
+    assert done.code == 0, done.err
+    assert (run / "report.html").stat().st_size > 100_000
+    assert "report.html" in done.out
+    done = datafree_command("report", str(run), "--images", str(tmp_path / "none"))
+    assert done.code == 2
+    assert "there is no" in done.err
+    assert datafree_command("report", str(tmp_path / "none")).code == 2

@@ -83,7 +83,7 @@ def test_a_tuned_run_writes_generators_and_a_checked_student(made: Result, folde
     names = {path.name for path in folder.iterdir()}
     assert names == {
         "config.yaml", "generator.safetensors", "warm_generator.safetensors", "grid.png",
-        "images.safetensors", "metrics.json", "student.onnx", "student.pt2",
+        "images.safetensors", "metrics.json", "report.html", "student.onnx", "student.pt2",
         "student.safetensors",
     }  # fmt: skip
     results = json.loads((folder / "metrics.json").read_text())["results"]

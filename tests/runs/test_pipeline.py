@@ -31,6 +31,7 @@ FILES = [
     "grid.png",
     "images.safetensors",
     "metrics.json",
+    "report.html",
     "student.onnx",
     "student.pt2",
     "student.safetensors",

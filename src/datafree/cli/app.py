@@ -126,6 +126,25 @@ def export(run: str, output: str, format: str | None, force: bool, **options: An
 
 @app.command(
     cls=Command,
+    params=[
+        Argument("run", "Model", "Folder written by quantize or distill."),
+        Option(
+            ["--images"], "Images", metavar="PATH",
+            help="Real images to compare the synthetic ones with: a folder of pictures, or labelled"
+            " data as for quantize.  [default: the run's labelled images, or none]",
+        ),
+    ],
+)  # fmt: skip
+def report(run: str, images: str | None) -> None:
+    """Write report.html of a finished run again: one page that needs nothing else."""
+    from datafree.runs.reported import report_run
+
+    path = report_run(Path(run), None if images is None else Path(images))
+    console.out.print(f"written: {path}", markup=False, highlight=False, soft_wrap=True)
+
+
+@app.command(
+    cls=Command,
     params=[Argument("name", "Model", "A method, to explain.  [default: all]", required=False)],
 )
 def methods(name: str | None) -> None:

@@ -15,7 +15,7 @@ from rich.table import Table
 
 from datafree.cli.runtimes import runtime_rows
 from datafree.config import RunConfig
-from datafree.errors import NetworkWarning
+from datafree.errors import NetworkWarning, ReportWarning
 from datafree.progress.bars import Bars
 
 if TYPE_CHECKING:
@@ -41,13 +41,14 @@ progress = Bars(lambda: err)
 
 @contextmanager
 def warnings_as_lines() -> Generator[None]:
-    """Show what a user should know of a network as one line, without file and line of the code."""
+    """Show our own warnings as one line each, without file and line of the code."""
     with warnings.catch_warnings():
-        warnings.simplefilter("always", NetworkWarning)
+        for kind in (NetworkWarning, ReportWarning):
+            warnings.simplefilter("always", kind)
         shown = warnings.showwarning
 
         def show(message: Warning | str, category: type[Warning], *rest: Any) -> None:
-            if issubclass(category, NetworkWarning):
+            if issubclass(category, (NetworkWarning, ReportWarning)):
                 line = f"[bold yellow]note:[/bold yellow] {escape(str(message))}"
                 err.print(line, highlight=False, soft_wrap=True)
             else:

@@ -24,7 +24,7 @@ from datafree.recipes import laid_over
 _TEXT = """Quantize MODEL without any of its data; write the result to a folder.
 
 The folder holds the synthetic images and their picture, the student as ONNX, .pt2 and safetensors,
-metrics.json with what was measured, and config.yaml.
+metrics.json with what was measured, config.yaml, and report.html, which says all of it on one page.
 
 \b
 Examples:

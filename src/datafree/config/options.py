@@ -283,6 +283,9 @@ class OutputOptions(Frozen):
     latency: bool = True
     """Measure how long float network and student take in the target's runtime, with one thread and
     all, for 1 and 8 images: about ten seconds. Which layers have integer kernels is told anyway."""
+    report: bool = True
+    """Write report.html, one page about the run that needs nothing else to be opened: verdict, what
+    to change, layers, images, histograms, the whole configuration."""
 
 
 class BenchmarkOptions(Frozen):

@@ -32,7 +32,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from datafree.config import InputSpec
-from datafree.data._layouts import LAYOUTS, Labels, source_and_labels
+from datafree.data._layouts import LAYOUTS, LISTS, Labels, pictures_in, source_and_labels
 from datafree.data._pictures import CROP_FRACTION, CROP_ONLY, PixelSource, fit
 from datafree.detection.boxes import from_rows
 from datafree.detection.coco import annotations_in, open_coco
@@ -48,6 +48,7 @@ __all__ = [
     "calibration_set",
     "fit",
     "open_labelled",
+    "real_images",
 ]
 
 
@@ -182,6 +183,31 @@ def calibration_set(path: Path, spec: InputSpec, count: int, seed: int) -> Synth
         targets=data.labels[torch.from_numpy(indices)],
         metadata={"method": "real", "source": Path(path).name, "seed": seed},
     )
+
+
+def real_images(path: Path, spec: InputSpec, most: int, seed: int) -> SyntheticSet:
+    """Some real images to look at, without their labels.
+
+    Args:
+        path: a folder of pictures, or of folders of them; or labelled data as `open_labelled` takes
+            it, whose labels are not looked at.
+        spec: input of the network.
+        most: number of images, drawn without replacement; fewer where there are fewer.
+        seed: the same seed draws the same images.
+
+    Raises:
+        DataError: nothing is there, or what cannot be read or does not fit the network.
+    """
+    path = Path(path)
+    if path.is_dir() and not any((path / name).is_file() for name in LISTS):
+        source, count = pictures_in(path, spec)
+    else:
+        data = open_labelled(path, spec, None, "any" if path.suffix == ".npz" else "classes")
+        source, count = data.source, len(data)
+    indices = np.random.default_rng(seed).choice(count, min(most, count), replace=False)
+    labelled = LabelledImages(source, torch.zeros(count, dtype=torch.long), spec, str(path))
+    metadata = {"method": "real", "source": path.name, "seed": seed}
+    return SyntheticSet(labelled.take(np.sort(indices)), spec, metadata=metadata)
 
 
 def _check_labels(labels: NDArray[np.int64], spec: InputSpec, path: Path) -> None:

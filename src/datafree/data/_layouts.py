@@ -27,6 +27,9 @@ _OTHERWISE = {
     "boxes": ", or boxes as COCO has them, a .json file beside its pictures",
     "maps": ", or a folder with images and labels, a .png for each",
 }
+LISTS = ("labels.csv", "test_batch.bin")
+"""What makes a folder one of labelled data."""
+_SUFFIXES = frozenset((".png", ".jpg", ".jpeg", ".bmp", ".webp", ".ppm", ".pgm", ".tif", ".tiff"))
 _CIFAR_SHAPE = (3, 32, 32)
 _CIFAR_RECORD = 1 + 3 * 32 * 32
 
@@ -93,6 +96,23 @@ def source_and_labels(
     if path.suffix == ".bin":
         return _open_cifar(path, spec)
     raise DataError(f"cannot tell what {path} is: labelled data is {LAYOUTS}")
+
+
+def pictures_in(path: Path, spec: InputSpec) -> tuple[PixelSource, int]:
+    """All pictures under a folder, and how many these are.
+
+    Raises:
+        DataError: there are none, or the network takes no picture.
+    """
+    if spec.inputs or spec.shape[0] not in (1, 3):
+        raise DataError(
+            f"{path} holds pictures, which have 1 or 3 channels, and this network takes something"
+            " else: give an .npz file"
+        )
+    files = tuple(sorted(file for file in path.rglob("*") if file.suffix.lower() in _SUFFIXES))
+    if not files:
+        raise DataError(f"folder {path} holds no pictures ({', '.join(sorted(_SUFFIXES))})")
+    return Folder(files, spec), len(files)
 
 
 def _open_npz(path: Path, spec: InputSpec, labelled: Labels) -> tuple[PixelSource, NDArray[Any]]:

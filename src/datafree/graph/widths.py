@@ -15,21 +15,42 @@ def activation_widths(student: fx.GraphModule) -> dict[str, set[int]]:
         student: made by `insert_quantizers`.
 
     Returns:
+        By layer path, as `quantizers_before`.
+    """
+    return {
+        path: {_quantizer(student, name).grid.bits for name in names}
+        for path, names in quantizers_before(student).items()
+    }
+
+
+def quantizers_before(student: fx.GraphModule) -> dict[str, set[str]]:
+    """Paths of the nearest enabled quantizers on every way to each quantized layer.
+
+    Args:
+        student: made by `insert_quantizers`.
+
+    Returns:
         By layer path, in execution order, over all calls of a layer; empty where no quantizer
         stands before it. Ways without a quantizer do not count.
     """
-    found: dict[str, set[int]] = {}
+    found: dict[str, set[str]] = {}
     for node in student.graph.nodes:
         if node.op == "call_module" and isinstance(
             student.get_submodule(str(node.target)), QUANTIZED
         ):
             path = str(node.target)
-            found[path] = found.get(path, set[int]()) | _widths_before(student, node)
+            found[path] = found.get(path, set[str]()) | _before(student, node)
     return found
 
 
-def _widths_before(student: fx.GraphModule, node: fx.Node) -> set[int]:
-    widths: set[int] = set()
+def _quantizer(student: fx.GraphModule, path: str) -> ActivationQuantizer:
+    module = student.get_submodule(path)
+    assert isinstance(module, ActivationQuantizer)  # noqa: S101 - only these are found
+    return module
+
+
+def _before(student: fx.GraphModule, node: fx.Node) -> set[str]:
+    names: set[str] = set()
     seen: set[fx.Node] = set()
     waiting = values_read(node)
     while waiting:
@@ -39,7 +60,7 @@ def _widths_before(student: fx.GraphModule, node: fx.Node) -> set[int]:
         seen.add(before)
         module = student.get_submodule(str(before.target)) if before.op == "call_module" else None
         if isinstance(module, ActivationQuantizer) and module.enabled:
-            widths.add(module.grid.bits)
+            names.add(str(before.target))
         else:
             waiting.extend(values_read(before))
-    return widths
+    return names

@@ -23,10 +23,11 @@ from datafree.synthesis.base import Synthesizer
 from datafree.targets import load_target
 from datafree.training.base import Trainer
 
-_METHODS: dict[str, tuple[str, type[Any]]] = {
+METHODS: dict[str, tuple[str, type[Any]]] = {
     "images": ("synthesis", Synthesizer), "calibrator": ("calibrators", RangeRule),
     "rounding": ("reconstruction", Reconstructor), "training": ("training", Trainer),
 }  # fmt: skip
+"""Package and base of the methods of a run, by what they do."""
 
 
 def export_student(
@@ -155,7 +156,7 @@ def class_names(config: RunConfig, spec: InputSpec) -> list[str] | None:
 
 def _citation(kind: str, method: Method) -> str:
     """The paper of a method; nothing of those without one."""
-    package, base = _METHODS[kind]
+    package, base = METHODS[kind]
     said = str(make_method(method, package, base).citation)
     return "" if said.startswith("Common practice") else said
 

@@ -18,6 +18,7 @@ STUDENT = "student.safetensors"
 ONNX = "student.onnx"
 ALLOCATION = "allocation.json"
 FRONTIER = "frontier.png"
+REPORT = "report.html"
 TRAINING = "training"  # within UNFINISHED: the state of a training under way
 GENERATOR = "generator.safetensors"
 WARM_GENERATOR = "warm_generator.safetensors"
@@ -35,6 +36,7 @@ _WRITTEN = (
     "grid.png",
     ALLOCATION,
     FRONTIER,
+    REPORT,
     GENERATOR,
     WARM_GENERATOR,
 )

@@ -41,7 +41,8 @@ from datafree.runs.keeping import TEACHER, save_teacher
 from datafree.runs.opening import Opened, open_run
 from datafree.runs.plan import make_method, resolve_device
 from datafree.runs.post_training import allocated, quantize_weights
-from datafree.runs.record import Stopwatch, write_metrics
+from datafree.runs.record import Stopwatch, environment, write_metrics
+from datafree.runs.reporting import Told, weights_of, write_report
 from datafree.runs.runtime import facts_of_run
 from datafree.runs.snippet import snippet
 from datafree.runs.weakest import weakest_layer
@@ -180,8 +181,11 @@ def run(  # noqa: PLR0913 - one door, what a caller may bring
         metrics |= _files_written(
             folder, begun, made, config, images, watch, progress, expected.get("export")
         )
-        write_metrics(folder / "metrics.json", metrics, watch.seconds)
-        shutil.rmtree(folder / UNFINISHED, ignore_errors=True)
+        told = Told(
+            asked, config, spec, graph, made.student, images, metrics, watch.seconds,
+            environment(), weights_of(made.folded if plan.trainer is None else None),
+        )  # fmt: skip
+        _recorded(folder, told, watch, metric)
     both = structured(made.student), structured(graph)
     return Result(*both, spec, images, config, metrics, watch.seconds, folder)
 
@@ -215,6 +219,15 @@ def _files_written(  # noqa: PLR0913 - what a run hands over
                 latency=config.latency, progress=progress,
             )  # fmt: skip
     return told
+
+
+def _recorded(folder: Path, told: Told, watch: Stopwatch, metric: Metric | None) -> None:
+    """Write the page and the record of a run, which is finished then."""
+    if told.config.report:
+        with watch.stage("report"):
+            write_report(folder, told, metric)
+    write_metrics(folder / "metrics.json", dict(told.metrics), watch.seconds)
+    shutil.rmtree(folder / UNFINISHED, ignore_errors=True)
 
 
 def _files(config: RunConfig) -> str:

@@ -17,6 +17,7 @@ import torch
 from torch import nn
 
 from datafree.files import sha256, write_text
+from datafree.runs.folder import REPORT
 from datafree.runtimes import processor
 from datafree.tensors import release_memory
 
@@ -73,9 +74,12 @@ def write_metrics(path: Path, results: dict[str, Any], seconds: dict[str, float]
     """
     results = dict(results)
     runtime = results.pop("runtime", None)
+    # A page tells times, and is written again at will.
+    aside = (path.name, REPORT)
     files = [
-        p for p in sorted(path.parent.iterdir()) if p.is_file() and p != path and p.name[0] != "."
-    ]
+        p for p in sorted(path.parent.iterdir())
+        if p.is_file() and p.name not in aside and p.name[0] != "."
+    ]  # fmt: skip
     record = {
         "results": _finite(results),
         "hashes": {p.name: sha256(p) for p in files},

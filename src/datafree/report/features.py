@@ -1,0 +1,147 @@
+"""What the teacher makes of several sets of images: features at its batch norms and before its end.
+
+Everything is taken in one pass over each set. Of wide layers some channels are kept, and of long
+ones some values of each, so that a report costs a few per cent of the run it tells of.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor, fx
+
+from datafree.graph.insert import quantizable_layers
+from datafree.graph.taps import (
+    BatchNorm,
+    batch_norms,
+    last_linear,
+    stored_statistics,
+    tap_batch_norms,
+    tap_calls,
+)
+from datafree.graph.untrained import virgin
+from datafree.losses import sample_statistics
+
+_CHANNELS = 64  # of a layer, evenly spread
+_VALUES = 4096  # of a channel over all images
+
+
+@dataclass(frozen=True)
+class NormStatistics:
+    """One batch norm, and what arrives at it from one set of images.
+
+    Attributes:
+        path: of the batch norm.
+        channels: (C,) indices of the channels kept.
+        mean: (C,) that the batch norm remembers.
+        std: (C,) likewise.
+        values: (C, n) some of the values.
+        means: (N, C) of every image.
+        stds: (N, C) of every image; None where an image has one value per channel.
+    """
+
+    path: str
+    channels: Tensor
+    mean: Tensor
+    std: Tensor
+    values: Tensor
+    means: Tensor
+    stds: Tensor | None
+
+
+@dataclass(frozen=True)
+class Features:
+    """What the teacher makes of one set of images.
+
+    Attributes:
+        norms: by batch norm with statistics, in execution order.
+        last: (N, D) what enters the last layer, means over positions.
+        outputs: (N, …) what the network returns.
+    """
+
+    norms: list[NormStatistics]
+    last: Tensor
+    outputs: Tensor
+
+
+@dataclass
+class _Gathered:
+    """One batch norm while the images pass."""
+
+    layer: BatchNorm
+    channels: Tensor
+    values: list[Tensor] = field(default_factory=list)
+    means: list[Tensor] = field(default_factory=list)
+    stds: list[Tensor] = field(default_factory=list)
+
+    def add(self, features: Tensor, share: float, random: torch.Generator) -> None:
+        """Statistics of a batch, and `share` of the `_VALUES` values a channel is to have."""
+        chosen = features.index_select(1, self.channels.to(features.device)).float()
+        means, stds = sample_statistics(chosen)
+        self.means.append(means.cpu())
+        if stds is not None:
+            self.stds.append(stds.cpu())
+        flat = chosen.transpose(0, 1).reshape(len(self.channels), -1).cpu()
+        wanted = max(1, round(share * _VALUES))
+        if flat.shape[1] > wanted:
+            flat = flat[:, torch.randperm(flat.shape[1], generator=random)[:wanted]]
+        self.values.append(flat)
+
+    def statistics(self, path: str) -> NormStatistics:
+        """All that was added."""
+        mean, std = (one.detach().cpu()[self.channels] for one in stored_statistics(self.layer))
+        return NormStatistics(
+            path=path,
+            channels=self.channels,
+            mean=mean,
+            std=std,
+            values=torch.cat(self.values, 1),
+            means=torch.cat(self.means),
+            stds=torch.cat(self.stds) if self.stds else None,
+        )
+
+
+def features_of(
+    teacher: fx.GraphModule, batches: Iterable[Tensor], count: int, seed: int = 0
+) -> Features:
+    """What `teacher` makes of images.
+
+    Args:
+        teacher: canonical graph with its batch norms; not changed.
+        batches: images (B, C, H, W), normalised, on its device.
+        count: number of all of them.
+        seed: of the values that are kept.
+    """
+    random = torch.Generator().manual_seed(seed)
+    paths = {layer: path for path, layer in batch_norms(teacher).items()}
+    gathered: list[_Gathered] = []
+    last: list[Tensor] = []
+    outputs: list[Tensor] = []
+    name = last_linear(teacher) or quantizable_layers(teacher)[-1]
+
+    def keep(_name: str, features: Tensor, _output: Tensor) -> None:
+        linear = name == last_linear(teacher)
+        places = tuple(range(1, features.ndim - 1) if linear else range(2, features.ndim))
+        last.append((features.mean(places) if places else features).float().cpu())
+
+    with (
+        torch.inference_mode(),
+        tap_batch_norms(teacher) as seen,
+        tap_calls({name: teacher.get_submodule(name)}, keep),
+    ):
+        for images in batches:
+            outputs.append(teacher(images).float().cpu())
+            known = [(layer, values) for layer, values in seen if not virgin(layer)]
+            if not gathered:
+                gathered = [_Gathered(layer, _spread(values.shape[1])) for layer, values in known]
+            for place, (_, values) in zip(gathered, known, strict=True):
+                place.add(values, len(images) / count, random)
+    norms = [place.statistics(paths[place.layer]) for place in gathered]
+    return Features(norms, torch.cat(last)[:count], torch.cat(outputs))
+
+
+def _spread(channels: int) -> Tensor:
+    """Indices of at most `_CHANNELS` channels, evenly spread."""
+    return torch.linspace(0, channels - 1, min(channels, _CHANNELS)).round().long()
