@@ -33,8 +33,10 @@ def parse(line: str) -> None:
     if words[0].startswith("-"):
         return
     context = app.commands[words[0]].make_context(words[0], words[1:])
+    if words[0] != "quantize":
+        return
     given = given_fields(context.params)
-    if words[0] == "quantize" and given.get("model"):
+    if given.get("model"):
         fields = {name: value for name, value in given.items() if name in RunConfig.model_fields}
         build(RunConfig, fields, "options")
 
