@@ -27,7 +27,7 @@ PICTURES: dict[str, tuple[str, str, dict[str, Any]]] = {
     "dsg_excited": (RESNET, "dsg", {"iterations": 500}),
     "intraq": (RESNET, "intraq", {"iterations": 500}),
     "genie": (RESNET, "genie", {"iterations": 500}),
-    "sadag": (RESNET, "sadag", {"iterations": 300, "matching_iterations": 100}),
+    "sadag": (RESNET, "sadag", {"iterations": 300, "matching_iterations": 20}),
     "psaq": (VIT, "psaq", {"iterations": 500}),
     "sardfq": (VIT, "sardfq", {"iterations": 500}),
     "prior": (VIT, "prior", {"iterations": 200}),

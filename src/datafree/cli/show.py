@@ -103,7 +103,7 @@ compare = Command(
         Option(
             ["--plot"], "Output", metavar="FILE",
             help="Draw the noise of every layer, a curve for each run, as .png, .svg or .pdf;"
-            " needs the extra report.",
+            " needs the extra report.  [default: none]",
         ),
     ],
 )  # fmt: skip
