@@ -240,7 +240,7 @@ def test_a_progress_that_cannot_be_called_is_refused() -> None:
 
 
 def test_a_network_in_memory_comes_back_from_its_folder(tmp_path: Path) -> None:
-    quick = QUICK | {"latency": False, "export": False}
+    quick: dict[str, Any] = QUICK | {"latency": False, "export": False}
     result = datafree.quantize(build("Tiny"), bits="W8A8", output=tmp_path / "run", **quick)
     (tmp_path / "run").rename(tmp_path / "moved")
     run = datafree.load_run(tmp_path / "moved")

@@ -40,7 +40,7 @@ def test_a_block_names_the_digit(
     pytest.importorskip(PACKAGES[target])
     monkeypatch.chdir(tmp_path)
     datafree.quantize(
-        "digits_resnet8", target=target, method="noise", images=64, holdout=0, output=target
+        "digits_resnet8", target=target, method="noise", images=64, holdout=0, output=Path(target)
     )
     digits, labels = load_digits_test()
     Image.fromarray(digits[0, :, :, 0]).save("digit.png")

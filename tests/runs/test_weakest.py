@@ -27,7 +27,13 @@ OWN: dict[str, Any] = {"layer_bits": {"point*": "W8A8", "grouped": 6}, "keep_flo
 
 
 def quantized(**wanted: Any) -> Result:
-    fields = {"images": images(8), "holdout": 0, "latency": False, "export": False, **wanted}
+    fields: dict[str, Any] = {
+        "images": images(8),
+        "holdout": 0,
+        "latency": False,
+        "export": False,
+        **wanted,
+    }
     return datafree.quantize(
         build("Grouped"), input_shape=SPEC.shape, device="cpu", calibrator="minmax", **fields
     )

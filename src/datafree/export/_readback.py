@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
+from typing import Any, cast
 
 import numpy as np
 import onnx
@@ -86,7 +87,7 @@ def quantized_layers(student: fx.GraphModule) -> dict[str, QuantizedLayer]:
     return found
 
 
-def check_state(student: Mapping[str, Tensor], found: Mapping[str, Tensor]) -> None:
+def check_state(student: Mapping[str, Tensor], found: Mapping[str, Any]) -> None:
     """Compare tensors by name: those of an archive with the student's.
 
     Args:
@@ -223,7 +224,7 @@ def _check_activation(file: _File, path: str, quantizer: ActivationQuantizer) ->
     same(f"the scale of {path}", quantizer.scale.cpu(), file.values(f"{path}.scale"))
     name, grid = f"{path}.zero_point", quantizer.grid
     zero, kind = file.values(name), file.tensors[name].data_type
-    ends = [torch.tensor(float(end)) for end in _LIMITS[kind]]
+    ends = [torch.tensor(float(end)) for end in _LIMITS[cast("Any", kind)]]
     if grid.bits < 8:
         ends = [file.values(f"{path}.{end}") for end in ("min", "max")]
     for what, end, limit in zip(("smallest", "largest"), ends, (grid.qmin, grid.qmax), strict=True):

@@ -85,7 +85,7 @@ def test_an_image_of_bytes(last: bool, tmp_path: Path) -> None:
     first += [node("Transpose", "cast", "moved", perm=[0, 3, 1, 2])] if last else []
     first += [node("Div", f"{'moved' if last else 'cast'} white", "scaled")]
     made = model(
-        [*first, *tail], weights | {"white": np.float32(255)},
+        [*first, *tail], weights | {"white": np.array(255, np.float32)},
         shape=(8, 8, 3) if last else (3, 8, 8), kind=TensorProto.UINT8,
     )  # fmt: skip
     path = save(tmp_path / "net.onnx", made)
