@@ -277,6 +277,31 @@ class Casts(Base):
         return self.classify(torch.relu(x).double().float())
 
 
+class KernelsInBuffers(nn.Module):
+    """A blur and a projection that are no parameters, as fixed filters are kept."""
+
+    blur: Tensor
+    projection: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, 4, 3)
+        self.register_buffer("blur", torch.rand(4, 1, 3, 3))
+        self.register_buffer("projection", torch.rand(5, 4))
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = F.conv2d(self.conv(x), self.blur, groups=4)
+        return F.linear(x.mean((2, 3)), self.projection)
+
+
+def test_kernels_in_buffers_are_layers() -> None:
+    model = KernelsInBuffers().eval()
+    found = captured(model)
+    assert targets(found) == ["conv", "blur", "projection"]
+    with torch.no_grad():
+        torch.testing.assert_close(found(images(3)), model(images(3)))
+
+
 def test_casts_that_change_nothing_are_no_part_of_the_graph() -> None:
     graph = capture(randomized(Casts(), images(8)), SPEC)
     kinds = [node.args[1] for node in graph.graph.nodes if "aten.to" in str(node.target)]

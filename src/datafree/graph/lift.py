@@ -58,6 +58,13 @@ class _Call:
     def tensor(self, name: str) -> Tensor | None:
         return self.tensors[name][1] if name in self.tensors else None
 
+    def parameter(self, name: str) -> nn.Parameter | None:
+        """A tensor as modules hold it, also where the network keeps it as a buffer."""
+        found = self.tensor(name)
+        if found is None or isinstance(found, nn.Parameter):
+            return found
+        return nn.Parameter(found.detach(), requires_grad=False)
+
     @property
     def rank(self) -> int:
         return self.values["input"].meta["val"].ndim
@@ -262,7 +269,7 @@ def _flatten(value: Any) -> list[Any]:
 
 def _convolution(kind: type[Any], dimensions: int) -> Callable[[_Call], nn.Module | None]:
     def rule(call: _Call) -> nn.Module | None:
-        weight, bias = call.tensor("weight"), call.tensor("bias")
+        weight, bias = call.parameter("weight"), call.parameter("bias")
         if weight is None or call.rank != dimensions + 2:
             return None
         v = call.values
@@ -292,11 +299,11 @@ def _spread(value: Any, dimensions: int) -> tuple[int, ...]:
 
 
 def _linear(call: _Call) -> nn.Module | None:
-    weight, bias = call.tensor("weight"), call.tensor("bias")
+    weight, bias = call.parameter("weight"), call.parameter("bias")
     if weight is None:
         return None
     module = nn.Linear(weight.shape[1], weight.shape[0], bias=bias is not None, device="meta")
-    module.weight, module.bias = weight, bias  # pyright: ignore
+    module.weight, module.bias = weight, bias  # pyright: ignore[reportAttributeAccessIssue]
     return module
 
 
@@ -310,7 +317,7 @@ def _batch_norm(call: _Call) -> nn.Module | None:
         4: nn.BatchNorm2d,
         5: nn.BatchNorm3d,
     }
-    weight, bias = call.tensor("weight"), call.tensor("bias")
+    weight, bias = call.parameter("weight"), call.parameter("bias")
     v = call.values
     module = kinds[call.rank](len(mean), eps=v["eps"], momentum=v["momentum"], affine=False)
     module.affine = weight is not None
