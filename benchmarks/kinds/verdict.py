@@ -1,0 +1,140 @@
+"""What is told of a student without labels, beside what it lost on labelled test images."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from benchmarks.images import needs_images
+from benchmarks.kinds.base import Bench, Kind
+from benchmarks.networks import Network
+from datafree.config import RunConfig
+from datafree.evaluate import Predictor
+from datafree.files import atomic_path
+from datafree.graph.fold import fold_batch_norms
+from datafree.graph.integer import as_computed
+from datafree.images import SyntheticSet, batch_size
+from datafree.runs.pipeline import run
+from datafree.tensors import fast_layout
+from datafree.verdict.features import features
+from datafree.verdict.held_out import held_out_images
+
+HELD_OUT_SEED = 1_000_003
+"""What a run of seed 0 takes."""
+
+
+class Verdict(Kind):
+    """Features of held-out images, as the library computes them, and true loss of top-1.
+
+    What networks answer is kept as files: a change of features alone needs no student anew.
+    """
+
+    held_out: int = 256
+    """Images without labels."""
+
+    def measure(self, config: RunConfig, bench: Bench) -> dict[str, Any]:
+        """See the base class."""
+        network = bench.network(config)
+        path = self.kept(config, network, bench)
+        if not path.exists():
+            self._students_answers(config, bench, network).save(path)
+        student, teacher = Answers.load(path), self._teachers_answers(config, bench, network)
+        labels = _labels(network, config.limit)
+        right = [answers.test == labels for answers in (teacher, student)]
+        top1 = [100 * float(hits.double().mean()) for hits in right]
+        worst = None if student.worst_layer_db is None else float(student.worst_layer_db)
+        found = features(teacher.held_out, student.held_out, worst)
+        return {
+            "loss": top1[0] - top1[1],
+            "top1": top1[1],
+            "teacher": top1[0],
+            "moved": 100 * float((right[0] != right[1]).double().mean()),
+            "test_images": len(labels),
+            "features": found.model_dump(mode="json"),
+        }
+
+    def kept(self, config: RunConfig | None, network: Network, bench: Bench) -> Path:
+        """Where the answers of a cell's student are, or those of its teacher."""
+        told = "" if config is None else config.model_dump_json()
+        told += f"{network.teacher.digest} {self.held_out} {HELD_OUT_SEED}"
+        return bench.place.made / f"answers_{hashlib.sha256(told.encode()).hexdigest()[:16]}.safetensors"
+
+    def held_out_set(self, network: Network, bench: Bench) -> SyntheticSet:
+        """The images without labels, made once for a network."""
+        path = self.kept(None, network, bench).with_suffix(".images.safetensors")
+        if not path.exists():
+            made = held_out_images(
+                network.graph, network.teacher.spec, self.held_out, seed=HELD_OUT_SEED,
+                progress=bench.progress,
+            )  # fmt: skip
+            made.save(path)
+        return SyntheticSet.load(path)
+
+    def _teachers_answers(self, config: RunConfig, bench: Bench, network: Network) -> Answers:
+        path = self.kept(None, network, bench)
+        if not path.exists():
+            teacher = fast_layout(fold_batch_norms(network.graph))
+            images = self.held_out_set(network, bench)
+            Answers.of(teacher, images, network, config.limit, None).save(path)
+        return Answers.load(path)
+
+    def _students_answers(self, config: RunConfig, bench: Bench, network: Network) -> Answers:
+        images = self.images(config, bench) if needs_images(config) else None
+        alone = config.model_copy(update={"holdout": 0, "device": "cpu", "export": False})
+        result = run(alone, teacher=network.teacher, images=images, progress=bench.progress)
+        worst = min(result.metrics.get("sqnr_db", {"": None}).values())
+        held_out = self.held_out_set(network, bench)
+        return Answers.of(as_computed(result.student), held_out, network, config.limit, worst)
+
+
+@dataclass(frozen=True)
+class Answers:
+    """What one network says.
+
+    Attributes:
+        held_out: logits of the held-out images, (N, K).
+        test: classes of the test images, (M,).
+        worst_layer_db: least signal-to-noise ratio of a layer; None of a teacher.
+    """
+
+    held_out: Tensor
+    test: Tensor
+    worst_layer_db: float | None
+
+    @classmethod
+    def of(
+        cls, network: Predictor, images: SyntheticSet, known: Network, limit: int | None,
+        worst_layer_db: float | None,
+    ) -> Answers:  # fmt: skip
+        """Ask `network`."""
+        with torch.inference_mode():
+            size = batch_size(images.spec)
+            logits = torch.cat([network(x) for x in images.batches(size)])
+            test = torch.cat([network(x).argmax(1) for x, _ in known.batches(limit)])
+        return cls(logits, test, worst_layer_db)
+
+    def save(self, path: Path) -> None:
+        """Write it to one file."""
+        path.parent.mkdir(parents=True, exist_ok=True)
+        tensors = {"held_out": self.held_out.contiguous(), "test": self.test}
+        with atomic_path(path) as temporary:
+            save_file(tensors, temporary, {"worst_layer_db": json.dumps(self.worst_layer_db)})
+
+    @classmethod
+    def load(cls, path: Path) -> Answers:
+        """Read what `save` wrote."""
+        with safe_open(path, framework="pt") as file:
+            worst = json.loads((file.metadata() or {})["worst_layer_db"])
+            return cls(file.get_tensor("held_out"), file.get_tensor("test"), worst)
+
+
+def _labels(network: Network, limit: int | None) -> Tensor:
+    return torch.cat([labels for _, labels in network.batches(limit)])
