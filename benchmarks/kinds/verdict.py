@@ -22,13 +22,12 @@ from datafree.files import atomic_path
 from datafree.graph.fold import fold_batch_norms
 from datafree.graph.integer import as_computed
 from datafree.images import SyntheticSet, batch_size
+from datafree.losses import class_logits
+from datafree.runs.judging import HELD_OUT_SEED
 from datafree.runs.pipeline import run
 from datafree.tensors import fast_layout
 from datafree.verdict.features import features
 from datafree.verdict.held_out import held_out_images
-
-HELD_OUT_SEED = 1_000_003
-"""What a run of seed 0 takes."""
 
 
 class Verdict(Kind):
@@ -43,7 +42,7 @@ class Verdict(Kind):
     def measure(self, config: RunConfig, bench: Bench) -> dict[str, Any]:
         """See the base class."""
         network = bench.network(config)
-        path = self.kept(config, network, bench)
+        path = self.kept(config.model_dump_json(), network, bench)
         if not path.exists():
             self._students_answers(config, bench, network).save(path)
         student, teacher = Answers.load(path), self._teachers_answers(config, bench, network)
@@ -61,15 +60,15 @@ class Verdict(Kind):
             "features": found.model_dump(mode="json"),
         }
 
-    def kept(self, config: RunConfig | None, network: Network, bench: Bench) -> Path:
-        """Where the answers of a cell's student are, or those of its teacher."""
-        told = "" if config is None else config.model_dump_json()
-        told += f"{network.teacher.digest} {self.held_out} {HELD_OUT_SEED}"
-        return bench.place.made / f"answers_{hashlib.sha256(told.encode()).hexdigest()[:16]}.safetensors"
+    def kept(self, told: str, network: Network, bench: Bench) -> Path:
+        """Where the answers are of what is described by `told`: a run, or how many test images."""
+        told += f" {network.teacher.digest} {self.held_out} {HELD_OUT_SEED}"
+        stem = hashlib.sha256(told.encode()).hexdigest()[:16]
+        return bench.place.made / f"answers_{stem}.safetensors"
 
     def held_out_set(self, network: Network, bench: Bench) -> SyntheticSet:
         """The images without labels, made once for a network."""
-        path = self.kept(None, network, bench).with_suffix(".images.safetensors")
+        path = self.kept("images", network, bench)
         if not path.exists():
             made = held_out_images(
                 network.graph, network.teacher.spec, self.held_out, seed=HELD_OUT_SEED,
@@ -79,7 +78,7 @@ class Verdict(Kind):
         return SyntheticSet.load(path)
 
     def _teachers_answers(self, config: RunConfig, bench: Bench, network: Network) -> Answers:
-        path = self.kept(None, network, bench)
+        path = self.kept(f"teacher {config.limit}", network, bench)
         if not path.exists():
             teacher = fast_layout(fold_batch_norms(network.graph))
             images = self.held_out_set(network, bench)
@@ -117,8 +116,8 @@ class Answers:
         """Ask `network`."""
         with torch.inference_mode():
             size = batch_size(images.spec)
-            logits = torch.cat([network(x) for x in images.batches(size)])
-            test = torch.cat([network(x).argmax(1) for x, _ in known.batches(limit)])
+            logits = torch.cat([class_logits(network(x)) for x in images.batches(size)])
+            test = torch.cat([class_logits(network(x)).argmax(1) for x, _ in known.batches(limit)])
         return cls(logits, test, worst_layer_db)
 
     def save(self, path: Path) -> None:

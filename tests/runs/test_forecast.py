@@ -38,8 +38,10 @@ def test_seconds_of_images_and_rounding() -> None:
 
 @pytest.mark.usefixtures("second_per_image")
 def test_images_to_compare_on_are_made_too() -> None:
-    found = expected_seconds(captured("Tiny"), SPEC, DSG(iterations=7), None, 10, held_out=2)
-    assert found == {"synthesis": 7 * 12}
+    """48 of 100 take 12 steps; 150 mixtures and 2 x 100 images pass forward alone."""
+    found = expected_seconds(captured("Tiny"), SPEC, DSG(iterations=7), None, 10, held_out=100)
+    assert found == {"synthesis": 70, "evaluation": pytest.approx(48 * 12 + 350 / 3)}
+    assert expected_seconds(captured("Tiny"), SPEC, None, None, 0, held_out=2)["evaluation"] > 0
 
 
 @pytest.mark.usefixtures("second_per_image")

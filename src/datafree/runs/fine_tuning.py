@@ -195,11 +195,6 @@ def dreamt(generator: Generator, spec: InputSpec, config: RunConfig) -> Syntheti
     return _dreamt(generator, spec, config, config.images, "images")
 
 
-def held_out(generator: Generator, spec: InputSpec, config: RunConfig) -> SyntheticSet:
-    """Images the student has not seen, as many as `config` holds out."""
-    return _dreamt(generator, spec, config, config.holdout, "held out")
-
-
 def save_generators(trained: Trained, folder: Path, config: RunConfig) -> None:
     """Write the generator, and as it was after the warm-up, for other bit widths to start from."""
     told: dict[str, Any] = {"teacher": config.model, "seed": config.seed}

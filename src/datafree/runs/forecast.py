@@ -15,6 +15,7 @@ from datafree.reconstruction.base import Reconstructor
 from datafree.synthesis.base import Synthesizer
 from datafree.tensors import device_of
 from datafree.training.base import Trainer
+from datafree.verdict.held_out import held_out_passes
 
 _VALUES = 16 * 3 * 224 * 224  # input values of the measured pass: 16 ImageNet images
 _REPEATS = 3
@@ -42,24 +43,25 @@ def expected_seconds(  # noqa: PLR0913 - what a run consists of
         synthesizer: makes the images, or None if there are some.
         reconstructor: learns the rounding, or None.
         count: images.
-        held_out: further images made by the same method.
+        held_out: images to compare teacher and student on.
         trainer: fine-tunes the student, or None.
 
     Returns:
         Seconds by stage.
     """
     found: dict[str, float] = {}
-    if synthesizer is None and reconstructor is None and trainer is None:
+    if synthesizer is None and reconstructor is None and trainer is None and not held_out:
         return found
     each = seconds_per_image(graph, spec)
     if synthesizer is not None:
-        held = synthesizer.passes(held_out) if held_out else 0.0
-        found["synthesis"] = each * (synthesizer.passes(count) + held)
+        found["synthesis"] = each * synthesizer.passes(count)
     if reconstructor is not None:
         found["reconstruction"] = each * reconstructor.passes(count)
     if trainer is not None:
         per_dream = _per_dream(trainer, spec, device_of(graph))
         found["training"] = trainer.passes() * each + trainer.dreams() * per_dream
+    if held_out:
+        found["evaluation"] = each * held_out_passes(graph, held_out)
     return found
 
 

@@ -79,7 +79,11 @@ def features(teacher: Tensor, student: Tensor, worst_layer_db: float | None = No
     return Features(
         images=len(t),
         classes=t.shape[1],
-        kl=float(F.kl_div(s.log_softmax(1), t.log_softmax(1), log_target=True, reduction="batchmean").clamp(min=0)),
+        kl=float(
+            F.kl_div(
+                s.log_softmax(1), t.log_softmax(1), log_target=True, reduction="batchmean"
+            ).clamp(min=0)
+        ),
         flips=float(changed.mean()),
         expected_loss=float((p[rows, own] - p[rows, other]).mean()),
         margin_loss=float((changed * margin).mean()) / mean_margin,

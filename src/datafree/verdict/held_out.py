@@ -48,9 +48,7 @@ def held_out_images(
     inner, normalised = behind_normalisation(graph, spec)
     if not Probe.fits(inner):
         return Noise().generate(inner, normalised, count, seed=seed, progress=progress).fitted(spec)
-    dreamt = Probe().generate(
-        inner, normalised, min(count, _DREAMT), seed=seed, progress=progress
-    )
+    dreamt = Probe().generate(inner, normalised, min(count, _DREAMT), seed=seed, progress=progress)
     random = torch.Generator().manual_seed(seed)
     pool = count if not spec.labelled else math.ceil(_POOL * count)
     images = mixtures(dreamt, pool, random)
@@ -61,6 +59,15 @@ def held_out_images(
     answers = _answers(graph, mixed)
     kept = balanced(answers, count)
     return SyntheticSet(mixed.images[kept], spec, answers[kept], {**told, "count": count})
+
+
+def held_out_passes(graph: fx.GraphModule, count: int) -> float:
+    """Images sent through the network and back to make `count` and to compare two networks on them.
+
+    A pass forward alone takes a third of one there and back.
+    """
+    forward = (_POOL + 2) * count / 3
+    return forward + (Probe().passes(min(count, _DREAMT)) if Probe.fits(graph) else 0.0)
 
 
 def mixtures(images: SyntheticSet, count: int, random: torch.Generator) -> Tensor:
