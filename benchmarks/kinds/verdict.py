@@ -26,7 +26,7 @@ from datafree.losses import class_logits
 from datafree.runs.judging import HELD_OUT_SEED
 from datafree.runs.pipeline import run
 from datafree.tensors import fast_layout
-from datafree.verdict.features import features
+from datafree.verdict.features import judged_features
 from datafree.verdict.held_out import held_out_images
 
 
@@ -50,7 +50,7 @@ class Verdict(Kind):
         right = [answers.test == labels for answers in (teacher, student)]
         top1 = [100 * float(hits.double().mean()) for hits in right]
         worst = None if student.worst_layer_db is None else float(student.worst_layer_db)
-        found = features(teacher.held_out, student.held_out, worst)
+        found = judged_features(teacher.held_out, student.held_out, worst)
         return {
             "loss": top1[0] - top1[1],
             "top1": top1[1],

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from datafree.verdict.features import features
+from datafree.verdict.features import features, judged_features, sure_enough
 
 
 def logits(count: int, classes: int, seed: int, scale: float = 3.0) -> Tensor:
@@ -26,8 +26,8 @@ def test_two_images_by_hand() -> None:
     assert found.kl == pytest.approx(0.5 * (0.75 - 0.25) * math.log(3.0))
     assert found.margin_loss == pytest.approx(0.5)
     assert found.commonest == 0.5 and found.commonest_teacher == 1.0
-    # the error of the second image is (-log 3, log 3), and logits around their mean half of that
-    assert found.sqnr_db == pytest.approx(10 * math.log10(1 / 4))
+    # around their means both images have 2 (log 3 / 2)^2, and the second's error 2 (log 3)^2
+    assert found.sqnr_db == pytest.approx(10 * math.log10(1 / 2))
 
 
 def test_nothing_is_lost_by_a_copy() -> None:
@@ -68,3 +68,18 @@ def test_near_flips_are_those_of_gaussian_errors() -> None:
     student = teacher + logits(20_000, 2, 6, scale=0.7)
     found = features(teacher, student)
     assert found.near_flips == pytest.approx(found.flips, abs=0.01)
+
+
+def test_the_least_sure_images_are_left_out_until_the_mean_is_enough() -> None:
+    """Confidences 0.95, 0.9, 0.85, 0.6: the mean of the first three is 0.9."""
+    shares = torch.tensor([0.6, 0.95, 0.85, 0.9], dtype=torch.float64)
+    teacher = torch.stack((shares.logit(), torch.zeros(4)), 1)
+    assert sure_enough(teacher, 0.8999).tolist() == [1, 3, 2]
+    assert sure_enough(teacher, 0.1).tolist() == [1, 3, 2, 0]
+    assert sure_enough(teacher, 0.99).tolist() == [1, 3]  # never fewer than half
+
+
+def test_shares_of_answers_are_those_of_all_images() -> None:
+    teacher = torch.tensor([[9.0, 0.0]] * 4 + [[0.0, 0.1]] * 4)
+    found = judged_features(teacher, teacher)
+    assert found.images == 4 and found.commonest == found.commonest_teacher == 0.5

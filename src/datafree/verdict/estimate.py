@@ -19,7 +19,7 @@ GOOD_AT_MOST = 10.0
 """Points: an interval that reaches further is not *good*."""
 UNRANKED = 0.5
 """Points: what is estimated to lose less than this cannot be ranked."""
-ENOUGH = 64
+ENOUGH = 32
 """Images on which a share has a standard error of a few points; on fewer nothing is *good*."""
 ALWAYS, MUCH_MORE = 0.95, 2.0
 """Share of one answer from which on a student *always* says the same; factor over the teacher's

@@ -21,7 +21,7 @@ class Features(Frozen):
     """
 
     images: int
-    """Images they were measured on."""
+    """Images they were measured on: those that the teacher is sure enough of."""
     classes: int
     """K."""
     kl: float
@@ -42,7 +42,7 @@ class Features(Frozen):
     sqnr_db: float
     """``10 log10(sum (t - mean_k t)^2 / sum (d - mean_k d)^2)`` of logits t and their error d."""
     commonest: float
-    """Share of the student's commonest answer."""
+    """Share of the student's commonest answer, among all images."""
     commonest_teacher: float
     """That of the teacher."""
     worst_layer_db: float | None = None
@@ -51,6 +51,43 @@ class Features(Frozen):
 
 _MARGIN = 4.0
 """Mean margin to which the teacher's logits are tempered."""
+
+
+_SURE = 0.9
+"""Mean confidence of teachers on real images, about, from 99 % right down to 75 %."""
+
+
+def judged_features(
+    teacher: Tensor, student: Tensor, worst_layer_db: float | None = None
+) -> Features:
+    """`features` of images that are as hard for the teacher as real ones.
+
+    How sure a teacher is of mixtures differs between networks much more than on real images. So
+    the images that it is least sure of are left out until its mean confidence is `_SURE`, at most
+    half of them.
+
+    Args:
+        teacher: logits (N, K) of all images.
+        student: likewise.
+        worst_layer_db: see `Features`.
+    """
+    kept = sure_enough(teacher)
+    found = features(teacher[kept], student[kept], worst_layer_db)
+    shares = {"commonest": share(student.argmax(1)), "commonest_teacher": share(teacher.argmax(1))}
+    return found.model_copy(update=shares)
+
+
+def sure_enough(logits: Tensor, confidence: float = _SURE) -> Tensor:
+    """Places of the images that count, the surest first.
+
+    Args:
+        logits: of the teacher, (N, K).
+        confidence: that their mean is to be.
+    """
+    values, order = logits.double().softmax(1).amax(1).sort(descending=True, stable=True)
+    means = values.cumsum(0) / torch.arange(1, len(values) + 1)
+    count = max(int((means >= confidence).sum()), -(-len(values) // 2))
+    return order[:count]
 
 
 def features(teacher: Tensor, student: Tensor, worst_layer_db: float | None = None) -> Features:
@@ -90,11 +127,12 @@ def features(teacher: Tensor, student: Tensor, worst_layer_db: float | None = No
         doubt=float(believed.mean()),
         near_flips=float(chances.mean()),
         sqnr_db=10 * math.log10(float(centred.square().sum()) / max(noise, _FLOOR)),
-        commonest=_share(other),
-        commonest_teacher=_share(own),
+        commonest=share(other),
+        commonest_teacher=share(own),
         worst_layer_db=worst_layer_db,
     )
 
 
-def _share(answers: Tensor) -> float:
+def share(answers: Tensor) -> float:
+    """Of the commonest among classes (N,)."""
     return float(torch.bincount(answers).max()) / len(answers)

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from datafree.losses import Heads, class_rows, relative_error, values
 from datafree.verdict.estimate import Verdict, estimate, estimate_numbers
-from datafree.verdict.features import Features, features
+from datafree.verdict.features import Features, judged_features
 
 _ROWS = 65_536
 """Positions of classes at every position that are looked at, evenly spread."""
@@ -37,9 +37,9 @@ def judge(
         return estimate_numbers(*worst), None
     wanted, found = classes[0]
     step = -(-len(wanted) // _ROWS)
-    told = features(wanted[::step], found[::step], worst_layer_db)
+    told = judged_features(wanted[::step], found[::step], worst_layer_db)
     # Positions of one image are alike: they are no more images.
-    told = told.model_copy(update={"images": len(teacher)})
+    told = told.model_copy(update={"images": min(told.images, len(teacher))})
     return estimate(told), told
 
 

@@ -80,7 +80,13 @@ def inputs(found: Features, floor: float) -> dict[str, float]:
         "doubt": log_odds(found.doubt, floor),
         "near_flips": log_odds(2 * found.near_flips, floor),
         "sqnr_db": -found.sqnr_db / _UNIT_DB,
+        "worst_layer_db": -_known(found.worst_layer_db, found.sqnr_db) / _UNIT_DB,
     }
+
+
+def _known(worst: float | None, sqnr: float) -> float:
+    """The noise of the worst layer; where it was not measured, that of the logits."""
+    return sqnr if worst is None else worst
 
 
 @cache
