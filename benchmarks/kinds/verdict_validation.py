@@ -26,13 +26,14 @@ class VerdictValidation(Kind):
     """
 
     network: str | None = None
-    """Of the students that are looked at; None looks at all."""
+    """Of the students that are looked at; None looks at all that the fit looks at."""
 
     def measure(self, config: RunConfig, bench: Bench) -> dict[str, Any]:
         """See the base class."""
         del config
         told = leave_one_out(rows_of(bench))
-        own = [one for one in told if self.network in (None, one.row.network)]
+        all_of_them = self.network is None
+        own = [t for t in told if (t.row.fitted if all_of_them else t.row.network == self.network)]
         return summary(own)
 
 

@@ -72,7 +72,13 @@ def test_the_commonest_answer_is_told_where_it_matters() -> None:
 def test_few_images_are_not_good() -> None:
     assert estimate(told(flips=0.0), CURVE).word == "good"
     found = estimate(told(flips=0.0, images=16), CURVE)
-    assert found.word == "check" and "16 images are too few" in found.why
+    assert found.word == "check" and found.high == 300 / 16
+
+
+def test_what_cannot_be_told_apart_is_not_claimed() -> None:
+    """Half a point is not told from nothing, and three images of 150 may always be lost."""
+    found = estimate(told(flips=0.001, images=150), CURVE)
+    assert found.low == 0.0 and found.high == 2.0 and not found.ranked
 
 
 @pytest.mark.parametrize(

@@ -16,11 +16,9 @@ WORDS: tuple[Word, ...] = ("good", "check", "poor")
 GOOD, POOR = 2.0, 6.0
 """Points: up to the first an estimate is *good*, from the second on it is *poor*."""
 GOOD_AT_MOST = 10.0
-"""Points: an interval that reaches further is not *good*."""
+"""Points: an interval that reaches further is not *good*; that of 29 images always does."""
 UNRANKED = 0.5
 """Points: what is estimated to lose less than this cannot be ranked."""
-ENOUGH = 32
-"""Images on which a share has a standard error of a few points; on fewer nothing is *good*."""
 ALWAYS, MUCH_MORE = 0.95, 2.0
 """Share of one answer from which on a student *always* says the same; factor over the teacher's
 from which on the share matters."""
@@ -66,6 +64,7 @@ def estimate(found: Features, model: Model | None = None) -> Verdict:
         model: instead of the one that comes with the package.
     """
     loss, low, high = (model or fitted()).loss(found)
+    low, high = _resolved(low, high, found.images)
     told = {"loss": loss, "low": low, "high": high, "unit": "points", "commonest": found.commonest}
     if found.commonest >= ALWAYS and found.commonest_teacher < ALWAYS / MUCH_MORE:
         share = f"{100 * found.commonest:.0f} %"
@@ -78,10 +77,7 @@ def estimate(found: Features, model: Model | None = None) -> Verdict:
         else f"at most about {high:.1f} points of top-1 are lost; so near lossless, students cannot"
         " be ranked without labels"
     )
-    word = word_of(loss, high)
-    if word == "good" and found.images < ENOUGH:
-        word, why = "check", f"{why}; {found.images} images are too few to call it good"
-    return Verdict(word=word, ranked=ranked, why=f"{why}{_same(found)}", **told)
+    return Verdict(word=word_of(loss, high), ranked=ranked, why=f"{why}{_same(found)}", **told)
 
 
 def measured(teacher: float, student: float, images: int) -> Verdict:
@@ -120,6 +116,15 @@ def word_of(loss: float, high: float) -> Word:
     if loss >= POOR:
         return "poor"
     return "good" if loss <= GOOD and high <= GOOD_AT_MOST else "check"
+
+
+def _resolved(low: float, high: float, images: int) -> tuple[float, float]:
+    """An interval that claims no more than so many images can tell.
+
+    What no image shows may still happen to three in their number (the rule of three, at 95 %), and
+    less than `UNRANKED` is not told from nothing.
+    """
+    return (0.0 if low < UNRANKED else low), max(high, 300 / images)
 
 
 def _same(found: Features) -> str:
