@@ -15,7 +15,7 @@ from datafree.verdict.estimate import Verdict, estimate
 from datafree.verdict.features import Features
 from datafree.verdict.model import Model, inputs, log_odds
 
-USED = ("expected_loss", "near_flips", "sqnr_db", "worst_layer_db")
+USED = ("expected_loss", "near_flips", "kl")
 """Features of the estimate."""
 FLOOR = 0.002
 """Shares nearer to 0 or 1 are not told apart: half an image of 256."""
@@ -50,7 +50,7 @@ class Row:
         """From a record of the table `verdict`."""
         told, cell = record.measured, record.cell
         return cls(
-            str(cell["network"]), f"{cell['recipe']} {cell['bits']}", told["loss"],
+            str(cell["model"]), f"{cell['recipe']} {cell['bits']}", told["loss"],
             told["teacher"], Features.model_validate(told["features"]), record.line(),
         )  # fmt: skip
 

@@ -46,7 +46,7 @@ class Verdict(Kind):
         if not path.exists():
             self._students_answers(config, bench, network).save(path)
         student, teacher = Answers.load(path), self._teachers_answers(config, bench, network)
-        labels = _labels(network, config.limit)
+        labels = teacher.labels
         right = [answers.test == labels for answers in (teacher, student)]
         top1 = [100 * float(hits.double().mean()) for hits in right]
         worst = None if student.worst_layer_db is None else float(student.worst_layer_db)
@@ -102,11 +102,13 @@ class Answers:
         held_out: logits of the held-out images, (N, K).
         test: classes of the test images, (M,).
         worst_layer_db: least signal-to-noise ratio of a layer; None of a teacher.
+        labels: of the test images, (M,).
     """
 
     held_out: Tensor
     test: Tensor
     worst_layer_db: float | None
+    labels: Tensor
 
     @classmethod
     def of(
@@ -114,16 +116,19 @@ class Answers:
         worst_layer_db: float | None,
     ) -> Answers:  # fmt: skip
         """Ask `network`."""
+        size, test, labels = batch_size(images.spec), list[Tensor](), list[Tensor]()
         with torch.inference_mode():
-            size = batch_size(images.spec)
             logits = torch.cat([class_logits(network(x)) for x in images.batches(size)])
-            test = torch.cat([class_logits(network(x)).argmax(1) for x, _ in known.batches(limit)])
-        return cls(logits, test, worst_layer_db)
+            for x, wanted in known.batches(limit):
+                test.append(class_logits(network(x)).argmax(1))
+                labels.append(wanted)
+        return cls(logits, torch.cat(test), worst_layer_db, torch.cat(labels))
 
     def save(self, path: Path) -> None:
         """Write it to one file."""
         path.parent.mkdir(parents=True, exist_ok=True)
         tensors = {"held_out": self.held_out.contiguous(), "test": self.test}
+        tensors["labels"] = self.labels
         with atomic_path(path) as temporary:
             save_file(tensors, temporary, {"worst_layer_db": json.dumps(self.worst_layer_db)})
 
@@ -132,8 +137,5 @@ class Answers:
         """Read what `save` wrote."""
         with safe_open(path, framework="pt") as file:
             worst = json.loads((file.metadata() or {})["worst_layer_db"])
-            return cls(file.get_tensor("held_out"), file.get_tensor("test"), worst)
-
-
-def _labels(network: Network, limit: int | None) -> Tensor:
-    return torch.cat([labels for _, labels in network.batches(limit)])
+            held_out, test, labels = map(file.get_tensor, ("held_out", "test", "labels"))
+            return cls(held_out, test, worst, labels)

@@ -83,4 +83,5 @@ _WORDS = ("good", "check", "poor")
 def _rank(first: Any, second: Any) -> float | None:
     if len(first) < 3 or len(set(first)) < 2 or len(set(second)) < 2:
         return None
-    return float(spearmanr(first, second).statistic)
+    found: Any = spearmanr(first, second)
+    return float(found.statistic)

@@ -33,7 +33,7 @@ def test_a_run_has_a_verdict() -> None:
 
 
 def test_a_run_that_fails_has_its_result(tmp_path: Path) -> None:
-    options = {**QUICK, "weight_range": "minmax", "bias_correction": "none"}
+    options: dict[str, Any] = {**QUICK, "weight_range": "minmax", "bias_correction": "none"}
     with pytest.raises(VerdictError, match="the verdict is poor") as caught:
         datafree.quantize(
             tiny(), bits="W2A2", fail_below="poor", output=tmp_path / "run", **options
@@ -43,7 +43,8 @@ def test_a_run_that_fails_has_its_result(tmp_path: Path) -> None:
 
 
 def test_without_comparison_there_is_no_verdict() -> None:
-    assert datafree.quantize(tiny(), bits="W8A8", **{**QUICK, "holdout": 0}).verdict is None
+    without: dict[str, Any] = {**QUICK, "holdout": 0}
+    assert datafree.quantize(tiny(), bits="W8A8", **without).verdict is None
 
 
 @pytest.mark.parametrize(

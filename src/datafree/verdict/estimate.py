@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Literal
+from typing import Any, Literal
 
 from datafree.config import Frozen
 from datafree.verdict.features import Features
@@ -65,7 +65,13 @@ def estimate(found: Features, model: Model | None = None) -> Verdict:
     """
     loss, low, high = (model or fitted()).loss(found)
     low, high = _resolved(low, high, found.images)
-    told = {"loss": loss, "low": low, "high": high, "unit": "points", "commonest": found.commonest}
+    told: dict[str, Any] = {
+        "loss": loss,
+        "low": low,
+        "high": high,
+        "unit": "points",
+        "commonest": found.commonest,
+    }
     if found.commonest >= ALWAYS and found.commonest_teacher < ALWAYS / MUCH_MORE:
         share = f"{100 * found.commonest:.0f} %"
         why = f"it says the same of {share} of all images, whatever they show"

@@ -14,7 +14,7 @@ _UNIT_DB = 5.0  # decibels count in steps of about a factor of 1.8
 
 
 class Model(Frozen):
-    """What ``scripts/fit_verdict.py`` writes.
+    """What ``benchmarks/fit_verdict.py`` writes.
 
     The share of its lead over chance that the student lost, r, is estimated as
     ``log((r + e) / (1 - r + e)) = bias + sum_i weights_i x_i`` with features x that grow with the
