@@ -15,12 +15,14 @@ from datafree.verdict.estimate import Verdict, estimate
 from datafree.verdict.features import Features
 from datafree.verdict.model import Model, inputs, log_odds
 
-USED = ("expected_loss", "near_flips", "kl")
+USED = ("flips", "sqnr_db")
 """Features of the estimate."""
 FLOOR = 0.002
 """Shares nearer to 0 or 1 are not told apart: half an image of 256."""
 RIDGE = 2.0
 """Pull of the weights to 0, in units of a row."""
+FEW = 8
+"""Students of a network from which on it counts as much as any other."""
 LEVEL = 0.9
 """Share of students, each of a network left out, that the interval is to cover."""
 
@@ -111,7 +113,7 @@ def _curve(rows: Sequence[Row], names: Sequence[str]) -> Model:
     x = np.array([[inputs(row.features, FLOOR)[name] for name in names] for row in rows])
     y = np.array([row.odds for row in rows])
     networks = [row.network for row in rows]
-    weight = np.array([1 / networks.count(row.network) for row in rows])
+    weight = np.array([1 / max(networks.count(row.network), FEW) for row in rows])
     weight = np.sqrt(weight / weight.mean())
     middle = np.average(x, axis=0, weights=weight**2)
     mean = float(np.average(y, weights=weight**2))
