@@ -68,6 +68,23 @@ NETWORKS = {
     "efficientnet_lite0_imagenet": Known(
         "EfficientNet-Lite0 on ImageNet", 82.69, 1_300, "imagenet/val1300", "imagenet/train1000"
     ),
+    "etinynet10_imagenet": Known(
+        "EtinyNet-1.0 on ImageNet", 77.38, 1_300, "imagenet/val1300", "imagenet/train1000"
+    ),
+    "resnet8_mlperftiny_cifar10": Known(
+        "MLPerf Tiny's ResNet-8 on CIFAR-10-J",
+        75.48,
+        10_000,
+        "cifar10jpeg_test.npz",
+        "cifar10jpeg_train.npz",
+    ),
+    "plaincnn_cifar10": Known(
+        "A plain CNN on CIFAR-10-J",
+        76.57,
+        10_000,
+        "cifar10jpeg_test.npz",
+        "cifar10jpeg_train.npz",
+    ),
     "small_vit_cifar10": Known(
         "A small ViT on CIFAR-10-J", 87.46, 10_000, "cifar10jpeg_test.npz", "cifar10jpeg_train.npz"
     ),

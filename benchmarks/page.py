@@ -193,6 +193,9 @@ def _network(
     from benchmarks.networks import NETWORKS
 
     records = [r for r in cells.values() if any(name.startswith("top1") for name in r.measured)]
+    if "model" in table.axes and any(given.get("limit") for given in fields):
+        most = max(int(given.get("limit") or 0) for given in fields)
+        return f"The first {most:,} test images of each network, at most"
     if "model" in table.axes:
         return "All test images" + " where there are some" * (len(records) < len(cells))
     known = NETWORKS[_one(table, fields, "model")]

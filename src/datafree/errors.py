@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable
+from typing import Any
 
 
 class DatafreeError(Exception):
@@ -51,6 +52,19 @@ class InferenceError(DatafreeError):
 
 class OutputExistsError(DatafreeError):
     """An output path that exists already and was not to be replaced."""
+
+
+class VerdictError(DatafreeError):
+    """A finished run whose verdict is what it was to fail at, or worse; exit code 3.
+
+    Attributes:
+        result: the whole `datafree.Result`; its folder was written.
+    """
+
+    def __init__(self, message: str, result: Any) -> None:
+        """Say so of `result`."""
+        super().__init__(message)
+        self.result = result
 
 
 class NetworkWarning(UserWarning):

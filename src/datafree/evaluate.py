@@ -150,13 +150,30 @@ def compare(
         batches: images (B, C, H, W), normalised.
         heads: what both return, if it is more than logits.
     """
+    return compared(*outputs_of(first, second, batches), heads)
+
+
+def outputs_of(
+    first: Predictor, second: Predictor, batches: Iterable[Tensor]
+) -> tuple[Tensor, Tensor]:
+    """What two predictors return for the same normalised images, on the CPU."""
     expected: list[Tensor] = []
     actual: list[Tensor] = []
     with torch.inference_mode():
         for images in batches:
             expected.append(first(images).cpu())
             actual.append(second(images).cpu())
-    wanted, found = torch.cat(expected), torch.cat(actual)
+    return torch.cat(expected), torch.cat(actual)
+
+
+def compared(wanted: Tensor, found: Tensor, heads: Heads = ()) -> Comparison:
+    """`compare` of what was returned already.
+
+    Args:
+        wanted: of the reference, a row for every image.
+        found: of the predictor judged, likewise.
+        heads: what both are, if more than logits.
+    """
     classes = list(zip(class_rows(wanted, heads), class_rows(found, heads), strict=True))
     numbers = list(zip(values(wanted, heads), values(found, heads), strict=True))
     told: dict[str, float] = {}

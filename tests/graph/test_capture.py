@@ -296,7 +296,7 @@ class KernelsInBuffers(nn.Module):
 
 def test_kernels_in_buffers_are_layers() -> None:
     model = KernelsInBuffers().eval()
-    found = captured(model)
+    found = capture(model, SPEC)
     assert targets(found) == ["conv", "blur", "projection"]
     with torch.no_grad():
         torch.testing.assert_close(found(images(3)), model(images(3)))

@@ -14,14 +14,15 @@ import datafree.runs.pipeline as pipeline
 from datafree.api import synthesize
 from datafree.config import RunConfig, load_config, merge
 from datafree.errors import ConfigError, DatafreeError, ModelError, OutputExistsError
-from datafree.evaluate import compare
+from datafree.evaluate import outputs_of
 from datafree.files import sha256
 from datafree.images import SyntheticSet, device_batches
 from datafree.models import Teacher, from_module
-from datafree.runs import post_training
+from datafree.runs import judging, post_training
 from datafree.runs.pipeline import Result, run
 from datafree.runs.plan import resolve_device
 from datafree.synthesis.zeroq import ZeroQ
+from datafree.verdict.held_out import held_out_images
 from networks import SPEC, build, images, quantizer_of, randomized
 
 pytestmark = pytest.mark.integration
@@ -122,18 +123,17 @@ def test_another_seed_gives_other_images_and_results() -> None:
 
 
 def test_held_out_images_are_not_the_calibration_images(monkeypatch: pytest.MonkeyPatch) -> None:
-    made: list[str] = []
-    original = pipeline.synthesize_images
+    made: list[SyntheticSet] = []
 
     def spy(*args: Any, **kwargs: Any) -> SyntheticSet:
-        result = original(*args, **kwargs)
-        made.append(result.subset(2).digest())
-        return result
+        made.append(held_out_images(*args, **kwargs))
+        return made[-1]
 
-    monkeypatch.setattr(pipeline, "synthesize_images", spy)
-    run(config(images=2))
-    assert len(made) == 2
-    assert made[0] != made[1]
+    monkeypatch.setattr(judging, "held_out_images", spy)
+    result = run(config(images=2, method="noise", holdout=3))
+    assert len(made) == 1 and len(made[0]) == 3
+    rows = torch.cat((made[0].images, result.images.images)).flatten(1)
+    assert float(torch.pdist(rows).min()) > 0
 
 
 def test_without_holdout_and_data_nothing_is_compared() -> None:
@@ -286,11 +286,11 @@ def test_a_replaced_relu6_counts_as_loss(monkeypatch: pytest.MonkeyPatch) -> Non
     torch.nn.init.constant_(model.get_submodule("1").get_parameter("weight"), 9.0)
     compared: list[fx.GraphModule] = []
 
-    def spy(teacher: fx.GraphModule, student: fx.GraphModule, batches: Any, heads: Any) -> Any:
+    def spy(teacher: fx.GraphModule, student: fx.GraphModule, batches: Any) -> Any:
         compared.append(teacher)
-        return compare(teacher, student, batches, heads)
+        return outputs_of(teacher, student, batches)
 
-    monkeypatch.setattr(pipeline, "compare", spy)
+    monkeypatch.setattr(judging, "outputs_of", spy)
     teacher = from_module(model, input_shape=SPEC.shape, mean=SPEC.mean, std=SPEC.std)
     result = run(config(equalize=True, replace_relu6=True), teacher=teacher)
     batch = images(4)
@@ -313,11 +313,11 @@ def padded() -> nn.Sequential:
 def test_absorbed_biases_count_as_loss(monkeypatch: pytest.MonkeyPatch) -> None:
     compared: list[fx.GraphModule] = []
 
-    def spy(teacher: fx.GraphModule, student: fx.GraphModule, batches: Any, heads: Any) -> Any:
+    def spy(teacher: fx.GraphModule, student: fx.GraphModule, batches: Any) -> Any:
         compared.append(teacher)
-        return compare(teacher, student, batches, heads)
+        return outputs_of(teacher, student, batches)
 
-    monkeypatch.setattr(pipeline, "compare", spy)
+    monkeypatch.setattr(judging, "outputs_of", spy)
     model = padded()
     run(config(absorb_biases=True), teacher=in_memory(model))
     batch = images(4)

@@ -34,7 +34,7 @@ from datafree.config.options import (
     MachineOptions,
     TeacherOptions,
 )
-from datafree.errors import DatafreeError
+from datafree.errors import DatafreeError, VerdictError
 from datafree.recipes import RECIPES
 
 _FORCE = Option(["--force"], "Output", is_flag=True, help="Replace a file that exists.")
@@ -209,7 +209,10 @@ def demo(output: str, force: bool | None) -> None:
 
 
 def main() -> None:
-    """Run the command line; a user's mistake gives one line and exit code 2."""
+    """Run the command line; a user's mistake gives one line and exit code 2.
+
+    A verdict that `fail_below` does not take gives exit code 3.
+    """
     with console.warnings_as_lines():
         _main()
 
@@ -226,6 +229,11 @@ def _main() -> None:
     except click.Abort:
         console.err.print("interrupted; the same command goes on where it stopped")
         sys.exit(130)
+    except VerdictError as error:
+        console.err.print(
+            f"[bold red]failed:[/bold red] {escape(str(error))}", highlight=False, soft_wrap=True
+        )
+        sys.exit(3)
     except DatafreeError as error:
         _refuse(str(error))
     except OSError as error:

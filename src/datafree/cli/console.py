@@ -15,11 +15,12 @@ from rich.table import Table
 
 from datafree.cli.runtimes import runtime_rows
 from datafree.config import RunConfig
-from datafree.errors import NetworkWarning, ReportWarning
+from datafree.errors import NetworkWarning, ReportWarning, VerdictError
 from datafree.progress.bars import Bars
 
 if TYPE_CHECKING:
     from datafree.runs.methods import Explained
+    from datafree.verdict.estimate import Verdict
 
 out = Console()
 err = Console(stderr=True)
@@ -66,9 +67,14 @@ def run_and_show(config: RunConfig, output: Path, *, force: bool) -> None:
         output: folder to write.
         force: replace an earlier run there.
     """
+    from datafree.runs.judging import next_command
     from datafree.runs.pipeline import run
 
-    result = run(config, folder=output, force=force, progress=progress, tell=out.print)
+    failed: VerdictError | None = None
+    try:
+        result = run(config, folder=output, force=force, progress=progress, tell=out.print)
+    except VerdictError as error:
+        failed, result = error, error.result
     if result.folder is None:
         return  # one of several processes, and not the first
     show_result(result.config, result.metrics, result.seconds, images=len(result.images))
@@ -77,6 +83,21 @@ def run_and_show(config: RunConfig, output: Path, *, force: bool) -> None:
     if (code := result.snippet()) is not None:
         out.print("\n[bold]To classify a picture with it:[/bold]\n")
         out.print(code, markup=False, highlight=False, soft_wrap=True)
+    show_verdict(result.verdict, next_command(result.config, output))
+    if failed is not None:
+        raise failed
+
+
+def show_verdict(verdict: Verdict | None, then: str) -> None:
+    """The last lines of a run: the verdict, and of a poor one the command to try next, `then`."""
+    if verdict is None:
+        return
+    colour = {"good": "green", "check": "yellow", "poor": "red"}[verdict.word]
+    word = f"[bold {colour}]verdict: {verdict.word}[/bold {colour}]"
+    line = f"{word}, {escape(verdict.why)}"
+    if verdict.word == "poor":
+        line += f"; try next: [bold]{escape(then)}[/bold]"
+    out.print(line, highlight=False, soft_wrap=True)
 
 
 def plan_and_show(config: RunConfig, output: Path, *, force: bool) -> None:

@@ -199,14 +199,6 @@ def dreamt(
     return _dreamt(generator, inner, config, config.images, "images").fitted(spec)
 
 
-def held_out(
-    generator: Generator, graph: fx.GraphModule, spec: InputSpec, config: RunConfig
-) -> SyntheticSet:
-    """Images the student has not seen, as many as `config` holds out."""
-    _, inner = behind_normalisation(graph, spec)
-    return _dreamt(generator, inner, config, config.holdout, "held out").fitted(spec)
-
-
 def save_generators(trained: Trained, folder: Path, config: RunConfig) -> None:
     """Write the generator, and as it was after the warm-up, for other bit widths to start from."""
     told: dict[str, Any] = {"teacher": config.model, "seed": config.seed}

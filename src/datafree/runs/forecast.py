@@ -18,7 +18,6 @@ import torch
 
 from datafree.progress import in_words
 from datafree.runs.opening import Opened
-from datafree.runs.plan import make_method
 from datafree.runs.trials import (
     Quantized,
     answer_seconds,
@@ -27,9 +26,10 @@ from datafree.runs.trials import (
     synthesis_seconds,
     training_seconds,
 )
-from datafree.synthesis.base import Synthesizer
+from datafree.synthesis.probe import Probe
 from datafree.targets import load_target
 from datafree.tensors import device_of
+from datafree.verdict.held_out import DREAMT
 
 _WORTH_SPLITTING = 5.0  # seconds
 _WORTH_NAMING = 1.0
@@ -42,6 +42,7 @@ _WORK, _TIMES = 200_000, 9
 _ASKED = 5.0  # times that teacher and student answer for every image files are checked on
 _TIMED = 6.0  # seconds that files are timed for at most, see `datafree.runs.runtime.Settings`
 _LEAST_TIMED = 2.0
+_COMPARED = 1.75  # answers for a held-out image: of both networks, and of the teacher to choose it
 _ROUNDS = 25 * 9 * 2  # forward passes of both files: rounds, images, numbers of threads
 _EXPORT_BYTES = 150e6  # what torch.onnx and onnxruntime take beside the network
 _COPIES = 4  # of the weights: student, program, file, session
@@ -144,14 +145,12 @@ def _evaluation(begun: Opened, count: int, answer: float) -> float:
     noise = count * answer
     if begun.test_images:
         return noise + begun.test_images * answer * (1.0 if trainer is None else 1.5)
-    if not config.holdout or (not count and trainer is None):
+    if not config.holdout:
         return noise
-    if trainer is not None:
-        return noise + config.holdout * answer
-    method: Synthesizer = make_method(config.synthesis, "synthesis", Synthesizer)
-    tried = method.for_scheme(config.scheme)
-    made = synthesis_seconds(tried, begun.graph, begun.spec, config.holdout)
-    return noise + made + config.holdout * answer
+    dreamt = min(config.holdout, DREAMT)
+    fits = Probe.fits(begun.graph)
+    made = synthesis_seconds(Probe(), begun.graph, begun.spec, dreamt) if fits else 0.0
+    return noise + made + _COMPARED * config.holdout * answer
 
 
 def _files(begun: Opened, answer: float, *, written: bool) -> dict[str, float]:

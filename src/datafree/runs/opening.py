@@ -18,6 +18,7 @@ from datafree.runs.accuracy import Metric, labelled_images, measure
 from datafree.runs.choices import settled
 from datafree.runs.exporting import check_export
 from datafree.runs.fine_tuning import find_companion
+from datafree.runs.judging import check_verdict
 from datafree.runs.keeping import to_keep
 from datafree.runs.notes import noted
 from datafree.runs.plan import Plan, make_plan, resolve_device
@@ -98,6 +99,7 @@ def open_run(  # noqa: PLR0913 - what a caller may bring
     traced = time.perf_counter() - started
     metric = measure(config, teacher.boxes, metric)
     check_export(graph, spec, config)
+    check_verdict(config, own_measure=metric is not None or config.metric is not None)
     tested = 0 if config.data is None else len(labelled_images(config, spec, metric)[0])
     if images is None and config.image_file is not None:
         images = SyntheticSet.load(config.image_file).fitted(spec, config.images)

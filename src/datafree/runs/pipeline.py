@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,8 @@ from torch.export import ExportedProgram
 
 from datafree.calibrators.base import Calibrator
 from datafree.config import InputSpec, RunConfig, Scheme
-from datafree.evaluate import Predictor, compare, layer_sqnr
+from datafree.errors import VerdictError
+from datafree.evaluate import Predictor, layer_sqnr
 from datafree.files import sha256
 from datafree.graph.chosen import kept_in_float
 from datafree.graph.integer import as_computed
@@ -26,7 +27,7 @@ from datafree.progress import Progress, silent, waiting
 from datafree.runs.accuracy import Metric, accuracy
 from datafree.runs.choices import settled
 from datafree.runs.exporting import export_student
-from datafree.runs.fine_tuning import dreamt, held_out, save_generators, tune
+from datafree.runs.fine_tuning import dreamt, save_generators, tune
 from datafree.runs.folder import (
     IMAGES,
     ONNX,
@@ -37,6 +38,7 @@ from datafree.runs.folder import (
     save_images,
 )
 from datafree.runs.forecast import foretell
+from datafree.runs.judging import held_out_of, judged, measured_verdict, verdict_in
 from datafree.runs.keeping import TEACHER, save_teacher
 from datafree.runs.opening import Opened, open_run
 from datafree.runs.plan import make_method, resolve_device
@@ -48,8 +50,7 @@ from datafree.runs.snippet import snippet
 from datafree.runs.weakest import weakest_layer
 from datafree.synthesis.base import Synthesizer
 from datafree.tensors import fast_layout
-
-_HOLDOUT_SEED = 1_000_003  # added to the seed of held-out images; neighbouring seeds share nothing
+from datafree.verdict.estimate import Verdict
 
 
 @dataclass(frozen=True)
@@ -88,6 +89,11 @@ class Result:
         """
         student = together(self.student)
         return rebuilt(student, as_computed(student))
+
+    @property
+    def verdict(self) -> Verdict | None:
+        """What the student is worth; None where nothing was compared, or nothing has a scale."""
+        return verdict_in(self.metrics)
 
     def snippet(self) -> str | None:
         """Python that classifies a picture with the run's ONNX file; None where there is no file.
@@ -129,6 +135,8 @@ def run(  # noqa: PLR0913 - one door, what a caller may bring
 
     Raises:
         OutputExistsError: `folder` holds something else and `force` was not given.
+        VerdictError: all was written, and the verdict is `config.fail_below` or worse; the error
+            has the result.
         DatafreeError: whatever a stage refuses; see the stages.
     """
     if folder is not None:
@@ -187,7 +195,15 @@ def run(  # noqa: PLR0913 - one door, what a caller may bring
         )  # fmt: skip
         _recorded(folder, told, watch, metric)
     both = structured(made.student), structured(graph)
-    return Result(*both, spec, images, config, metrics, watch.seconds, folder)
+    return _passed(Result(*both, spec, images, config, metrics, watch.seconds, folder))
+
+
+def _passed(result: Result) -> Result:
+    """`result`, unless its verdict is what the run was to fail at, or worse."""
+    verdict, limit = result.verdict, result.config.fail_below
+    if limit is not None and verdict is not None and verdict.reaches(limit):
+        raise VerdictError(f"the verdict is {verdict.word}: {verdict.why}", result)
+    return result
 
 
 def _digest(images: SyntheticSet | None) -> str:
@@ -241,15 +257,13 @@ def _files(config: RunConfig) -> str:
 class _Made:
     """A student, the float network its layers are those of, and what was measured on the way.
 
-    `last` and `held_out` are those of a training: the student after its last step, and images of
-    its generator that it has not seen.
+    `last` is that of a training: the student after its last step.
     """
 
     student: fx.GraphModule
     folded: fx.GraphModule | None
     metrics: dict[str, Any]
     last: fx.GraphModule | None = None
-    held_out: SyntheticSet | None = None
 
     def settle(self) -> None:
         """Give the students the numbers that their target has."""
@@ -288,7 +302,6 @@ def _train(
         tuned.folded,
         {"training": trained.summary} | corrected | rounding,
         fast_layout(trained.last),
-        held_out(trained.generator, begun.graph, spec, config) if config.holdout else None,
     )
     return made, images
 
@@ -383,21 +396,9 @@ def _measured(
         networks: dict[str, Predictor] = {"teacher": teacher, "student": as_computed(made.student)}
         if made.last is not None:
             networks["student after the last step"] = as_computed(made.last)
-        return measured | accuracy(networks, graph, spec, config, metric, progress), made.held_out
-    held = made.held_out
-    if held is None and config.holdout and len(images) and made.last is None:
-        changes = {"images": config.holdout, "seed": config.seed + _HOLDOUT_SEED}
-        other = config.model_copy(update=changes)
-        held = synthesize_images(graph, spec, other, progress, scheme=config.scheme)
-    if held is not None:
-        batches = device_batches(held, device, size)
-        measured["held_out"] = compared(teacher, as_computed(made.student), batches, spec)
-    return measured, held
-
-
-def compared(
-    teacher: Predictor, student: Predictor, batches: Iterable[Tensor], spec: InputSpec
-) -> dict[str, Any]:
-    """`datafree.evaluate.compare` as JSON values, without what the network's task does not have."""
-    found = asdict(compare(teacher, student, batches, spec.outputs))
-    return {name: value for name, value in found.items() if value is not None}
+        found = accuracy(networks, graph, spec, config, metric, progress)
+        return measured | found | measured_verdict(found), None
+    if not config.holdout:
+        return measured, None
+    held, noise = held_out_of(graph, spec, config, progress), measured.get("sqnr_db", {})
+    return measured | judged(held, teacher, as_computed(made.student), config, noise), held

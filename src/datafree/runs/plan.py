@@ -65,8 +65,7 @@ def make_plan(config: RunConfig, graph: fx.GraphModule, spec: InputSpec, *, give
     trainer = _trainer(config, rule, graph)
     wanted = not given and trainer is None and _needs_images(config, rule)
     synthesizer: Synthesizer = make_method(config.synthesis, "synthesis", Synthesizer)
-    held_out = given and trainer is None and config.holdout > 0 and config.data is None
-    if wanted or held_out:
+    if wanted:
         synthesizer.check(graph)
     folded = fold_batch_norms(graph, branches=trainer is None or trainer.folds)
     weight_bits(folded, config.scheme)

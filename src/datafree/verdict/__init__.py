@@ -1,0 +1,1 @@
+"""What was lost, told without labels: held-out images, features of them, an estimate."""
