@@ -13,7 +13,7 @@ from datafree.report.headline import Headline, duration, headline
 pytestmark = pytest.mark.integration
 
 VERDICT = {
-    "loss": 1.24, "low": 0.5, "high": 2.1, "word": "good", "sentence": "It loses about a point.",
+    "loss": 1.24, "low": 0.5, "high": 2.1, "word": "good", "why": "about a point of top-1 is lost",
 }  # fmt: skip
 LATENCY = [
     {"threads": 2, "batch": 8, "float": 4.0, "student": 3.0},
@@ -28,7 +28,7 @@ def tiles(source: Source, **metrics: Any) -> tuple[Headline, dict[str, tuple[str
 
 def test_a_verdict_is_shown_as_it_is(source: Source) -> None:
     found, shown = tiles(source, verdict=VERDICT)
-    assert (found.word, found.sentence) == ("good", "It loses about a point.")
+    assert (found.word, found.sentence) == ("good", "About a point of top-1 is lost.")
     assert shown["Estimated loss"] == ("1.2 points", "between 0.5 and 2.1 points")
     assert found.title == "digits_resnet8, W4A4"
 

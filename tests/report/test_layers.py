@@ -9,7 +9,7 @@ from torch import nn
 
 from datafree.quant.grid import Grid
 from datafree.quant.modules import Quantizer, quantize_layer
-from datafree.report import Report, Source
+from datafree.report import Report, Source, collect
 from datafree.report.layers import described, isolated, layers_of
 
 pytestmark = pytest.mark.integration
@@ -26,7 +26,9 @@ def test_every_quantized_layer_has_a_row_in_order(report: Report, source: Source
     assert all(row.sqnr_db == source.metrics["sqnr_db"][row.path] for row in report.layers.rows)
 
 
-def test_without_isolated_measures_the_weakest_adds_most_noise_of_its_own(report: Report) -> None:
+def test_without_isolated_measures_the_weakest_adds_most_noise_of_its_own(source: Source) -> None:
+    metrics = {name: value for name, value in source.metrics.items() if name != "isolation"}
+    report = collect(replace(source, metrics=metrics))
     assert report.layers is not None
     noises = [row.own_noise for row in report.layers.weakest]
     assert noises == sorted(noises, reverse=True)
@@ -34,29 +36,24 @@ def test_without_isolated_measures_the_weakest_adds_most_noise_of_its_own(report
     assert "Layers were not quantized one by one in this run." in report.layers.missing
 
 
-@pytest.mark.parametrize("name", ["isolation", "layers"])
-def test_isolated_measures_decide_where_there_are_some(source: Source, name: str) -> None:
+def test_isolated_measures_decide_where_there_are_some(source: Source) -> None:
     shares = {
         path: {"alone": 0.1 * place, "without": 1.0 - 0.05 * place}
         for place, path in enumerate(source.metrics["sqnr_db"])
     }
-    given = {"total": 1.0, "shares": shares} if name == "isolation" else shares
-    found = layers_of(source.student, {}, [], {name: given})
+    found = layers_of(source.student, {}, [], {"isolation": {"total": 1.0, "by_layer": shares}})
     last = list(shares)[-1]
     assert found.weakest[0].path == last
-    assert found.total == (1.0 if name == "isolation" else None)
+    assert found.total == 1.0
     assert found.alone(found.weakest[0]) == 1.0
-    assert found.blame(found.weakest[0]) == pytest.approx(0.45 if name == "isolation" else 0)
+    assert found.blame(found.weakest[0]) == pytest.approx(0.45)
     assert found.missing == (
         "Noise over all layers before was not measured: the run had no images.",
     )
 
 
-@pytest.mark.parametrize(
-    "metrics", [{}, {"layers": 3}, {"isolation": {"shares": 1}}, {"layers": {"a": {"alone": 1}}}]
-)
-def test_what_was_not_measured_is_not_invented(metrics: dict[str, object]) -> None:
-    assert isolated(metrics) == ({}, None)
+def test_what_was_not_measured_is_not_invented() -> None:
+    assert isolated({}) == ({}, None)
 
 
 @pytest.mark.parametrize(

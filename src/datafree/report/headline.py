@@ -58,7 +58,8 @@ def headline(source: Source) -> Headline:
     verdict = _mapping(metrics.get("verdict"))
     word = str(verdict["word"]) if verdict.get("word") else None
     scheme = "float student" if config.float_student else config.scheme.label
-    sentence = str(verdict.get("sentence") or _without_verdict(metrics))
+    why = verdict.get("why")
+    sentence = f"{str(why)[:1].upper()}{str(why)[1:]}." if why else _without_verdict(metrics)
     tiles = (
         _estimated(verdict),
         _measured(metrics),
@@ -96,11 +97,14 @@ def _without_verdict(metrics: Mapping[str, Any]) -> str:
 
 def _estimated(verdict: Mapping[str, Any]) -> Tile:
     label = "Estimated loss"
+    if verdict.get("measured"):
+        return Tile(label, "not estimated", "it was measured on labelled images")
     if verdict.get("loss") is None:
         return Tile(label, "not estimated", "the run has no verdict")
     low, high = verdict.get("low"), verdict.get("high")
-    sure = "" if low is None or high is None else f"between {low:.1f} and {high:.1f} points"
-    return Tile(label, f"{verdict['loss']:.1f} points", sure)
+    unit = verdict.get("unit", "points")
+    sure = "" if low is None or high is None else f"between {low:.1f} and {high:.1f} {unit}"
+    return Tile(label, f"{verdict['loss']:.1f} {unit}", sure)
 
 
 def _measured(metrics: Mapping[str, Any]) -> Tile:

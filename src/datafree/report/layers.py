@@ -47,6 +47,13 @@ class LayerRow:
         return sum(noise(found.sqnr_db) for found in both)
 
     @property
+    def lost(self) -> float:
+        """What isolation blames it for, but for a number that all layers share."""
+        if self.alone is None or self.without is None:
+            return -math.inf
+        return self.alone - self.without
+
+    @property
     def clipped(self) -> float:
         """Largest clipped share of its weights and its input."""
         return max(self.weight.clipped, *(found.clipped for _, found in self.inputs), 0.0)
@@ -99,7 +106,7 @@ def layers_of(
         student: quantized.
         floats: weights before, by path.
         batches: images on its device; none where there are none.
-        metrics: of the run: ``sqnr_db``, and what layers lose one by one, see `isolated`.
+        metrics: of the run: ``sqnr_db``, and what layers lose one by one (``isolation``).
     """
     weights = weight_histograms(student, floats)
     activations = activation_histograms(student, batches) if batches else {}
@@ -131,8 +138,8 @@ def _ranked(rows: Sequence[LayerRow], total: float | None) -> Layers:
     if not any(row.sqnr_db is not None for row in rows):
         missing.append("Noise over all layers before was not measured: the run had no images.")
     if any(row.without is not None for row in rows):
-        worst = sorted(rows, key=lambda row: math.inf if row.without is None else row.without)
-        measure = "left in float, it brings the student nearest to the float network"
+        worst = sorted(rows, key=lambda row: -row.lost)
+        measure = "by itself and left in float it changes the answers most"
     else:
         missing.append("Layers were not quantized one by one in this run.")
         worst = sorted(rows, key=lambda row: -row.own_noise)
@@ -142,20 +149,8 @@ def _ranked(rows: Sequence[LayerRow], total: float | None) -> Layers:
 
 def isolated(metrics: Mapping[str, Any]) -> tuple[dict[str, Mapping[str, Any]], float | None]:
     """Divergences of single layers by path, and that of the student; empty where not measured."""
-    for name in ("isolation", "layers"):
-        found = metrics.get(name)
-        if not isinstance(found, Mapping):
-            continue
-        shares = found.get("shares", found)
-        kept = {
-            str(path): values
-            for path, values in (shares.items() if isinstance(shares, Mapping) else ())
-            if isinstance(values, Mapping) and {"alone", "without"} <= values.keys()
-        }
-        if kept:
-            total = found.get("total")
-            return kept, float(total) if isinstance(total, int | float) else None
-    return {}, None
+    found = metrics.get("isolation") or {}
+    return dict(found.get("by_layer", {})), found.get("total")
 
 
 def described(layer: QuantizedLayer) -> str:

@@ -104,14 +104,7 @@ def reached(metrics: Mapping[str, Any]) -> dict[str, tuple[str, dict[str, float]
 def verdict_of(metrics: Mapping[str, Any]) -> str:
     """The label-free verdict of a run in a line; empty where there is none."""
     verdict = metrics.get("verdict")
-    if not isinstance(verdict, Mapping):
-        return str(verdict or "")
-    told = [
-        str(value) if key in ("word", "verdict", "text", "line") else f"{key} {_short(value)}"
-        for key, value in verdict.items()
-        if isinstance(value, str | int | float)
-    ]
-    return ", ".join(told)
+    return "" if verdict is None else f"{verdict['word']}, {verdict['why']}"
 
 
 def compared_without_labels(held: Mapping[str, Any]) -> str:
@@ -193,7 +186,9 @@ def _how_fast(facts: Mapping[str, Any]) -> list[Row]:
 
 
 def _weakest(metrics: Mapping[str, Any]) -> list[Row]:
-    """Layers of least signal-to-noise ratio; nothing was lost where there is none."""
+    """Layers that lose most, one by one; by their noise where that was not measured."""
+    if apart := metrics.get("isolation", {}).get("by_layer"):
+        return _one_by_one(apart, metrics["isolation"])
     noise = {name: db for name, db in metrics.get("sqnr_db", {}).items() if db is not None}
     worst = sorted(noise.items(), key=lambda item: item[1])[:LAYERS]
     bits = metrics.get("allocation", {}).get("layer_bits", {})
@@ -204,6 +199,20 @@ def _weakest(metrics: Mapping[str, Any]) -> list[Row]:
     if rows and len(noise) > LAYERS:
         rows.append(("", f"signal to noise; {len(noise) - LAYERS} more are better"))
     return rows
+
+
+def _one_by_one(apart: Mapping[str, Mapping[str, float]], found: Mapping[str, Any]) -> list[Row]:
+    """Layers by what they change by themselves and by what goes with them."""
+    worst = sorted(apart, key=lambda name: apart[name]["without"] - apart[name]["alone"])[:LAYERS]
+    rows = [
+        (
+            name,
+            f"divergence {apart[name]['alone']:.2g} by itself, {apart[name]['without']:.2g} instead"
+            f" of {found['total']:.2g} without it",
+        )
+        for name in worst
+    ]
+    return [*rows, ("", f"try {found['proposal']}")] if found.get("proposal") else rows
 
 
 def _time(record: Mapping[str, Any]) -> list[Row]:
