@@ -70,6 +70,7 @@ from datafree.runs.benchmark import benchmark_run
 from datafree.runs.loaded import Run
 from datafree.runs.pipeline import Result, run
 from datafree.runs.plan import exporter_for
+from datafree.runs.searching import carry_out
 from datafree.runs.sets import opened, synthesize_set
 from datafree.runtimes import Runtime
 
@@ -266,7 +267,7 @@ def quantize(model: Network, call: QuantizeCall) -> Result:
         changes["images"] = images if own is None else len(own)
     base = laid_over({"model": described_as}, call.recipe)
     config = build(RunConfig, merge(base, changes), "quantize")
-    return run(config, teacher=teacher, images=own, **_where(call))
+    return carry_out(config, teacher=teacher, images=own, **_where(call))
 
 
 @takes(DistillCall)

@@ -261,3 +261,11 @@ def test_the_proposal_of_a_run_is_followed(bench: Bench) -> None:
     assert len(set(found["proposed"])) == 2
     assert {"top1", "top1_1", "top1_2", "top1_noisiest"} <= set(found)
     assert found["divergence"] > 0.01
+
+
+@pytest.mark.integration
+def test_a_scheme_is_searched_without_labels_and_measured_with_some(bench: Bench) -> None:
+    found = measured(bench, kind="max_drop", bound=50, images=16)
+    assert found["taken"] == "W4A8" and found["tried"] == 1
+    assert found["loss"] == pytest.approx(found["teacher"] - found["top1"])
+    assert found["test_images"] == 360

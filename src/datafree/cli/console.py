@@ -68,11 +68,11 @@ def run_and_show(config: RunConfig, output: Path, *, force: bool) -> None:
         force: replace an earlier run there.
     """
     from datafree.runs.judging import next_command
-    from datafree.runs.pipeline import run
+    from datafree.runs.searching import carry_out
 
     failed: VerdictError | None = None
     try:
-        result = run(config, folder=output, force=force, progress=progress, tell=out.print)
+        result = carry_out(config, folder=output, force=force, progress=progress, tell=out.print)
     except VerdictError as error:
         failed, result = error, error.result
     if result.folder is None:

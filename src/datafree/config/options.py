@@ -18,6 +18,7 @@ from datafree.config.parsing import (
     by_channel,
     comma_separated,
     optional_path,
+    points,
     reference,
     seconds,
     shape,
@@ -268,6 +269,10 @@ class OutputOptions(Frozen):
     fail_below: Annotated[Literal["check", "poor"] | None, Shown("never", "WORD")] = None
     """Fail, once all is written, if the verdict is this word or worse: exit code 3, in Python a
     `VerdictError` that has the result."""
+    max_drop: Annotated[float | str | None, BeforeValidator(points), Shown("any", "POINTS")] = None
+    """Find the cheapest scheme by trying: the fewest bytes of weights whose loss, by the verdict,
+    is at most this, in points of top-1: 1 or 1%. Fewer than 8 bits in `bits` are tried first, W4A8
+    otherwise; then learned rounding, then the weakest layers at 8 bits, then all."""
     weight_type: Literal["auto", "int8", "uint8"] = "auto"
     """Integer type of 8-bit weights in ONNX: `auto` is signed where zero points are 0, which
     kernels are fast on, else unsigned."""

@@ -93,6 +93,23 @@ def seconds(value: Any) -> float | None:
     return found
 
 
+def points(value: Any) -> float | None:
+    """Points of a hundred from a number or ``1%``; None from None.
+
+    Raises:
+        ValueError: the text is not of this form, or not more than 0 and at most 100.
+    """
+    if value is None:
+        return None
+    try:
+        found = float(str(value).strip().removesuffix("%"))
+    except ValueError:
+        raise ValueError(f"{value!r} is not understood: write points as 1 or 1%") from None
+    if not 0 < found <= 100:
+        raise ValueError(f"{value!r} is no loss to stay within: give more than 0 and at most 100")
+    return found
+
+
 def sorted_once(numbers: tuple[int, ...]) -> tuple[int, ...]:
     """Every number once, in ascending order."""
     return tuple(sorted(set(numbers)))

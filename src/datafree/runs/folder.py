@@ -18,6 +18,7 @@ STUDENT = "student.safetensors"
 ONNX = "student.onnx"
 ALLOCATION = "allocation.json"
 FRONTIER = "frontier.png"
+SEARCH = "search.json"
 REPORT = "report.html"
 TRAINING = "training"  # within UNFINISHED: the state of a training under way
 GENERATOR = "generator.safetensors"
@@ -36,6 +37,7 @@ _WRITTEN = (
     "grid.png",
     ALLOCATION,
     FRONTIER,
+    SEARCH,
     REPORT,
     GENERATOR,
     WARM_GENERATOR,

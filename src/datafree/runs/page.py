@@ -253,7 +253,3 @@ def size_in_words(size: int) -> str:
 def _method(method: Method) -> str:
     options: Sequence[str] = [f"{name}={value}" for name, value in method.options.items()]
     return f"{method.name} ({', '.join(options)})" if options else method.name
-
-
-def _short(value: Any) -> str:
-    return f"{value:.3g}" if isinstance(value, float) else str(value)
