@@ -373,15 +373,27 @@ class Corrupted(Onnx):
 def test_a_wrong_file_is_refused_and_not_kept(w4a4: fx.GraphModule, tmp_path: Path) -> None:
     path = tmp_path / "student.onnx"
     path.write_text("the old file")
-    with pytest.raises(ParityError, match=r"identical predictions on 32 images, logits off by"):
+    with pytest.raises(ParityError, match=r"the scales of the weight of last differ"):
         Corrupted().export(w4a4, SPEC, path, force=True)
     assert path.read_text() == "the old file"
     assert list(tmp_path.iterdir()) == [path]
 
 
+class Unread(Corrupted):
+    """Its file is not read back, only run."""
+
+    def verify(self, student: fx.GraphModule, path: Path) -> None:
+        del student, path
+
+
+def test_a_wrong_answer_is_refused_too(w4a4: fx.GraphModule, tmp_path: Path) -> None:
+    with pytest.raises(ParityError, match=r"identical predictions on 32 images, logits off by"):
+        Unread().export(w4a4, SPEC, tmp_path / "student.onnx")
+
+
 def test_limits_can_be_set(w4a4: fx.GraphModule, tmp_path: Path) -> None:
     path = tmp_path / "student.onnx"
-    report = Corrupted(tolerance=0, noise=10).export(w4a4, SPEC, path)
+    report = Unread(tolerance=0, noise=10).export(w4a4, SPEC, path)
     assert report.parity.noise > 0.1 and path.exists()
 
 

@@ -100,7 +100,9 @@ def test_metrics_say_what_was_measured_on_what(full: Result) -> None:
         for name in FILES
         if name not in ("metrics.json", "report.html")
     }
-    stages = ["capture", "synthesis", "calibration", "evaluation", "export", "runtime"]
+    stages = [
+        "capture", "synthesis", "calibration", "evaluation", "layers", "export", "runtime", "report",
+    ]  # fmt: skip
     assert list(written["seconds"]) == stages
     assert min(written["seconds"].values()) >= 0
 
@@ -140,7 +142,7 @@ def test_held_out_images_are_not_the_calibration_images(monkeypatch: pytest.Monk
 
 def test_without_holdout_and_data_nothing_is_compared() -> None:
     metrics = run(config(holdout=0)).metrics
-    assert set(metrics) == {"teacher", "images", "task", "sqnr_db", "isolation"}
+    assert set(metrics) == {"teacher", "input", "images", "task", "sqnr_db", "isolation"}
 
 
 def test_without_export_there_is_no_onnx(tmp_path: Path) -> None:
@@ -459,6 +461,7 @@ def test_images_per_batch_are_those_that_pass_together(monkeypatch: pytest.Monke
 
     monkeypatch.setattr(pipeline, "device_batches", spy)
     monkeypatch.setattr(post_training, "device_batches", spy)
+    monkeypatch.setattr(judging, "device_batches", spy)
     few = {"method": "noise", "images": 4, "holdout": 2}
     run(config(**few))
     assert seen == [4, 4, 2]

@@ -115,8 +115,8 @@ def test_a_teacher_in_memory_is_in_its_result(tmp_path: Path) -> None:
     )  # fmt: skip
     facts = datafree.benchmark(result, threads=[1], batch=[1], seconds=0.05)
     assert len(facts["latency_ms"]) == 1
-    with pytest.raises(ConfigError, match="--float-file"):
-        datafree.benchmark(tmp_path / "run", threads=[1])
+    kept = datafree.benchmark(tmp_path / "run", threads=[1], batch=[1], seconds=0.05)
+    assert len(kept["latency_ms"]) == 1
 
 
 def test_files_of_any_tool(tmp_path: Path) -> None:

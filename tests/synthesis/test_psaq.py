@@ -99,5 +99,7 @@ def test_networks_of_any_range_of_pixels_get_the_same_pictures() -> None:
 
 
 def test_a_network_without_attention_is_refused() -> None:
-    with pytest.raises(ModelError, match=r"psaq looks at attention.*use the method prior or noise"):
+    with pytest.raises(
+        ModelError, match=r"psaq looks at attention.*use the method prior.* or noise"
+    ):
         PSAQ(iterations=1).generate(ready(NoNorm()), SPEC, 2)

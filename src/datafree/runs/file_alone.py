@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import onnx
 import torch
 from torch import Tensor
 
@@ -101,6 +100,8 @@ class _File:
 
 
 def _opened(path: Path) -> _File:
+    import onnx
+
     model = onnx.load(path, load_external_data=False)
     told = {entry.key: entry.value for entry in model.metadata_props}
     weights = {tensor.name for tensor in model.graph.initializer}
@@ -117,7 +118,7 @@ def _opened(path: Path) -> _File:
     return _File(path, told, fixed if len(fixed) == len(shape) else None, batch, outputs)
 
 
-def _sizes(value: onnx.ValueInfoProto) -> list[int | None]:
+def _sizes(value: Any) -> list[int | None]:
     """Sizes of a tensor, None where they are open."""
     dims = value.type.tensor_type.shape.dim
     return [d.dim_value if d.HasField("dim_value") else None for d in dims] or [None]

@@ -161,7 +161,8 @@ def quantizing_seconds(begun: Opened) -> Quantized:
     if plan.reconstructor is not None:
         short, longer = (watch.seconds["reconstruction"] for watch in watches)
         passes = [_shorter(plan, n).reconstructor.passes(len(images)) for n in runs]  # pyright: ignore[reportOptionalMemberAccess]
-        per_pass = max(longer - short, 0.0) / (passes[1] - passes[0])
+        steps = passes[1] - passes[0]  # none where it learns for two steps at most
+        per_pass = max(longer - short, 0.0) / steps if steps else 0.0
         seconds["reconstruction"] = max(0.0, short - per_pass * passes[0])
     answering = answer_seconds((graph, as_computed(settle(students[0]))), spec, device)
     return Quantized(len(images), seconds, per_pass, answering)
