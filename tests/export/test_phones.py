@@ -18,8 +18,8 @@ from datafree.config import InputSpec, Scheme
 from datafree.errors import ExportError
 from datafree.export import _optional
 from datafree.export._decomposed import decomposed, one_reader_each
+from datafree.export._differs import Differs
 from datafree.export._packed import biases, orders
-from datafree.export._readback import Differs
 from datafree.export.base import predict
 from datafree.export.pt2e import Pt2e
 from datafree.export.pte import Pte

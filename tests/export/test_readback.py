@@ -16,7 +16,8 @@ from datafree.calibrators.base import calibrate
 from datafree.calibrators.minmax import MinMax
 from datafree.config import InputSpec, Scheme
 from datafree.errors import ParityError
-from datafree.export._readback import Differs, check_onnx, check_state
+from datafree.export._differs import Differs
+from datafree.export._readback import check_onnx, check_state
 from datafree.export.base import Exporter, Written, plain_copy
 from datafree.export.encodings import Encodings
 from datafree.export.onnx import Onnx

@@ -9,7 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor, fx
 
-from datafree.export._readback import Differs, bare_codes, quantized_layers
+from datafree.export._differs import Differs
+from datafree.export._readback import bare_codes, quantized_layers
 from datafree.graph.settle import bias_scale, read_quantizers
 from datafree.quant.modules import ActivationQuantizer, QuantizedLayer
 

@@ -8,7 +8,6 @@ point, scale and bias of a quantized layer that the file stores has to be the st
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
@@ -18,33 +17,12 @@ from numpy.typing import NDArray
 from onnx import TensorProto, numpy_helper
 from torch import Tensor, fx
 
-from datafree.errors import ParityError
+from datafree.export._differs import Differs
 from datafree.graph.settle import bias_scale, read_quantizers
 from datafree.quant.modules import QUANTIZED, ActivationQuantizer, QuantizedLayer, Quantizer
 
 _LIMITS = {TensorProto.UINT8: (0, 255), TensorProto.INT8: (-128, 127)}
 _LAYERS = frozenset(("Conv", "Gemm", "MatMul"))
-
-
-class Differs(Exception):  # noqa: N818 - a finding, which becomes a `ParityError`
-    """A number of the file is another than the student's.
-
-    Attributes:
-        what: which numbers: *the codes of the weight of features.0*.
-        detail: which of them, and both values.
-    """
-
-    def __init__(self, what: str, detail: str) -> None:
-        """See the class for the arguments."""
-        super().__init__(f"{what}: {detail}")
-        self.what, self.detail = what, detail
-
-    def refusal(self, path: Path) -> ParityError:
-        """The error for the file at `path`."""
-        return ParityError(
-            f"{path} does not hold what the student holds: {self.what} differ ({self.detail});"
-            " the file was not kept"
-        )
 
 
 def same(what: str, expected: Tensor, found: Tensor) -> None:

@@ -18,6 +18,7 @@ from torch.export import Dim, ExportedProgram
 
 from datafree.config import Frozen, InputSpec
 from datafree.errors import ExportError, OutputExistsError, ParityError
+from datafree.export._differs import Differs
 from datafree.export._notes import float_notes
 from datafree.export._optional import needed
 from datafree.export._parity import (
@@ -28,7 +29,6 @@ from datafree.export._parity import (
     predict,
     sensitivity,
 )
-from datafree.export._readback import Differs
 from datafree.files import atomic_path
 from datafree.graph.capture import to_device
 from datafree.graph.floats import computations

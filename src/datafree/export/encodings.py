@@ -17,8 +17,9 @@ from torch import Tensor, fx
 
 from datafree.config import InputSpec
 from datafree.errors import ExportError, OutputExistsError
+from datafree.export._differs import Differs
 from datafree.export._markers import DOMAIN, with_markers
-from datafree.export._readback import Differs, check_state, quantized_layers
+from datafree.export._readback import check_state, quantized_layers
 from datafree.export._traced import INPUT, OPSET, describe, first_line, strip, traced
 from datafree.export.base import About, Exporter, ExportReport, Predictor, Written
 from datafree.graph.fold import fold_into_grids
