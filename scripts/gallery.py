@@ -13,9 +13,10 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import datafree
 from benchmarks.networks import load
 from benchmarks.place import Place
+
+import datafree
 from datafree.images import SyntheticSet
 
 FOLDER = Path(__file__).parents[1] / "docs" / "images"
