@@ -1,6 +1,6 @@
 """The pictures of docs/gallery.md: eight images of each method, of real networks.
 
-    PYTHONPATH=src:. python scripts/gallery.py            # all of them, about half an hour of a core
+    PYTHONPATH=src:. python scripts/gallery.py            # all of them: half an hour
     PYTHONPATH=src:. python scripts/gallery.py dsg genie  # some
 
 Needs the shared data (`$DATAFREE_SHARED`, or ../shared). Nothing is copied from it: every pixel is
