@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import copy
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -17,7 +17,7 @@ from torch import Tensor, fx, nn
 from datafree.errors import ConfigError
 from datafree.graph.activations import Rows, share, stored
 from datafree.graph.outputs import heads_of
-from datafree.graph.sizes import values_read
+from datafree.graph.widths import quantizers_before
 from datafree.losses import Heads, distillation
 from datafree.progress import Progress, silent
 from datafree.quant.modules import QUANTIZED, ActivationQuantizer, QuantizedLayer
@@ -147,7 +147,7 @@ class _Switches:
     """
 
     student: fx.GraphModule
-    quantizers: Mapping[str, Sequence[str]]
+    quantizers: Mapping[str, Collection[str]]
     parts: Mapping[str, tuple[nn.Module, nn.Module]]
 
     @classmethod
@@ -159,7 +159,7 @@ class _Switches:
                 parts[name] = plain, module
             elif isinstance(module, ActivationQuantizer):
                 parts[name] = nn.Identity(), module
-        return cls(student, _inputs(student), parts)
+        return cls(student, quantizers_before(student), parts)
 
     @property
     def paths(self) -> list[str]:
@@ -187,37 +187,6 @@ def _unquantized(layer: QuantizedLayer) -> nn.Module:
     off.enabled = False
     plain.weight_quantizer = off
     return plain
-
-
-def _inputs(student: fx.GraphModule) -> dict[str, list[str]]:
-    """The nearest activation quantizers on every way to each quantized layer, by its path."""
-    found: dict[str, list[str]] = {}
-    for node in student.graph.nodes:
-        if node.op != "call_module":
-            continue
-        path = str(node.target)
-        if isinstance(student.get_submodule(path), QUANTIZED):
-            own = found.setdefault(path, [])
-            own += [name for name in _before(student, node) if name not in own]
-    return found
-
-
-def _before(student: fx.GraphModule, node: fx.Node) -> list[str]:
-    names: list[str] = []
-    seen: set[fx.Node] = set()
-    waiting = values_read(node)
-    while waiting:
-        before = waiting.pop()
-        if before in seen:
-            continue
-        seen.add(before)
-        name = str(before.target)
-        called = student.get_submodule(name) if before.op == "call_module" else None
-        if isinstance(called, ActivationQuantizer):
-            names.append(name)
-        else:
-            waiting.extend(values_read(before))
-    return names
 
 
 def _spread(paths: Sequence[str]) -> list[str]:
