@@ -12,7 +12,7 @@ import pytest
 import datafree
 from datafree.config import load_config
 from datafree.config.parsing import points
-from datafree.errors import ConfigError
+from datafree.errors import ConfigError, VerdictError
 from datafree.runs import pipeline
 from datafree.runs.searching import by_blame
 from datafree.verdict.estimate import Verdict
@@ -102,6 +102,27 @@ def test_where_nothing_does_eight_bits_are_taken_and_it_is_said(
     told = found.metrics["search"]
     assert "loses more than was asked for" in told["taken"]
     assert [(one["what"], one["loss"]) for one in told["tries"]] == [("W4A8", 9), ("W8A8", 9)]
+
+
+@pytest.mark.integration
+def test_what_was_tried_is_kept_of_a_run_that_fails_by_its_verdict(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    poor = Verdict(
+        word="poor", loss=9, low=5, high=12, unit="points", ranked=True, why="9 points are lost"
+    ).model_dump(mode="json")
+
+    def judged(*_: Any) -> dict[str, Any]:
+        return {"verdict": poor}
+
+    monkeypatch.setattr(pipeline, "judged", judged)
+    with pytest.raises(VerdictError):
+        datafree.quantize(
+            "digits_resnet8", target="executorch", max_drop=3, fail_below="poor",
+            output=tmp_path / "run", **QUICK,
+        )  # fmt: skip
+    told = json.loads((tmp_path / "run" / "search.json").read_text())
+    assert [one["what"] for one in told["tries"]] == ["W8A8"]
 
 
 @pytest.mark.parametrize(

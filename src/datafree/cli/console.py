@@ -108,6 +108,8 @@ def plan_and_show(config: RunConfig, output: Path, *, force: bool) -> None:
     found = planned.forecast
     show_result(planned.config, {}, found.seconds, images=planned.images)
     out.print(f"{found}, with about {found.memory / 1e9:.1f} GB of memory", highlight=False)
+    if config.max_drop is not None:
+        out.print("this is one try: --max-drop makes several, each without files", highlight=False)
     kept = ", the network itself among it" if config.teacher_kept else ""
     out.print(
         f"would be written to {output}{kept}; nothing was done", highlight=False, markup=False

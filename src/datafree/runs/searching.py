@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from datafree.config import RunConfig, build
-from datafree.errors import ConfigError
+from datafree.errors import ConfigError, VerdictError
 from datafree.files import write_text
 from datafree.images import SyntheticSet
 from datafree.models import Teacher, load_teacher
@@ -128,8 +128,19 @@ def carry_out(  # noqa: PLR0913 - one door, what a caller may bring
     scheme, what = _found(search)
     search.tell(f"taken: {what}")
     chosen = _changed(scheme, {"max_drop": None})
-    result = run(chosen, teacher=teacher, images=search.images, folder=folder, force=force, **given)
     told = {"max_drop": _bound(config), "taken": what, "tries": [t.told() for t in search.tries]}
+    try:
+        result = run(
+            chosen, teacher=teacher, images=search.images, folder=folder, force=force, **given
+        )
+    except VerdictError as error:  # all is written, what was tried has to be too
+        _note(error.result, told)
+        raise
+    return _note(result, told)
+
+
+def _note(result: Result, told: dict[str, Any]) -> Result:
+    """Put what was tried into a result and its folder."""
     result.metrics["search"] = told
     if result.folder is not None:
         write_text(result.folder / SEARCH, json.dumps(told, indent=2) + "\n")
