@@ -34,7 +34,7 @@ from datafree.verdict.held_out import DREAMT
 _WORTH_SPLITTING = 5.0  # seconds
 _WORTH_NAMING = 1.0
 # Seconds of writing a layer over those of `python_seconds`; measured on ResNet-18, ResNet-20,
-# MobileNetV2 and the digits network, which differ by a tenth.
+# MobileNetV2 and the digits network, which differ by a tenth but for ResNet-18.
 _ONNX_AND_PT2, _OTHER, _FLOAT = 50.0, 50.0, 15.0
 _KEPT = 0.5  # times of writing the teacher over that of capturing it
 _IMPORTS = 1.0
