@@ -46,6 +46,27 @@ def test_parameters_are_shared_and_the_graph_is_left_alone() -> None:
     assert watched.get_parameter("linear.weight") is graph.get_parameter("linear.weight")
 
 
+class PooledBySoftmax(nn.Module):
+    """One query for all positions: the product returns a vector for each image, no tokens."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.keys, self.values = nn.Conv2d(3, 8, 2, 2), nn.Conv2d(3, 8, 2, 2)
+        self.query, self.linear = nn.Parameter(torch.randn(8)), nn.Linear(8, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        scores = torch.matmul(self.keys(x).flatten(2).mT, self.query)
+        values = self.values(x).flatten(2)
+        pooled = torch.matmul(scores.softmax(-1).unsqueeze(1), values.mT)
+        return self.linear(torch.matmul(scores.softmax(-1), values[0].mT) + pooled.squeeze(1))
+
+
+def test_a_pooling_by_softmax_shows_no_tokens() -> None:
+    graph = ready(PooledBySoftmax())
+    _, shown = attending(graph, "outputs")(images(3))
+    assert [values.ndim for values in shown] == [3] * len(shown)
+
+
 class Gated(nn.Module):
     """A softmax that weighs, but not by a product of queries and keys; and a plain product."""
 

@@ -13,8 +13,10 @@ import torch
 from torch import Tensor, fx, nn
 
 from datafree.graph.edges import module_of, operation
+from datafree.graph.sizes import rank_of
 
 _FUSED = "scaled_dot_product_attention"
+_LEAST_RANK = 3
 _PRODUCTS = frozenset(("matmul", "bmm", "einsum"))
 _SOFTMAXES = frozenset(("softmax", "_softmax", "special_softmax"))
 _KEEPS_ROWS = frozenset(
@@ -33,13 +35,16 @@ def find_attention(graph_module: fx.GraphModule) -> list[fx.Node]:
 
     A fused call, or a product whose first factor is a softmax of a product. Their values are
     (…, heads, tokens, features), or (batch x heads, tokens, features) where heads were folded into
-    the batch.
+    the batch. A product that returns a vector for each image, as a pooling by softmax does, has no
+    tokens and does not count.
 
     Args:
         graph_module: canonical graph; not changed.
     """
     found: list[fx.Node] = []
     for node in graph_module.graph.nodes:
+        if rank_of(node, _LEAST_RANK) < _LEAST_RANK:
+            continue
         fused = operation(node) == _FUSED
         if fused or (operation(node) in _PRODUCTS and _weights_of(graph_module, node) is not None):
             found.append(node)
