@@ -85,7 +85,7 @@ def test_the_call_asks_for_the_same_run(monkeypatch: pytest.MonkeyPatch) -> None
     def keep(config: RunConfig, **_: object) -> None:
         seen.append(config)
 
-    monkeypatch.setattr("datafree.api.run", keep)
+    monkeypatch.setattr("datafree.api.carry_out", keep)
     config = RunConfig(model="digits_resnet8", bits="W3A3", layer_bits={"stem.0": 8}, seed=4)
     exec(call(config), {"datafree": datafree})
     assert seen == [config]
