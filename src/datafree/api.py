@@ -25,7 +25,7 @@ from typing import (
 
 import numpy as np
 import torch
-from pydantic import ConfigDict, PlainValidator, SkipValidation, ValidationError
+from pydantic import BeforeValidator, ConfigDict, PlainValidator, SkipValidation, ValidationError
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 from torch import Tensor, fx, nn
@@ -55,7 +55,8 @@ from datafree.config.options import (
     RecipeOptions,
     TeacherOptions,
 )
-from datafree.config.parsing import reference
+from datafree.config.parsing import optional_path, reference
+from datafree.config.widths import name_patterns
 from datafree.detection.precision import MeanAveragePrecision
 from datafree.errors import ConfigError, DataError, ModelError
 from datafree.export.base import Exporter, ExportReport
@@ -167,20 +168,49 @@ class AnyMetric(Frozen):
     in pixels of the network's input), `scores` and `labels`."""
 
 
+AnyPath = Annotated[Path | str | None, BeforeValidator(optional_path)]
+"""A file or folder as a caller names it."""
+
+
+class AnyFiles(Frozen):
+    """Files by their names."""
+
+    weights_file: Annotated[AnyPath, Shown("those the source brings")] = None
+
+
+class AnyOutputs(AnyFiles):
+    """Files of a whole run by their names."""
+
+    data: Annotated[AnyPath, Shown("compared without labels")] = None
+    generator: Annotated[AnyPath, Shown("a new one is warmed up")] = None
+    class_names: Annotated[AnyPath, Shown("not told", "FILE")] = None
+    keep_float: Annotated[
+        str | Sequence[str],
+        BeforeValidator(name_patterns),
+        Shown("no layer", "LAYER", repeated=True),
+    ] = ()
+
+
+class AnyStart(Frozen):
+    """The weights a student starts from by their name."""
+
+    student_weights_file: Annotated[AnyPath, Shown("drawn anew")] = None
+
+
 class QuantizeCall(  # pyright: ignore[reportIncompatibleVariableOverride] - takes functions too
-    Shows, FolderOptions, AnyImages, AnyMetric, QuantizeOptions, RecipeOptions
+    Shows, FolderOptions, AnyImages, AnyMetric, AnyOutputs, QuantizeOptions, RecipeOptions
 ):
     """All that `quantize` takes beside the network."""
 
 
 class DistillCall(  # pyright: ignore[reportIncompatibleVariableOverride] - takes functions too
-    Shows, FolderOptions, AnyMetric, DistillOptions, RecipeOptions, AnyStudent
+    Shows, FolderOptions, AnyMetric, AnyOutputs, AnyStart, DistillOptions, RecipeOptions, AnyStudent
 ):
     """All that `distill` takes beside the teacher."""
 
 
-class SynthesizeCall(
-    Shows, MachineOptions, ExciteOptions, ImageCount, ImageOptions, TeacherOptions
+class SynthesizeCall(  # pyright: ignore[reportIncompatibleVariableOverride]
+    Shows, AnyFiles, MachineOptions, ExciteOptions, ImageCount, ImageOptions, TeacherOptions
 ):
     """All that `synthesize` takes beside the network."""
 

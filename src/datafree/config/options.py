@@ -355,7 +355,7 @@ class FolderOptions(Frozen):
     panel: ClassVar[str] = "Output"
 
     output: Annotated[
-        Path | None, BeforeValidator(optional_path), Shown("nothing is written", "FOLDER")
+        Path | str | None, BeforeValidator(optional_path), Shown("nothing is written", "FOLDER")
     ] = None
     """Folder to write; must not exist."""
     force: Annotated[bool, Shown(flag=True)] = False
