@@ -392,6 +392,7 @@ def benchmark(
     seconds: float = 6.0,
     input_shape: Sequence[int] | None = None,
     keep_float: bool = False,
+    trust_code: bool = False,
     progress: Progress | bool = silent,
 ) -> dict[str, Any]:
     """Which layers of a student have integer kernels, why others have none, and how long it takes.
@@ -406,6 +407,7 @@ def benchmark(
         seconds: for all runs, loading aside; small networks take less.
         input_shape: of one image, (C, H, W), where the file leaves it open.
         keep_float: keep the float network as ``float.onnx`` in the run's folder.
+        trust_code: Python code that the configuration of a run's folder names may run.
         progress: True shows bars; or see `datafree.progress`.
 
     Returns:
@@ -424,7 +426,8 @@ def benchmark(
     }  # fmt: skip
     options = build(BenchmarkOptions, given, "benchmark")
     subject = run if isinstance(run, Result) else run.folder if isinstance(run, Run) else Path(run)
-    return benchmark_run(subject, options, progress_of(progress))
+    trusted = trust_code or (isinstance(run, Run) and run.trust_code)
+    return benchmark_run(subject, options, progress_of(progress), trust_code=trusted)
 
 
 def _given(call: Frozen, options: type[Frozen]) -> dict[str, Any]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Any
 
 
@@ -24,6 +25,23 @@ class UnknownNameError(ConfigError):
         close = difflib.get_close_matches(name.lower(), names, n=3, cutoff=0.5)
         hint = f"did you mean {' or '.join(close)}?" if close else f"choose from {', '.join(names)}"
         super().__init__(f"unknown {kind} {name!r}: {hint}")
+
+
+class UntrustedCodeError(ConfigError):
+    """A file that names Python code, which would be run; nobody has said that it may.
+
+    Attributes:
+        where: the file.
+        code: what it names.
+    """
+
+    def __init__(self, where: Path, code: str) -> None:
+        """Say so of the file `where` and the `code` in it."""
+        super().__init__(
+            f"{where} would run the code {code}: read it, and pass --trust-code (trust_code=True in"
+            " Python) if it may run here"
+        )
+        self.where, self.code = where, code
 
 
 class ModelError(DatafreeError):

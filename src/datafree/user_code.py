@@ -11,8 +11,22 @@ from hashlib import sha256
 from pathlib import Path
 from types import ModuleType
 
+LIBRARIES = ("timm", "torchvision", "pytorchcv")
+"""Whose networks are called ``LIBRARY:NAME``; any other name with a colon is one of code."""
+
 FROM_FILE = "_datafree_user_"
 """How the names of modules begin that were run from a file."""
+
+
+def is_code(name: str, *, network: bool) -> bool:
+    """Whether finding what is called `name` imports a module, or runs a file, that it names.
+
+    Args:
+        name: of a network, a method or a measure.
+        network: it is of a network.
+    """
+    prefix, colon, _ = name.strip().partition(":")
+    return bool(colon) and not (network and prefix in LIBRARIES)
 
 
 def module_at(place: str) -> ModuleType:

@@ -87,7 +87,7 @@ def test_distill_without_and_with_bits() -> None:
         "--output", "low",
     )  # fmt: skip
     assert "% of float" in told
-    assert restored(Path("low")).config.label == "W4A4"
+    assert restored(Path("low"), trust_code=True).config.label == "W4A4"
 
 
 @pytest.mark.usefixtures("place")

@@ -22,6 +22,7 @@ from datafree.cli.options import (
     field_option,
     field_options,
     given_fields,
+    trust_option,
 )
 from datafree.cli.quantize import quantize
 from datafree.cli.show import compare, show
@@ -111,14 +112,22 @@ def synthesize(model: str, output: str, force: bool, **options: Any) -> None:
             " methods onnx` explains those of ONNX.  [repeatable]",
         ),
         _FORCE,
+        trust_option(),
     ],
 )  # fmt: skip
-def export(run: str, output: str, format: str | None, force: bool, **options: Any) -> None:
+def export(
+    run: str, output: str, format: str | None, force: bool, trust_code: bool, **options: Any
+) -> None:
     """Write the student of a finished run once more, in another format, and check the file."""
     from datafree.runs.finished import export_run
 
     chosen = given_fields(options).get("format_options")
-    report = export_run(Path(run), Path(output), format=format, options=chosen, force=force)
+    report = console.with_trust(
+        lambda trusted: export_run(
+            Path(run), Path(output), format=format, options=chosen, force=force, trust_code=trusted
+        ),
+        trust_code,
+    )
     console.out.print(f"{output}: {report['line']}")
     for note in report["notes"]:
         console.out.print(f"  {note}")
@@ -133,13 +142,17 @@ def export(run: str, output: str, format: str | None, force: bool, **options: An
             help="Real images to compare the synthetic ones with: a folder of pictures, or labelled"
             " data as for quantize.  [default: the run's labelled images, or none]",
         ),
+        trust_option(),
     ],
 )  # fmt: skip
-def report(run: str, images: str | None) -> None:
+def report(run: str, images: str | None, trust_code: bool) -> None:
     """Write report.html of a finished run again: one page that needs nothing else."""
     from datafree.runs.reported import report_run
 
-    path = report_run(Path(run), None if images is None else Path(images))
+    real = None if images is None else Path(images)
+    path = console.with_trust(
+        lambda trusted: report_run(Path(run), real, trust_code=trusted), trust_code
+    )
     console.out.print(f"written: {path}", markup=False, highlight=False, soft_wrap=True)
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from datafree.cli import console
-from datafree.cli.options import Argument, Command, field_options, given_fields
+from datafree.cli.options import Argument, Command, field_options, given_fields, trust_option
 from datafree.cli.runtimes import (
     latency_rows,
     layer_rows,
@@ -30,11 +30,14 @@ Examples:
 """
 
 
-def _benchmark(run: str, **options: Any) -> None:
+def _benchmark(run: str, trust_code: bool, **options: Any) -> None:
     from datafree.runs.benchmark import benchmark_run
 
     chosen = build(BenchmarkOptions, given_fields(options), "options")
-    facts = benchmark_run(Path(run), chosen, console.progress)
+    facts = console.with_trust(
+        lambda trusted: benchmark_run(Path(run), chosen, console.progress, trust_code=trusted),
+        trust_code,
+    )
     rows = [("processor", processor_text(facts["cpu"])), ("size", size_text(facts))]
     console.show_table(
         f"{run} in {facts['runtime']}", ("what", "found"), rows + runtime_rows(facts)
@@ -57,5 +60,6 @@ benchmark = Command(
     params=[
         Argument("run", "Model", "Folder written by quantize, or an ONNX file."),
         *field_options(BenchmarkOptions),
+        trust_option(),
     ],
 )

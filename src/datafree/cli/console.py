@@ -2,25 +2,29 @@
 
 from __future__ import annotations
 
+import sys
 import textwrap
 import warnings
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Callable, Container, Generator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
+import click
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
 from datafree.cli.runtimes import runtime_rows
 from datafree.config import RunConfig
-from datafree.errors import NetworkWarning, ReportWarning, VerdictError
+from datafree.errors import NetworkWarning, ReportWarning, UntrustedCodeError, VerdictError
 from datafree.progress.bars import Bars
 
 if TYPE_CHECKING:
     from datafree.runs.methods import Explained
     from datafree.verdict.estimate import Verdict
+
+R = TypeVar("R")
 
 out = Console()
 err = Console(stderr=True)
@@ -57,6 +61,41 @@ def warnings_as_lines() -> Generator[None]:
 
         warnings.showwarning = show
         yield
+
+
+def with_trust(call: Callable[[bool], R], trust_code: bool) -> R:
+    """What `call` returns; whoever sits at a terminal is asked whether code of a file may run.
+
+    Args:
+        call: takes whether such code may run.
+        trust_code: it may, and nobody is asked.
+
+    Raises:
+        UntrustedCodeError: it may not, or nobody is there to ask.
+    """
+    try:
+        return call(trust_code)
+    except UntrustedCodeError as error:
+        if not (sys.stdin.isatty() and err.is_terminal):
+            raise
+        err.print(f"{error.where} would run the code {error.code}", markup=False, soft_wrap=True)
+        if not click.confirm("Have you read it, and may it run?", err=True):
+            raise
+    return call(True)
+
+
+def check_code(
+    config: RunConfig, where: Path, trust_code: bool, given: Container[str] = ()
+) -> None:
+    """Refuse, or ask at a terminal, to run code that the configuration in the file `where` names.
+
+    `given` are the fields somebody typed in place of the file's. Errors as of `with_trust`.
+    """
+    from datafree.runs.trust import check_trusted
+
+    with_trust(
+        lambda trusted: check_trusted(config, where, trust_code=trusted, given=given), trust_code
+    )
 
 
 def run_and_show(config: RunConfig, output: Path, *, force: bool) -> None:

@@ -38,10 +38,12 @@ Examples:
 
 def _distill(  # noqa: PLR0913 - the options that are no fields
     model: str | None, student: str | None, resume: str | None, recipe: str | None,
-    output: str | None, force: bool | None, dry_run: bool, **options: Any,
+    output: str | None, force: bool | None, dry_run: bool, trust_code: bool, **options: Any,
 ) -> None:  # fmt: skip
     if resume is not None:
-        resolved, output = load_config(unfinished(Path(resume))), resume
+        place, output = unfinished(Path(resume)), resume
+        resolved = load_config(place)
+        console.check_code(resolved, place, trust_code)
     elif model is None or student is None:
         raise ConfigError("give a MODEL and the network to distill it into, --student")
     else:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from datafree.cli import console
-from datafree.cli.options import Argument, Command, Option, field_option, given_fields
+from datafree.cli.options import Argument, Command, Option, field_option, given_fields, trust_option
 from datafree.config import RunConfig
 from datafree.errors import ConfigError
 
@@ -25,7 +25,7 @@ Examples:
 _OF_FILES = ("input_shape", "mean", "std", "task")
 
 
-def _evaluate(run: str, onnx: bool, **options: Any) -> None:
+def _evaluate(run: str, onnx: bool, trust_code: bool, **options: Any) -> None:
     path, changes = Path(run), given_fields(options)
     if path.is_file() or path.suffix == ".onnx":
         if onnx:
@@ -43,7 +43,13 @@ def _evaluate(run: str, onnx: bool, **options: Any) -> None:
         )
     from datafree.runs.finished import evaluate_run
 
-    found = evaluate_run(path, changes, onnx=onnx, progress=console.progress)
+    progress = console.progress
+    found = console.with_trust(
+        lambda trusted: evaluate_run(
+            path, changes, onnx=onnx, trust_code=trusted, progress=progress
+        ),
+        trust_code,
+    )
     config, measured = found.config, found.measured
     title = f"{config.model} {config.label}, policy {config.policy}"
     _show(f"{title}, {measured['test_images']} images", measured)
@@ -73,5 +79,6 @@ evaluate = Command(
             help="Also run student.onnx in onnxruntime (exact mode).",
         ),
         field_option(RunConfig, "device"),
+        trust_option(),
     ],
 )  # fmt: skip

@@ -131,7 +131,16 @@ def run_options() -> list[Option]:
         " nothing.",
     )  # fmt: skip
     output = field_option(FolderOptions, "output", default="run")
-    return [output, field_option(FolderOptions, "force"), resume, dry]
+    return [output, field_option(FolderOptions, "force"), resume, dry, trust_option()]
+
+
+def trust_option() -> Option:
+    """Whether code that a run's files name may run."""
+    return Option(
+        ["--trust-code"], "Output", is_flag=True,
+        help="Run Python code that the run's files name (a network's function, a method, a"
+        " measure): read it first. In a terminal you are asked.",
+    )  # fmt: skip
 
 
 def unfinished(folder: Path) -> Path:

@@ -44,7 +44,7 @@ Examples:
 
 def _quantize(  # noqa: PLR0913 - the options that are no fields
     model: str | None, config: str | None, resume: str | None, recipe: str | None,
-    output: str | None, force: bool | None, dry_run: bool, **options: Any,
+    output: str | None, force: bool | None, dry_run: bool, trust_code: bool, **options: Any,
 ) -> None:  # fmt: skip
     from datafree.runs.repeating import repeated
 
@@ -53,8 +53,11 @@ def _quantize(  # noqa: PLR0913 - the options that are no fields
     if (model is None) == (config is None):
         raise ConfigError("give either a MODEL or --config with the config.yaml of an earlier run")
     base = repeated(Path(config)).model_dump() if config else {"model": model}
-    fields = merge(laid_over(base, recipe), given_fields(options))
+    given = given_fields(options)
+    fields = merge(laid_over(base, recipe), given)
     resolved = build(RunConfig, fields, "options")
+    if config is not None:
+        console.check_code(resolved, Path(config), trust_code, given)
     act = console.plan_and_show if dry_run else console.run_and_show
     act(resolved, Path(output or "run"), force=bool(force))
 

@@ -286,7 +286,7 @@ class OutputOptions(Frozen):
     """Text file with a class's name in every line, to be told by the ONNX file."""
     export: bool = True
     """Write ONNX and .pt2 of the student."""
-    keep_teacher: Annotated[bool | None, Shown("yes of a network in memory")] = None
+    keep_teacher: Annotated[bool | None, Shown("yes of a network in memory or of code")] = None
     """Keep the float network as teacher.pt2 in the run's folder, so that the folder can be
     evaluated, exported and repeated where its source is not; about as large as the network."""
     latency: bool = True

@@ -21,6 +21,7 @@ from datafree.config.options import (
 from datafree.config.parsing import named_methods
 from datafree.config.scheme import Scheme
 from datafree.config.widths import input_of, weights_of, width_for
+from datafree.user_code import is_code
 
 
 class RunConfig(ImageFile, ImageCount, QuantizeOptions, Networks):
@@ -97,7 +98,9 @@ class RunConfig(ImageFile, ImageCount, QuantizeOptions, Networks):
     @property
     def teacher_kept(self) -> bool:
         """Whether the network is written into the run's folder."""
-        return self.in_memory if self.keep_teacher is None else self.keep_teacher
+        if self.keep_teacher is not None:
+            return self.keep_teacher
+        return self.in_memory or is_code(self.model, network=True)
 
     @property
     def companion(self) -> ModelConfig | None:

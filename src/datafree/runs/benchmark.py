@@ -11,7 +11,7 @@ from typing import Any
 
 from datafree.config import load_config
 from datafree.config.options import BenchmarkOptions
-from datafree.errors import ConfigError, DatafreeError
+from datafree.errors import ConfigError, DatafreeError, UntrustedCodeError
 from datafree.files import atomic_path, write_text
 from datafree.progress import Progress, silent
 from datafree.runs.finished import restored
@@ -35,6 +35,8 @@ def benchmark_run(
     subject: Path | Result,
     options: BenchmarkOptions,
     progress: Progress = silent,
+    *,
+    trust_code: bool = False,
 ) -> dict[str, Any]:
     """What a runtime makes of a student: integer kernels, layers in float, latency beside float.
 
@@ -43,6 +45,7 @@ def benchmark_run(
             ``benchmark.json`` in a run's folder, beside what other runtimes said.
         options: runtime, threads, batches, time; the float network's file.
         progress: shown while files are timed.
+        trust_code: Python code that a run's configuration names may run.
 
     Returns:
         As `datafree.runs.runtime.runtime_facts`. Of a file without ``options.float_file`` nothing
@@ -51,6 +54,7 @@ def benchmark_run(
     Raises:
         ConfigError: the folder holds no run or no student, or its teacher can no longer be loaded
             and no float file is at hand.
+        UntrustedCodeError: the float network comes from code, and `trust_code` is not set.
         InferenceError: the runtime is not installed, or refuses a file.
     """
     folder = subject.folder if isinstance(subject, Result) else subject
@@ -65,7 +69,7 @@ def benchmark_run(
     runtime = runtime_named(settings.runtime)
     _ = runtime.version  # what is not installed is told before anything is made
     if folder.is_dir():
-        with _float_of(subject, folder, options) as base:
+        with _float_of(subject, folder, options, trust_code) as base:
             shape = options.input_shape or runtime.image_shape(base)
             facts = runtime_facts(folder / ONNX, base, shape, settings, progress)
         _record(folder / RECORD, runtime.name, facts)
@@ -86,7 +90,9 @@ def _target(subject: Path) -> str:
 
 
 @contextmanager
-def _float_of(subject: Path | Result, folder: Path, options: BenchmarkOptions) -> Generator[Path]:
+def _float_of(
+    subject: Path | Result, folder: Path, options: BenchmarkOptions, trust_code: bool
+) -> Generator[Path]:
     """The float network's file of a run: given, kept earlier, or made from the teacher."""
     if not (folder / "config.yaml").exists():
         raise ConfigError(f"{folder} is not a run: give the folder that quantize wrote")
@@ -100,7 +106,10 @@ def _float_of(subject: Path | Result, folder: Path, options: BenchmarkOptions) -
         yield options.float_file or kept
         return
     try:
-        result = subject if isinstance(subject, Result) else restored(folder)
+        known = isinstance(subject, Result)
+        result = subject if known else restored(folder, trust_code=trust_code)
+    except UntrustedCodeError:
+        raise
     except DatafreeError as error:
         raise ConfigError(f"{error}; or give the float network's file, --float-file") from error
     with float_file(result.teacher, result.spec) as made:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -30,30 +30,35 @@ from datafree.runs.folder import IMAGES, ONNX, STUDENT
 from datafree.runs.keeping import TEACHER, kept_teacher
 from datafree.runs.pipeline import Result
 from datafree.runs.plan import exporter_for, make_method, resolve_device
-from datafree.runs.stored import EVALUATIONS, Stored, add_evaluation, read_run
+from datafree.runs.stored import CONFIG, EVALUATIONS, Stored, add_evaluation, read_run
+from datafree.runs.trust import check_trusted
 from datafree.tensors import fast_layout
 from datafree.training.base import Trainer
 
 
-def restored(folder: Path) -> Result:
+def restored(folder: Path, *, trust_code: bool = False) -> Result:
     """A finished run: teacher and student as they were.
 
     The teacher is the one the run kept, if it kept it, and else comes from its source.
 
     Args:
         folder: written by `datafree.runs.pipeline.run`; it may have been moved.
+        trust_code: Python code that its configuration names may run.
 
     Raises:
+        UntrustedCodeError: it names code, and `trust_code` is not set.
         ConfigError: `folder` holds no finished run, or its teacher has changed since.
         ModelError: its teacher can no longer be loaded from where it came.
     """
-    return _loaded(folder)[0]
+    return _loaded(folder, trust_code)[0]
 
 
-def _loaded(folder: Path) -> tuple[Result, Teacher]:
-    """A finished run, and its teacher as it was loaded."""
+def _loaded(folder: Path, trust_code: bool, given: Container[str] = ()) -> tuple[Result, Teacher]:
+    """A finished run, and its teacher as it was loaded; `given` fields are not its own."""
     stored = read_run(folder)
     config, metrics = stored.config, stored.metrics
+    typed = (*(name for name in ("metric", "decode") if name in given), *_not_run(folder))
+    check_trusted(config, folder / CONFIG, trust_code=trust_code, given=typed)
     if config.mixed:
         config = config.with_layer_bits(metrics["allocation"]["layer_bits"])
     teacher = _teacher_of(stored)
@@ -86,6 +91,11 @@ def _loaded(folder: Path) -> tuple[Result, Teacher]:
     both = structured(student), structured(graph)
     seconds = dict(stored.record.get("seconds", {}))
     return Result(*both, teacher.spec, images, config, metrics, seconds, folder), teacher
+
+
+def _not_run(folder: Path) -> tuple[str, ...]:
+    """Fields whose code is not needed, since the run kept what it made."""
+    return ("model",) if (folder / TEACHER).is_file() else ()
 
 
 def _teacher_of(stored: Stored) -> Teacher:
@@ -124,6 +134,7 @@ def evaluate_run(
     *,
     onnx: bool = False,
     metric: Metric | None = None,
+    trust_code: bool = False,
     progress: Progress = silent,
 ) -> Evaluation:
     """Measure a finished run's teacher and student on labelled images, and write it into the run.
@@ -133,22 +144,25 @@ def evaluate_run(
         changes: fields of `RunConfig` that replace the run's own (data, limit, device); None keeps.
         onnx: also run the exported file in onnxruntime.
         metric: a measure in memory, instead of that of the run.
+        trust_code: Python code that the run's configuration names may run.
         progress: shown during the evaluation.
 
     Raises:
         DataError: neither the run nor `changes` name labelled data, or data that do not fit.
         ConfigError: `folder` holds no finished run.
+        UntrustedCodeError: it names code, and `trust_code` is not set.
         ModelError: its teacher can no longer be loaded.
     """
+    kept = {key: value for key, value in changes.items() if value is not None}
+    typed = {*kept, *(() if metric is None else ("metric", "decode"))}
     try:
-        result, teacher = _loaded(folder)
+        result, teacher = _loaded(folder, trust_code, typed)
     except ModelError as error:
         if not (folder / ONNX).is_file():
             raise
         raise ModelError(
             f"{error}; datafree evaluate {folder / ONNX} --data ... measures its file alone"
         ) from error
-    kept = {key: value for key, value in changes.items() if value is not None}
     config = build(RunConfig, result.config.model_dump() | kept, "options")
     device = resolve_device(config.device)
     graph = to_device(together(result.teacher), device)
@@ -196,6 +210,7 @@ def export_run(
     format: str | None = None,
     options: Mapping[str, Any] | None = None,
     force: bool = False,
+    trust_code: bool = False,
 ) -> dict[str, Any]:
     """Write the student of a finished run to `path` and check it.
 
@@ -205,15 +220,17 @@ def export_run(
         format: name of the export format; None is the suffix of `path`.
         options: of the format, such as ``{"weight_type": "uint8"}`` of ONNX.
         force: replace a file that exists.
+        trust_code: Python code that the run's configuration names may run.
 
     Raises:
+        UntrustedCodeError: it names code, and `trust_code` is not set.
         OutputExistsError: `path` exists and `force` was not given.
         ConfigError: an unknown format or option.
         ParityError: the file does not compute what the student computes.
     """
     exporter = exporter_for(path, format, options)
     _refuse_existing(path, force)
-    result = restored(folder)
+    result = restored(folder, trust_code=trust_code)
     config, notes = result.config, []
     if config.class_names is not None and not config.class_names.exists():
         notes = [f"Class names are left out: {config.class_names} is no longer there."]

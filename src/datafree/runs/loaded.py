@@ -33,10 +33,12 @@ class Run:
     Attributes:
         folder: where it is.
         stored: its text files as they are.
+        trust_code: Python code that its configuration names may run.
     """
 
     folder: Path
     stored: Stored
+    trust_code: bool = False
 
     @property
     def config(self) -> RunConfig:
@@ -83,8 +85,9 @@ class Run:
 
         Raises:
             ModelError: the float network is neither in the folder nor where it came from.
+            UntrustedCodeError: it comes from code, and `trust_code` is not set.
         """
-        return restored(self.folder)
+        return restored(self.folder, trust_code=self.trust_code)
 
     @property
     def student(self) -> fx.GraphModule:
@@ -127,7 +130,14 @@ class Run:
         own = metric if callable(metric) else None
         changes = named if own is not None else {**named, "metric": metric}
         shown = progress_of(progress)
-        return evaluate_run(self.folder, changes, onnx=onnx, metric=own, progress=shown).measured
+        return evaluate_run(
+            self.folder,
+            changes,
+            onnx=onnx,
+            metric=own,
+            trust_code=self.trust_code,
+            progress=shown,
+        ).measured
 
     def export(
         self,
@@ -153,15 +163,22 @@ class Run:
             ModelError: the float network cannot be loaded.
         """
         return export_run(
-            self.folder, Path(path), format=format, options=format_options, force=force
+            self.folder,
+            Path(path),
+            format=format,
+            options=format_options,
+            force=force,
+            trust_code=self.trust_code,
         )
 
 
-def load_run(folder: Path | str) -> Run:
+def load_run(folder: Path | str, *, trust_code: bool = False) -> Run:
     """The finished run in `folder`, wherever that was moved.
 
     Args:
         folder: that `quantize`, `distill` or the command line wrote.
+        trust_code: Python code that its configuration names (a function that builds the network,
+            a method or a measure of somebody's) may run when it is needed.
 
     Raises:
         ConfigError: no run, an unfinished one, or one of another version; one line says which.
@@ -169,4 +186,4 @@ def load_run(folder: Path | str) -> Run:
     if not isinstance(folder, str | Path):  # pyright: ignore[reportUnnecessaryIsInstance]
         raise ConfigError(f"load_run takes the folder of a run, not a {type(folder).__name__}")
     path = Path(folder)
-    return Run(path, read_run(path))
+    return Run(path, read_run(path), trust_code)

@@ -18,7 +18,7 @@ from datafree.runs.pipeline import Result
 from datafree.runs.reporting import Told, weights_of, write_page
 
 
-def report_run(folder: Path, images: Path | None = None) -> Path:
+def report_run(folder: Path, images: Path | None = None, *, trust_code: bool = False) -> Path:
     """Write ``report.html`` of a finished run again.
 
     Args:
@@ -26,15 +26,17 @@ def report_run(folder: Path, images: Path | None = None) -> Path:
         images: real images to compare the synthetic ones with: a folder of pictures, or labelled
             data as for `data`, whose labels are not looked at. None takes the labelled images of
             the run, if it has some that are still there.
+        trust_code: Python code that the run's configuration names may run.
 
     Returns:
         Path of the page.
 
     Raises:
         ConfigError: `folder` holds no finished run.
+        UntrustedCodeError: it names code, and `trust_code` is not set.
         DataError: `images` cannot be read or do not fit the network.
     """
-    result = restored(folder)
+    result = restored(folder, trust_code=trust_code)
     asked = load_config(folder / "config.yaml")
     record = _record(folder)
     told = Told(
