@@ -1,15 +1,22 @@
 from __future__ import annotations
 
 import hashlib
+import os
+import resource
+from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
+import torch
+from safetensors.torch import save_file
 
-from datafree.files import atomic_path, sha256, write_text
+from datafree.errors import OutputError
+from datafree.files import atomic_path, make_folder, sha256, write_text
 
 
-def test_text_arrives_whole_in_a_new_folder(tmp_path: Path) -> None:
-    path = tmp_path / "new" / "folder" / "text.yaml"
+def test_text_arrives_whole(tmp_path: Path) -> None:
+    path = tmp_path / "text.yaml"
     write_text(path, "größe: 1\n")
     assert path.read_bytes() == "größe: 1\n".encode()
     assert [p.name for p in path.parent.iterdir()] == ["text.yaml"]
@@ -43,6 +50,67 @@ def test_the_name_is_taken_only_at_the_end(tmp_path: Path) -> None:
         temporary.write_bytes(b"x")
         assert not path.exists()
     assert path.read_bytes() == b"x"
+
+
+def test_a_folder_that_vanished_is_not_made_anew(tmp_path: Path) -> None:
+    with pytest.raises(OutputError, match=r"cannot write .*gone/a.txt: the folder .*gone is not"):
+        write_text(tmp_path / "gone" / "a.txt", "half a run")
+    with pytest.raises(OutputError, match="cannot write"):
+        make_folder(tmp_path / "gone" / "unfinished")
+    assert list(tmp_path.iterdir()) == []
+    make_folder(tmp_path / "made" / "unfinished", parents=True)
+    assert (tmp_path / "made" / "unfinished").is_dir()
+
+
+def test_what_is_no_regular_file_is_not_replaced(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "folder").mkdir()
+    for name in ("pipe", "folder"):
+        with pytest.raises(OutputError, match=f"{name} is no regular file: choose another"):
+            write_text(tmp_path / name, "text")
+    assert (tmp_path / "pipe").is_fifo()
+
+
+def by_text(path: Path) -> None:
+    path.write_text("x" * 100_000)
+
+
+def by_safetensors(path: Path) -> None:
+    save_file({"x": torch.zeros(100_000)}, path)
+
+
+def by_torch(path: Path) -> None:
+    torch.save({"x": torch.zeros(100_000)}, path)
+
+
+def by_numpy(path: Path) -> None:
+    with path.open("wb") as file:
+        np.save(file, np.zeros(100_000))
+
+
+@pytest.mark.parametrize("write", [by_text, by_safetensors, by_torch, by_numpy])
+def test_a_file_that_grows_too_large_is_one_error_for_all_writers(
+    tmp_path: Path, write: Callable[[Path], None]
+) -> None:
+    path = tmp_path / "a.bin"
+    path.write_text("old")
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (4096, before[1]))
+    try:
+        with (
+            pytest.raises(OutputError, match=r"cannot write .*a\.bin: .*make room"),
+            atomic_path(path) as temporary,
+        ):
+            write(temporary)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert path.read_text() == "old"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_other_errors_stay_what_they_are(tmp_path: Path) -> None:
+    with pytest.raises(RuntimeError, match="shapes"), atomic_path(tmp_path / "a"):
+        raise RuntimeError("shapes do not fit")
 
 
 def test_sha256(tmp_path: Path) -> None:

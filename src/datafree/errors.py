@@ -72,6 +72,14 @@ class OutputExistsError(DatafreeError):
     """An output path that exists already and was not to be replaced."""
 
 
+class OutputError(DatafreeError):
+    """A file or folder that cannot be written: no room, no permission, gone; nothing is torn."""
+
+
+class BusyError(OutputError):
+    """A folder that another run is writing to."""
+
+
 class VerdictError(DatafreeError):
     """A finished run whose verdict is what it was to fail at, or worse; exit code 3.
 

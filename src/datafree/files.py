@@ -6,11 +6,13 @@ import hashlib
 import os
 import tempfile
 from collections.abc import Generator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from safetensors import SafetensorError, safe_open
+
+from datafree.errors import OutputError
 
 IMAGE_FORMAT = "datafree-images-1"
 """Entry of the header of a file of images."""
@@ -43,10 +45,20 @@ def header(path: Path) -> Header | None:
 def atomic_path(path: Path) -> Generator[Path]:
     """Give a temporary path beside `path`, renamed to it on success and removed on failure.
 
-    The temporary name keeps the suffix of `path`, since some writers look at it.
+    The temporary name keeps the suffix of `path`, since some writers look at it. The folder has to
+    be there: one that vanished is not made anew, with this one file in it.
+
+    Raises:
+        OutputError: `path` is there and no regular file, or it cannot be written.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(prefix=f".{path.stem}-", suffix=path.suffix, dir=path.parent)
+    if path.exists() and not path.is_file():
+        raise OutputError(f"{path} is no regular file: choose another output")
+    try:
+        handle, name = tempfile.mkstemp(
+            prefix=f".{path.stem}-", suffix=path.suffix, dir=path.parent
+        )
+    except OSError as error:
+        raise _not_written(path, error) from error
     os.close(handle)
     temporary = Path(name)
     try:
@@ -55,8 +67,45 @@ def atomic_path(path: Path) -> Generator[Path]:
         with temporary.open("rb") as file:
             os.fsync(file.fileno())
         temporary.replace(path)
+    except (OSError, SafetensorError, RuntimeError) as error:
+        if not _failed_write(error):
+            raise
+        raise _not_written(path, error) from error
     finally:
-        temporary.unlink(missing_ok=True)
+        with suppress(OSError):
+            temporary.unlink(missing_ok=True)
+
+
+def make_folder(path: Path, *, parents: bool = False) -> None:
+    """Make the folder `path`, unless it is there.
+
+    Args:
+        path: of the folder.
+        parents: those above it too. Without it a vanished one is not made anew.
+
+    Raises:
+        OutputError: it cannot be made.
+    """
+    try:
+        path.mkdir(parents=parents, exist_ok=True)
+    except OSError as error:
+        raise _not_written(path, error) from error
+
+
+def _failed_write(error: Exception) -> bool:
+    """Whether a writer failed at the file itself: each library says so in its own way."""
+    return isinstance(error, OSError | SafetensorError) or "inline_container" in str(error)
+
+
+def _not_written(path: Path, error: Exception) -> OutputError:
+    text = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+    reason = text.splitlines()[0] if text else type(error).__name__
+    if isinstance(error, FileNotFoundError) and not path.parent.exists():
+        reason = f"the folder {path.parent} is not there"
+    return OutputError(
+        f"cannot write {path}: {reason}; make room or choose another place, and the same command"
+        " goes on"
+    )
 
 
 def write_text(path: Path, text: str) -> None:

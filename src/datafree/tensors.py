@@ -17,7 +17,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from datafree.files import atomic_path
+from datafree.files import atomic_path, make_folder
 
 M = TypeVar("M", bound=nn.Module)
 _WORTHWHILE = 2**24  # bytes of weights
@@ -140,6 +140,7 @@ def save_tensors(
         **extra: texts to keep beside them.
     """
     content = {name: value.detach().contiguous().cpu() for name, value in tensors.items()}
+    make_folder(path.parent)
     with atomic_path(path) as temporary:
         save_file(content, temporary, {"request": json.dumps(request, sort_keys=True), **extra})
 

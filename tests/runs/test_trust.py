@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from datafree.cli.app import app
 from datafree.config import RunConfig
 from datafree.config.fields import describe
 from datafree.errors import UntrustedCodeError
+from datafree.files import sha256
 from datafree.models.hubs import HUBS
 from datafree.runs.trust import check_trusted, code_in
 from datafree.user_code import LIBRARIES
@@ -119,6 +121,9 @@ def test_a_run_that_kept_its_network_needs_no_code(made: Path) -> None:
     changed = yaml.safe_load((made / "kept" / "config.yaml").read_text())
     changed["metric"] = f"{made / 'net.py'}:measure"
     (made / "kept" / "config.yaml").write_text(yaml.safe_dump(changed))
+    record = json.loads((made / "kept" / "metrics.json").read_text())
+    record["hashes"]["config.yaml"] = sha256(made / "kept" / "config.yaml")
+    (made / "kept" / "metrics.json").write_text(json.dumps(record))
     with pytest.raises(UntrustedCodeError, match=r"measure \(metric\)"):
         datafree.load_run(made / "kept").evaluate(made / "test.npz")
     datafree.load_run(made / "kept").evaluate(made / "test.npz", metric=one)

@@ -65,7 +65,7 @@ class Excite(Frozen):
             images: of any method.
             seed: decides which image is pushed to which class.
             progress: shown while it runs, in steps.
-            checkpoint: folder that keeps finished batches, as in `Synthesizer.generate`.
+            checkpoint: folder that keeps finished batches, as of `Synthesizer.generate`.
         """
         told = {**dict(images.metadata), "excite": self.model_dump(mode="json")}
         if not batch_norms(teacher):
@@ -85,7 +85,6 @@ class Excite(Frozen):
                 else:
                     step(self.steps)
                 parts.append(part)
-        Stored.clear(checkpoint)
         return full_range(join(parts, images.spec, told))
 
     def _batch(

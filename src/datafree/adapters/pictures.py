@@ -7,7 +7,7 @@ import io
 from pathlib import Path
 
 from datafree.errors import DataError
-from datafree.files import atomic_path, write_text
+from datafree.files import atomic_path, make_folder, write_text
 from datafree.images import SyntheticSet
 
 
@@ -33,6 +33,7 @@ def save_pictures(images: SyntheticSet, folder: str | Path) -> None:
     if channels not in (1, 3):
         raise DataError(f"no picture has {channels} channels: write the images as .npz")
     folder = Path(folder)
+    make_folder(folder, parents=True)
     digits = max(4, len(str(len(images) - 1)))
     names = [f"{number:0{digits}d}.png" for number in range(len(images))]
     for name, pixels in zip(names, images.pixels().numpy(), strict=True):

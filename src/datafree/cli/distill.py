@@ -42,6 +42,7 @@ def _distill(  # noqa: PLR0913 - the options that are no fields
 ) -> None:  # fmt: skip
     if resume is not None:
         place, output = unfinished(Path(resume)), resume
+        force = place.parent != Path(resume)  # it replaces a finished run
         resolved = load_config(place)
         console.check_code(resolved, place, trust_code)
     elif model is None or student is None:

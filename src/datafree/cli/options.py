@@ -149,12 +149,9 @@ def unfinished(folder: Path) -> Path:
     Raises:
         ConfigError: there is none, or the run is finished.
     """
-    config = folder / "config.yaml"
-    if not config.exists():
-        raise ConfigError(f"{folder} holds no run to resume: it has no config.yaml")
-    if (folder / "metrics.json").exists():
-        raise ConfigError(f"the run in {folder} is finished: there is nothing to resume")
-    return config
+    from datafree.runs.folder import interrupted
+
+    return interrupted(folder)
 
 
 def _listed(ctx: click.Context, option: click.Parameter, given: tuple[str, ...]) -> Any:

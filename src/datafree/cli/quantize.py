@@ -49,7 +49,8 @@ def _quantize(  # noqa: PLR0913 - the options that are no fields
     from datafree.runs.repeating import repeated
 
     if resume is not None:
-        config, output = str(unfinished(Path(resume))), resume
+        place, output = unfinished(Path(resume)), resume
+        config, force = str(place), place.parent != Path(resume)  # else it replaces a run
     if (model is None) == (config is None):
         raise ConfigError("give either a MODEL or --config with the config.yaml of an earlier run")
     base = repeated(Path(config)).model_dump() if config else {"model": model}

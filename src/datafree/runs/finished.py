@@ -7,13 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from safetensors import SafetensorError
-from safetensors.torch import load_file
-from torch import nn
-
 from datafree.config import Method, RunConfig, build
-from datafree.errors import ConfigError, DatafreeError, ModelError, OutputExistsError
+from datafree.errors import ConfigError, DatafreeError, ModelError, OutputError, OutputExistsError
 from datafree.export.base import Exporter
+from datafree.files import make_folder
 from datafree.graph.capture import capture, to_device
 from datafree.graph.inputs import fed
 from datafree.graph.integer import as_computed
@@ -21,19 +18,21 @@ from datafree.graph.outputs import structured, together
 from datafree.images import SyntheticSet
 from datafree.models import Teacher, load_teacher
 from datafree.progress import Progress, silent
-from datafree.quant.modules import QUANTIZED
 from datafree.runs.accuracy import Metric, accuracy, measure
 from datafree.runs.choices import settled
 from datafree.runs.exporting import about, summarize
 from datafree.runs.fine_tuning import blank_student
-from datafree.runs.folder import IMAGES, ONNX, STUDENT
+from datafree.runs.folder import CONFIG, IMAGES, ONNX, STUDENT
 from datafree.runs.keeping import TEACHER, kept_teacher
 from datafree.runs.pipeline import Result
 from datafree.runs.plan import exporter_for, make_method, resolve_device
-from datafree.runs.stored import CONFIG, EVALUATIONS, Stored, add_evaluation, read_run
+from datafree.runs.stored import Stored, add_evaluation, check_hash, read_run
+from datafree.runs.taking import take_state
 from datafree.runs.trust import check_trusted
 from datafree.tensors import fast_layout
 from datafree.training.base import Trainer
+
+_AGAIN = "bring that one back, or quantize again"
 
 
 def restored(folder: Path, *, trust_code: bool = False) -> Result:
@@ -68,24 +67,11 @@ def _loaded(folder: Path, trust_code: bool, given: Container[str] = ()) -> tuple
     if config.tuning is not None:
         trainer = make_method(config.tuning, "training", Trainer)
     student = blank_student(graph, teacher.spec, config, trainer)
-    try:
-        state = load_file(folder / STUDENT)
-    except (OSError, SafetensorError) as error:
-        raise ConfigError(f"{folder} holds no finished student: {error}") from None
-    for path, layer in student.named_modules():
-        # Bias correction gives a bias to layers that had none.
-        if isinstance(layer, QUANTIZED) and layer.bias is None and f"{path}.bias" in state:
-            layer.bias = nn.Parameter(state[f"{path}.bias"], requires_grad=False)
-    if set(student.state_dict()) != set(state):
-        raise ConfigError(f"{folder / STUDENT} does not fit the teacher {config.model}")
-    for name, value in state.items():
-        owner, _, leaf = name.rpartition(".")
-        # A range's shape is the calibrator's choice: such buffers are replaced, not copied into.
-        if leaf in ("scale", "zero_point"):
-            setattr(student.get_submodule(owner), leaf, value)
-    student.load_state_dict(state)
+    check_hash(folder, STUDENT, stored.record, _AGAIN)
+    take_state(student, folder / STUDENT)
     # Sums are rounded by their order, which the layout of the weights decides.
     student = fast_layout(student)
+    check_hash(folder, IMAGES, stored.record, _AGAIN)
     made = (folder / IMAGES).exists()
     images = SyntheticSet.load(folder / IMAGES) if made else SyntheticSet.none(teacher.spec)
     both = structured(student), structured(graph)
@@ -182,9 +168,8 @@ def evaluate_run(
     }  # fmt: skip
     try:
         add_evaluation(folder, {**told, **measured})
-    except OSError as error:
-        reason = f"{folder / EVALUATIONS} was not written: {error.strerror or error}"
-        return Evaluation(config, measured, reason)
+    except OutputError as error:
+        return Evaluation(config, measured, str(error))
     return Evaluation(config, measured)
 
 
@@ -230,6 +215,7 @@ def export_run(
     """
     exporter = exporter_for(path, format, options)
     _refuse_existing(path, force)
+    make_folder(path.parent, parents=True)
     result = restored(folder, trust_code=trust_code)
     config, notes = result.config, []
     if config.class_names is not None and not config.class_names.exists():

@@ -78,7 +78,7 @@ def kept_teacher(folder: Path, config: RunConfig, metrics: Mapping[str, Any]) ->
     if not path.is_file() or "input" not in metrics["results"]:
         return None
     if sha256(path) != metrics.get("hashes", {}).get(TEACHER):
-        raise ConfigError(f"{path} has changed since the run was written: quantize it again")
+        raise ConfigError(f"{path} is not the file that the run wrote: quantize again")
     spec = build(InputSpec, metrics["results"]["input"], f"input in {folder / 'metrics.json'}")
     digest = str(metrics["results"]["teacher"])
     return Teacher(load_archive(path), spec, config.model, digest)

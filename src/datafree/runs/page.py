@@ -10,7 +10,8 @@ from typing import Any
 
 from datafree.config import Method, RunConfig
 from datafree.progress import in_words
-from datafree.runs.stored import CONFIG, REACHED, Stored
+from datafree.runs.folder import CONFIG
+from datafree.runs.stored import REACHED, Stored
 
 LAYERS = 10
 """Layers that a page names."""

@@ -30,12 +30,14 @@ from datafree.runs.exporting import export_student
 from datafree.runs.fine_tuning import dreamt, save_generators, tune
 from datafree.runs.folder import (
     IMAGES,
+    METRICS,
     ONNX,
     TRAINING,
     UNFINISHED,
-    claim,
     refuse,
     save_images,
+    workplace,
+    writing,
 )
 from datafree.runs.forecast import foretell
 from datafree.runs.judging import held_out_of, judged, measured_verdict, verdict_in
@@ -48,7 +50,7 @@ from datafree.runs.reporting import Told, weights_of, write_report
 from datafree.runs.runtime import facts_of_run
 from datafree.runs.snippet import snippet
 from datafree.runs.weakest import weakest_layer
-from datafree.synthesis.base import Synthesizer
+from datafree.synthesis.base import Stored, Synthesizer
 from datafree.tensors import fast_layout
 from datafree.verdict.estimate import Verdict
 
@@ -115,6 +117,7 @@ def run(  # noqa: PLR0913 - one door, what a caller may bring
     metric: Metric | None = None,
     folder: Path | None = None,
     force: bool = False,
+    reserved: bool = False,
     progress: Progress = silent,
     tell: Callable[[str], None] | None = None,
 ) -> Result:
@@ -129,12 +132,15 @@ def run(  # noqa: PLR0913 - one door, what a caller may bring
         metric: measures on the labelled data of `config`, instead of top-1.
         folder: where configuration, images, pictures, student, ONNX and metrics are written. A run
             that was interrupted goes on in its folder.
-        force: replace a finished run in `folder`.
+        force: replace a finished run in `folder`, once this one is whole.
+        reserved: the caller holds the lock of `folder`, see `datafree.runs.folder.locked`.
         progress: shown during long stages.
         tell: called with the time the run is expected to take, before the long stages.
 
     Raises:
         OutputExistsError: `folder` holds something else and `force` was not given.
+        BusyError: another run is writing to `folder`.
+        OutputError: `folder` cannot be written to; what was finished is kept where it can be.
         VerdictError: all was written, and the verdict is `config.fail_below` or worse; the error
             has the result.
         DatafreeError: whatever a stage refuses; see the stages.
@@ -145,22 +151,45 @@ def run(  # noqa: PLR0913 - one door, what a caller may bring
     with watch.stage("capture"):
         kept = folder is not None
         begun = open_run(config, teacher, student, images, metric, keep=kept, progress=progress)
-        asked, config, plan, team = config, begun.config, begun.plan, begun.team
-        graph, spec, images, digest = begun.graph, begun.spec, begun.images, begun.teacher.digest
-        watch.network, metric = graph, begun.metric
+        watch.network = begun.graph
     expected: Mapping[str, float] = {}
-    if tell is not None and team.rank == 0:
+    if tell is not None and begun.team.rank == 0:
         with watch.stage("forecast"), waiting(progress, "forecast"):
             foretold = foretell(begun, watch.seconds["capture"], written=folder is not None)
             expected = foretold.seconds
         tell(str(foretold))
-    if folder is not None and team.rank == 0:
-        claim(folder, asked, f"{digest} {_digest(images)}{_files(config)}")
-    team.wait()
+    job = _Job(config, begun, folder, watch, progress, expected.get("export"))
+    if folder is None or begun.team.rank != 0:
+        begun.team.wait()
+        return _passed(_carried_out(job, None if folder is None else workplace(folder)))
+    origin = f"{begun.teacher.digest} {_digest(begun.images)}{_files(begun.config)}"
+    with writing(folder, config, origin, force=force, reserved=reserved) as place:
+        begun.team.wait()
+        result = _carried_out(job, place)
+    return _passed(result)
+
+
+@dataclass(frozen=True)
+class _Job:
+    """A run that has begun: as it was asked for, what is known, where it goes, its times."""
+
+    asked: RunConfig
+    begun: Opened
+    folder: Path | None
+    watch: Stopwatch
+    progress: Progress
+    export: float | None
+
+
+def _carried_out(job: _Job, place: Path | None) -> Result:
+    """All stages behind the first; what they write goes to `place`."""
+    begun, watch, progress = job.begun, job.watch, job.progress
+    config, plan, team, metric = begun.config, begun.plan, begun.team, begun.metric
+    graph, spec = begun.graph, begun.spec
     with watch.stage("synthesis"):
-        images = _images(graph, spec, config, images, folder, progress)
+        images = _images(graph, spec, config, begun.images, place, progress)
     metrics: dict[str, Any] = {
-        "teacher": digest, "input": spec.model_dump(mode="json"),
+        "teacher": begun.teacher.digest, "input": spec.model_dump(mode="json"),
         "images": images.digest(), "task": spec.task,
         **({"notes": begun.notes} if begun.notes else {}),
     }  # fmt: skip
@@ -168,16 +197,16 @@ def run(  # noqa: PLR0913 - one door, what a caller may bring
         with watch.stage("allocation"):
             folds = plan.trainer is None or plan.trainer.folds
             metrics["allocation"] = allocated(
-                graph, config, images, folder, progress, branches=folds
+                graph, config, images, place, progress, branches=folds
             )
         config = config.with_layer_bits(metrics["allocation"]["layer_bits"])
     if plan.trainer is None:
-        found = quantize_weights(graph, config, plan, images, folder, watch, progress)
+        found = quantize_weights(graph, config, plan, images, place, watch, progress)
         made = _Made(found.student, found.folded, found.metrics)
     else:
         with watch.stage("training"):
             shown = progress if team.rank == 0 else silent
-            made, images = _train(begun, config, images, folder, shown)
+            made, images = _train(begun, config, images, place, shown)
     if team.rank != 0:
         # The first process measures and writes.
         both = structured(made.student), structured(graph)
@@ -185,17 +214,15 @@ def run(  # noqa: PLR0913 - one door, what a caller may bring
     made.settle()
     metrics |= {"images": images.digest(), **made.metrics}
     metrics |= _evaluate(graph, made, config, images, metric, watch, progress)
-    if folder is not None:
-        metrics |= _files_written(
-            folder, begun, made, config, images, watch, progress, expected.get("export")
-        )
+    if place is not None:
+        metrics |= _files_written(place, begun, made, config, images, watch, progress, job.export)
         told = Told(
-            asked, config, spec, graph, made.student, images, metrics, watch.seconds,
+            job.asked, config, spec, graph, made.student, images, metrics, watch.seconds,
             environment(), weights_of(made.folded if plan.trainer is None else None),
         )  # fmt: skip
-        _recorded(folder, told, watch, metric)
+        _recorded(place, job.folder or place, told, watch, metric)
     both = structured(made.student), structured(graph)
-    return _passed(Result(*both, spec, images, config, metrics, watch.seconds, folder))
+    return Result(*both, spec, images, config, metrics, watch.seconds, job.folder)
 
 
 def _passed(result: Result) -> Result:
@@ -237,13 +264,15 @@ def _files_written(  # noqa: PLR0913 - what a run hands over
     return told
 
 
-def _recorded(folder: Path, told: Told, watch: Stopwatch, metric: Metric | None) -> None:
-    """Write the page and the record of a run, which is finished then."""
+def _recorded(
+    place: Path, folder: Path, told: Told, watch: Stopwatch, metric: Metric | None
+) -> None:
+    """Write the page and the record of a run, which is finished then, for `folder`."""
     if told.config.report:
         with watch.stage("report"):
-            write_report(folder, told, metric)
-    write_metrics(folder / "metrics.json", dict(told.metrics), watch.seconds)
-    shutil.rmtree(folder / UNFINISHED, ignore_errors=True)
+            write_report(place, told, metric, name=folder)
+    write_metrics(place / METRICS, dict(told.metrics), watch.seconds)
+    shutil.rmtree(place / UNFINISHED, ignore_errors=True)
 
 
 def _files(config: RunConfig) -> str:
@@ -349,6 +378,7 @@ def _images(
     checkpoint = folder / UNFINISHED
     images = synthesize_images(graph, spec, config, progress, checkpoint, config.scheme)
     save_images(images, folder)
+    Stored.clear(checkpoint)
     return images
 
 

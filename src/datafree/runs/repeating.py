@@ -8,8 +8,9 @@ from typing import Any
 from datafree.config import InputSpec, RunConfig, build, load_config
 from datafree.config.inputs import told_of
 from datafree.errors import ConfigError
+from datafree.runs.folder import CONFIG
 from datafree.runs.keeping import TEACHER
-from datafree.runs.stored import CONFIG, read_run
+from datafree.runs.stored import read_run
 
 _FILES = (".pt2", ".onnx", ".py")
 

@@ -69,7 +69,9 @@ class Told:
     floats: Mapping[str, Tensor] = field(default_factory=dict)
 
 
-def write_report(folder: Path, told: Told, metric: Metric | None = None) -> None:
+def write_report(
+    folder: Path, told: Told, metric: Metric | None = None, *, name: Path | None = None
+) -> None:
     """Write the page of a run into its folder; what goes wrong is a `ReportWarning`.
 
     Real images stand beside the synthetic ones where the run has labelled ones to be tested on.
@@ -78,37 +80,41 @@ def write_report(folder: Path, told: Told, metric: Metric | None = None) -> None
         folder: of the run.
         told: what is known of it.
         metric: measures on its labelled data, if it is the user's own.
+        name: of the run, where `folder` is not where it will be; None is `folder`.
     """
     try:
         real = None
         if told.config.data is not None:
             real = _drawn(told, metric)
-        write_page(folder, told, real)
+        write_page(folder, told, real, name=name)
     except Exception as error:  # noqa: BLE001 - a page must not cost a finished run
         cause = (
             str(error) if isinstance(error, DatafreeError) else f"{type(error).__name__}: {error}"
         )
         warnings.warn(
-            f"no {REPORT} was written ({cause}); `datafree report {folder}` tries again",
+            f"no {REPORT} was written ({cause}); `datafree report {name or folder}` tries again",
             ReportWarning,
             stacklevel=2,
         )
 
 
-def write_page(folder: Path, told: Told, real: SyntheticSet | None = None) -> Path:
+def write_page(
+    folder: Path, told: Told, real: SyntheticSet | None = None, *, name: Path | None = None
+) -> Path:
     """Write the page of a run and return its path.
 
     Args:
         folder: of the run.
         told: what is known of it.
         real: images to compare the synthetic ones with.
+        name: as of `write_report`.
     """
     allocation = folder / ALLOCATION
     frontier = None
     if allocation.exists():
         frontier = json.loads(allocation.read_text(encoding="utf-8"))
     source = Source(
-        name=folder.resolve().name,
+        name=(name or folder).resolve().name,
         asked=told.asked,
         config=told.config,
         spec=told.spec,

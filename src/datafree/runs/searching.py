@@ -17,7 +17,7 @@ from datafree.models import Teacher, load_teacher
 from datafree.progress import Progress, silent
 from datafree.recipes import RECIPES
 from datafree.runs.accuracy import Metric
-from datafree.runs.folder import SEARCH, refuse
+from datafree.runs.folder import SEARCH, locked, refuse
 from datafree.runs.pipeline import Result, run
 from datafree.verdict.estimate import Verdict
 
@@ -121,18 +121,34 @@ def carry_out(  # noqa: PLR0913 - one door, what a caller may bring
     if config.max_drop is None:
         return run(config, teacher=teacher, images=images, folder=folder, force=force, **given)
     _check(config, metric)
-    if folder is not None:
-        refuse(folder, config, force)
+    if folder is None:
+        return _searched(config, teacher, images, None, False, given)
+    refuse(folder, config, force)
+    with locked(folder):
+        return _searched(config, teacher, images, folder, force, given)
+
+
+def _searched(
+    config: RunConfig,
+    teacher: Teacher | None,
+    images: SyntheticSet | None,
+    folder: Path | None,
+    force: bool,
+    given: Mapping[str, Any],
+) -> Result:
+    """The run of the cheapest scheme within ``config.max_drop``; arguments as of `carry_out`."""
     teacher = teacher or load_teacher(config.teacher)
-    search = _Search(config, teacher, images, metric, progress, tell or _unheard)
+    tell = given["tell"] or _unheard
+    search = _Search(config, teacher, images, given["metric"], given["progress"], tell)
     scheme, what = _found(search)
     search.tell(f"taken: {what}")
     chosen = _changed(scheme, {"max_drop": None})
     told = {"max_drop": _bound(config), "taken": what, "tries": [t.told() for t in search.tries]}
     try:
         result = run(
-            chosen, teacher=teacher, images=search.images, folder=folder, force=force, **given
-        )
+            chosen, teacher=teacher, images=search.images, folder=folder, force=force,
+            reserved=True, **given,
+        )  # fmt: skip
     except VerdictError as error:  # all is written, what was tried has to be too
         _note(error.result, told)
         raise

@@ -14,6 +14,7 @@ from datafree.adapters.excite import Excite
 from datafree.config import InputSpec, RunConfig, build
 from datafree.config.options import ExciteOptions
 from datafree.errors import ConfigError, OutputExistsError
+from datafree.files import make_folder
 from datafree.graph.capture import capture, to_device
 from datafree.images import SyntheticSet
 from datafree.models import Teacher, load_teacher
@@ -43,8 +44,8 @@ def synthesize_set(
 ) -> SyntheticSet:
     """The images `config` asks for, made or from a file, excited as `options` say.
 
-    Other arguments as in `Synthesizer.generate`; with a `checkpoint` images that wait for being
-    excited are kept too.
+    Other arguments as in `Synthesizer.generate`; in a `checkpoint`, which has to be there, images
+    that wait for being excited are kept too. It is the caller's to remove.
     """
     config = settled(config, graph, given=config.image_file is not None).config
     step = excite_step(options)
@@ -52,10 +53,7 @@ def synthesize_set(
     if step is None:
         return plain
     part = None if checkpoint is None else checkpoint / "excited"
-    made = step.apply(graph, plain, seed=config.seed, progress=progress, checkpoint=part)
-    if checkpoint is not None:
-        shutil.rmtree(checkpoint, ignore_errors=True)
-    return made
+    return step.apply(graph, plain, seed=config.seed, progress=progress, checkpoint=part)
 
 
 def opened(teacher: Teacher, config: RunConfig) -> fx.GraphModule:
@@ -147,10 +145,13 @@ def synthesize_to_file(
         _refuse_existing(place, force)
     teacher = load_teacher(config.teacher)
     graph = opened(teacher, config)
+    make_folder(path.parent, parents=True)
     checkpoint = path.with_name(f".{path.stem}-unfinished")
+    make_folder(checkpoint)
     images = synthesize_set(graph, teacher.spec, config, options, progress, checkpoint)
     WRITERS[path.suffix](images, path)
     images.save_grid(picture)
+    shutil.rmtree(checkpoint, ignore_errors=True)
     return images
 
 

@@ -12,14 +12,14 @@ from typing import Any, cast
 
 from datafree.config import RunConfig, load_config
 from datafree.errors import ConfigError
-from datafree.files import write_text
+from datafree.files import sha256, write_text
+from datafree.runs.folder import CONFIG, METRICS
 from datafree.runs.record import environment
 
-CONFIG = "config.yaml"
-METRICS = "metrics.json"
 EVALUATIONS = "evaluation.json"
 REACHED = ("top1", "miou", "metric")
 """What networks can reach on labelled images."""
+_CHANGED = "give it to datafree quantize --config, which makes the run that it describes now"
 _SAME = ("data", "limit", "measure", "networks")  # an evaluation that has these replaces another
 
 
@@ -80,7 +80,25 @@ def read_run(folder: Path) -> Stored:
             f"{folder} was written by datafree {written}, and this is {own}: install that one to"
             f" read it ({error})"
         ) from None
+    check_hash(folder, CONFIG, record, _CHANGED)
     return Stored(folder, config, record, _evaluations_in(folder / EVALUATIONS))
+
+
+def check_hash(folder: Path, name: str, record: Mapping[str, Any], what: str) -> None:
+    """Refuse the file `name` of a finished run that is not the one the run wrote.
+
+    Args:
+        folder: of the run.
+        name: of the file; one that is missing, or that the record does not know, passes.
+        record: what ``metrics.json`` holds.
+        what: to do about it.
+
+    Raises:
+        ConfigError: it has other content.
+    """
+    path, written = folder / name, record.get("hashes", {}).get(name)
+    if written is not None and path.is_file() and sha256(path) != written:
+        raise ConfigError(f"{path} is not the file that the run wrote: {what}")
 
 
 def add_evaluation(folder: Path, measured: Mapping[str, Any]) -> None:

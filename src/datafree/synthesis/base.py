@@ -13,6 +13,7 @@ from torch import Tensor, fx, nn
 
 from datafree.config import Frozen, InputSpec, Scheme
 from datafree.errors import DataError, ModelError
+from datafree.files import make_folder
 from datafree.graph.attention import find_attention
 from datafree.graph.inputs import inputs_of
 from datafree.graph.taps import batch_norms
@@ -73,8 +74,9 @@ class Synthesizer(Frozen):
             count: number of images, at least 1.
             seed: the same seed gives the same images on the same machine.
             progress: shown while it runs, in iterations.
-            checkpoint: folder that keeps finished batches until the set is complete, so that an
-                interrupted call with the same arguments goes on where it stopped.
+            checkpoint: folder that keeps finished batches, so that an interrupted call with the
+                same arguments goes on where it stopped; `Stored.clear` empties it, once the set
+                itself is kept elsewhere.
 
         Returns:
             A set on the CPU; its metadata hold method, hyper-parameters and seed.
@@ -100,7 +102,6 @@ class Synthesizer(Frozen):
                 else:
                     step(self.batch_iterations)
                 parts.append(part)
-        Stored.clear(checkpoint)
         return join(parts, spec, {**self.describe(), "seed": seed, "count": count})
 
     def batches(self, teacher: nn.Module, count: int, seed: int, step: Step) -> list[Batch]:
@@ -255,11 +256,12 @@ class Stored:
     def save(self, part: SyntheticSet) -> None:
         """Keep `part` until the set is complete."""
         if self.path is not None:
+            make_folder(self.path.parent)
             part.save(self.path)
 
     @staticmethod
     def clear(folder: Path | None) -> None:
-        """The set is complete: nothing has to be kept."""
+        """The set is kept elsewhere: its batches need not be."""
         if folder is not None and folder.is_dir():
             for path in folder.glob("batch_*.safetensors"):
                 path.unlink()

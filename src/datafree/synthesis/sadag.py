@@ -146,7 +146,6 @@ class SADAG(Genie):
                     part = self._finished(draft, batch, request, spec, matcher)
                     matcher.remember(part.images.to(device_of(network)))
                     parts.append(part)
-            Stored.clear(checkpoint)
         return join(parts, spec, {**self.describe(), "seed": seed, "count": count})
 
     def _steps_of(self, teacher: nn.Module, count: int, iterations: int) -> int:
