@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import click
-from rich.markup import escape
 
 from datafree.cli import console
 from datafree.cli.benchmark import benchmark
 from datafree.cli.distill import distill
+from datafree.cli.endings import endings
 from datafree.cli.evaluate import evaluate
 from datafree.cli.options import (
     Argument,
@@ -35,7 +35,6 @@ from datafree.config.options import (
     MachineOptions,
     TeacherOptions,
 )
-from datafree.errors import DatafreeError, VerdictError
 from datafree.recipes import RECIPES
 
 _FORCE = Option(["--force"], "Output", is_flag=True, help="Replace a file that exists.")
@@ -226,39 +225,5 @@ def main() -> None:
 
     A verdict that `fail_below` does not take gives exit code 3.
     """
-    with console.warnings_as_lines():
-        _main()
-
-
-def _main() -> None:
-    try:
+    with console.warnings_as_lines(), endings():
         sys.exit(app.main(standalone_mode=False) or 0)
-    except click.exceptions.NoArgsIsHelpError as asked:
-        click.echo(asked.format_message())
-        sys.exit(0)
-    except click.UsageError as error:
-        where = f"; see {error.ctx.command_path} --help" if error.ctx else ""
-        _refuse(f"{error.format_message().rstrip('.')}{where}")
-    except click.Abort:
-        console.err.print("interrupted; the same command goes on where it stopped")
-        sys.exit(130)
-    except VerdictError as error:
-        console.err.print(
-            f"[bold red]failed:[/bold red] {escape(str(error))}", highlight=False, soft_wrap=True
-        )
-        sys.exit(3)
-    except DatafreeError as error:
-        _refuse(str(error))
-    except OSError as error:
-        place = f" {error.filename}" if error.filename else ""
-        _refuse(
-            f"cannot read or write{place}: {error.strerror or error}; choose another place or make"
-            " room"
-        )
-
-
-def _refuse(text: str) -> None:
-    console.err.print(
-        f"[bold red]error:[/bold red] {escape(text)}", highlight=False, soft_wrap=True
-    )
-    sys.exit(2)

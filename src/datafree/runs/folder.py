@@ -13,7 +13,7 @@ from torch import nn
 
 from datafree.config import RunConfig, load_config, save_config
 from datafree.errors import BusyError, ConfigError, OutputError, OutputExistsError
-from datafree.files import atomic_path, make_folder, write_text
+from datafree.files import atomic_path, make_folder, sweep, write_text
 from datafree.images import SyntheticSet
 
 CONFIG = "config.yaml"
@@ -159,6 +159,8 @@ def workplace(folder: Path) -> Path:
 def _claim(place: Path, config: RunConfig, origin: str) -> None:
     """Make `place` that of a run with `config`."""
     told = place / UNFINISHED / "origin.txt"
+    for folder in (place, told.parent):
+        sweep(folder)
     same = told.exists() and told.read_text(encoding="utf-8") == origin
     if _config_in(place) != config or not same:
         _remove_run(place)

@@ -1,0 +1,88 @@
+"""How a command ends: a line for whatever a user can meet, and an exit code."""
+
+from __future__ import annotations
+
+import signal
+import sys
+from collections.abc import Generator
+from contextlib import contextmanager
+from typing import NoReturn
+
+import click
+from rich.markup import escape
+
+from datafree.cli import console
+from datafree.errors import DatafreeError, VerdictError
+
+_NO_MEMORY = (
+    "there is not enough memory: fewer images at a time take less (--images-per-batch 8, or -o"
+    " batch_size=8 of the method); what was finished is kept, and the same command goes on"
+)
+_OUT_OF_MEMORY = ("not enough memory", "can't allocate memory", "out of memory", "bad allocation")
+_TOO_DEEP = "this is nested too deeply to be worked on: give a network or a file of fewer levels"
+_MISTAKE, _VERDICT, _INTERRUPTED = 2, 3, 130
+
+
+@contextmanager
+def endings() -> Generator[None]:
+    """Turn what the enclosed command raises into a line on standard error and an exit code.
+
+    A mistake is 2, a verdict below what was asked for 3, an interruption 130 and a termination 143;
+    what is being written then is left out, never torn. Anything else is a fault of this program.
+    """
+    signal.signal(signal.SIGTERM, _terminated)
+    try:
+        yield
+    except click.exceptions.NoArgsIsHelpError as asked:
+        click.echo(asked.format_message())
+        sys.exit(0)
+    except click.UsageError as error:
+        where = f"; see {error.ctx.command_path} --help" if error.ctx else ""
+        _refuse(f"{error.format_message().rstrip('.')}{where}")
+    except (click.Abort, KeyboardInterrupt):
+        console.err.print("interrupted; the same command goes on where it stopped")
+        sys.exit(_INTERRUPTED)
+    except VerdictError as error:
+        _say("failed", str(error))
+        sys.exit(_VERDICT)
+    except DatafreeError as error:
+        _refuse(str(error))
+    except (MemoryError, RecursionError, OverflowError, RuntimeError, OSError) as error:
+        text = _of_the_machine(error)
+        if text is None:
+            raise
+        _refuse(text)
+
+
+def _of_the_machine(error: Exception) -> str | None:
+    """What to say of an error that the machine's limits cause; None of any other."""
+    if isinstance(error, RecursionError):  # a RuntimeError
+        return _TOO_DEEP
+    if isinstance(error, OverflowError):
+        return f"a number is too large to be computed with: {error}"
+    if isinstance(error, OSError):
+        place = f" {error.filename}" if error.filename else ""
+        return (
+            f"cannot read or write{place}: {error.strerror or error}; choose another place or make"
+            " room"
+        )
+    short = isinstance(error, MemoryError) or any(text in str(error) for text in _OUT_OF_MEMORY)
+    return _NO_MEMORY if short else None
+
+
+def _terminated(number: int, frame: object) -> NoReturn:
+    """End as an interruption does."""
+    del frame
+    console.err.print("terminated; the same command goes on where it stopped")
+    sys.exit(128 + number)
+
+
+def _refuse(text: str) -> NoReturn:
+    _say("error", text)
+    sys.exit(_MISTAKE)
+
+
+def _say(what: str, text: str) -> None:
+    console.err.print(
+        f"[bold red]{what}:[/bold red] {escape(text)}", highlight=False, soft_wrap=True
+    )

@@ -1,0 +1,60 @@
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Generator
+
+import click
+import pytest
+
+from datafree.cli.endings import endings
+from datafree.errors import OutputError, VerdictError
+
+
+@pytest.fixture(autouse=True)
+def handler() -> Generator[None]:
+    before = signal.getsignal(signal.SIGTERM)
+    yield
+    signal.signal(signal.SIGTERM, before)
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "told"),
+    [
+        (OutputError("cannot write a: no room"), 2, "error: cannot write a: no room"),
+        (VerdictError("the verdict is poor", None), 3, "failed: the verdict is poor"),
+        (click.Abort(), 130, "interrupted; the same command goes on"),
+        (KeyboardInterrupt(), 130, "interrupted; the same command goes on"),
+        (click.UsageError("no such option"), 2, "error: no such option"),
+        (MemoryError(), 2, "not enough memory: fewer images at a time"),
+        (RuntimeError("[enforce fail at alloc_cpu.cpp:127] . DefaultCPUAllocator: can't allocate"
+                      " memory: you tried to allocate 4 bytes."), 2, "not enough memory"),
+        (RuntimeError("CUDA out of memory. Tried to allocate"), 2, "not enough memory"),
+        (RecursionError("maximum recursion depth exceeded"), 2, "nested too deeply"),
+        (OverflowError("int too large to convert to float"), 2, "too large to be computed with"),
+        (OSError(28, "No space left on device", "/x/y"), 2, "cannot read or write /x/y: No space"),
+    ],
+    ids=lambda one: type(one).__name__ if isinstance(one, BaseException) else "",
+)  # fmt: skip
+def test_what_a_user_can_meet_is_a_line_and_a_code(
+    error: BaseException, code: int, told: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as ended, endings():
+        raise error
+    assert ended.value.code == code
+    said = capsys.readouterr().err
+    assert told in said
+    assert len(said.strip().splitlines()) == 1
+
+
+def test_a_fault_of_our_own_is_not_hidden() -> None:
+    with pytest.raises(RuntimeError, match="shapes"), endings():
+        raise RuntimeError("shapes do not fit")
+
+
+def test_a_termination_ends_as_an_interruption_does(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended, endings():
+        os.kill(os.getpid(), signal.SIGTERM)
+        signal.pause()
+    assert ended.value.code == 143
+    assert capsys.readouterr().err.startswith("terminated; the same command goes on")
