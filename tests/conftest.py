@@ -12,9 +12,22 @@ from types import ModuleType
 import pytest
 import torch
 
+# Processes that tests start share the cores with those of other tests.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 pytest_plugins = ("commands",)
 
 ROOT = Path(__file__).resolve().parents[1]
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Files with the longest tests come first, so that no process waits for the last of them."""
+    longest: dict[Path, int] = {}
+    for item in items:
+        own = sum(item.get_closest_marker(name) is not None for name in ("integration", "e2e"))
+        own += item.get_closest_marker("e2e") is not None
+        longest[item.path] = max(own, longest.get(item.path, 0))
+    items.sort(key=lambda item: -longest[item.path])
 
 
 @pytest.fixture(autouse=True, scope="session")

@@ -20,6 +20,7 @@ from datafree.export.base import (
     float_weight_bytes,
     trace,
 )
+from datafree.graph.capture import impersonal
 from datafree.graph.outputs import lined_up
 
 
@@ -33,8 +34,7 @@ class Pt2(Exporter):
         """See `Exporter.write`."""
         try:
             program = trace(student, spec)
-            for node in program.graph.nodes:
-                node.meta.pop("stack_trace", None)  # paths of this machine
+            impersonal(program)
             # A path would put its own, temporary, name into the archive.
             with path.open("wb") as archive:
                 torch.export.save(program, archive, extra_files=dict(about))

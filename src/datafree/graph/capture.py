@@ -107,6 +107,19 @@ def exported(model: nn.Module, spec: InputSpec) -> ExportedProgram:
             module.training = was
 
 
+def impersonal(program: ExportedProgram) -> None:
+    """Take out of `program` what it knows of this machine and process, and nothing computes with.
+
+    Files of equal programs are then equal: paths of the source's lines, and numbers of the graphs
+    that nodes came from, which are addresses in memory, differ from process to process.
+    """
+    for module in program.graph_module.modules():
+        if isinstance(module, fx.GraphModule):
+            for node in module.graph.nodes:
+                for name in ("stack_trace", "from_node"):
+                    node.meta.pop(name, None)
+
+
 def _first_line(error: Exception) -> str:
     return next(iter(str(error).splitlines()), type(error).__name__)
 

@@ -14,7 +14,7 @@ from torch.export import ExportedProgram
 from datafree.config import InputSpec, RunConfig, build
 from datafree.errors import ConfigError, ModelError
 from datafree.files import atomic_path, sha256
-from datafree.graph.capture import exported
+from datafree.graph.capture import exported, impersonal
 from datafree.models import Teacher
 from datafree.models.archive import load_archive
 
@@ -45,8 +45,7 @@ def save_teacher(program: ExportedProgram, path: Path, *, own: bool) -> dict[str
         ``bytes`` of the file, or ``error``: why it was not kept.
     """
     if own:
-        for node in program.graph.nodes:
-            node.meta.pop("stack_trace", None)  # paths of this machine
+        impersonal(program)
     # A path would put its own, temporary, name into the archive.
     archive = io.BytesIO()
     try:
