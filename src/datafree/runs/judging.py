@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -59,7 +60,7 @@ def judged(
     held_out = {name: value for name, value in comparison.items() if value is not None}
     if config.student is not None:
         return {"held_out": held_out}
-    worst = min(sqnr_db.values(), default=None)
+    worst = min((db for db in sqnr_db.values() if math.isfinite(db)), default=None)
     verdict, features = judge(wanted, found, spec.outputs, worst)
     if features is not None:
         held_out["features"] = features.model_dump(mode="json")

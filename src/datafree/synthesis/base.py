@@ -15,12 +15,13 @@ from datafree.config import Frozen, InputSpec, Scheme
 from datafree.errors import DataError, ModelError
 from datafree.graph.attention import find_attention
 from datafree.graph.inputs import inputs_of
+from datafree.graph.overflow import source_of_overflow
 from datafree.graph.taps import batch_norms
 from datafree.graph.untrained import require_statistics
 from datafree.images import SyntheticSet
 from datafree.progress import Progress, Step, silent
 from datafree.registry import built_in, load, method_name
-from datafree.tensors import state_digest
+from datafree.tensors import device_of, state_digest
 
 
 @dataclass(frozen=True)
@@ -81,7 +82,7 @@ class Synthesizer(Frozen):
 
         Raises:
             ModelError: the method needs batch norms and the network has none.
-            DataError: the images diverged.
+            DataError: the images diverged, or all are the same.
         """
         self.check(teacher)
         request = self.request(teacher, spec, count, seed, stored=checkpoint is not None)
@@ -95,13 +96,45 @@ class Synthesizer(Frozen):
                 part = stored.load()
                 if part is None:
                     images, targets = self.make_batch(teacher, spec, batch, state)
+                    self._check_images(images, teacher, spec, batch)
                     part = SyntheticSet(images.cpu(), spec, targets, stored.metadata)
                     stored.save(part)
                 else:
                     step(self.batch_iterations)
                 parts.append(part)
+        made = join(parts, spec, {**self.describe(), "seed": seed, "count": count})
+        if all_alike(made.images):
+            raise DataError(
+                f"synthesis by {self.name}: all {count} images are the same"
+                f"{' single colour' if flat(made.images) else ''}, from which no range can be told:"
+                " choose another method, or another generator"
+            )
         Stored.clear(checkpoint)
-        return join(parts, spec, {**self.describe(), "seed": seed, "count": count})
+        return made
+
+    def _check_images(
+        self, images: Tensor, teacher: nn.Module, spec: InputSpec, batch: Batch
+    ) -> None:
+        """Refuse a batch that diverged, by the method's name and what overflows, if that is known.
+
+        Raises:
+            DataError: numbers that are not finite.
+        """
+        if bool(torch.isfinite(images).all()):
+            return
+        source = None
+        if isinstance(teacher, fx.GraphModule):
+            noise = torch.randn(min(batch.size, 2), *spec.shape, generator=batch.generator)
+            source = source_of_overflow(teacher, noise.to(device_of(teacher)))
+        cause = (
+            f"{source} leaves float32 on plain noise: check its weights, or choose the method noise"
+            if source is not None
+            else "lower its learning rate, or choose another method"
+        )
+        raise DataError(
+            f"synthesis by {self.name}: images {batch.start + 1} to {batch.start + batch.size}"
+            f" diverged to NaN or infinity: {cause}"
+        )
 
     def batches(self, teacher: nn.Module, count: int, seed: int, step: Step) -> list[Batch]:
         """The batches that make a set, each with random numbers of its own."""
@@ -207,6 +240,18 @@ class Synthesizer(Frozen):
             batch: size, place in the set, random numbers, progress.
             state: what `prepare` returned.
         """
+
+
+def flat(images: Tensor) -> bool:
+    """Whether every one of the images (N, C, …) is of a single colour."""
+    colours = images.flatten(2)
+    return bool((colours == colours[..., :1]).all())
+
+
+def all_alike(images: Tensor) -> bool:
+    """Whether images (N, C, …) tell nothing: all of one colour each, or all the same."""
+    several = len(images) > 1
+    return bool((images == images[:1]).all()) if several else flat(images)
 
 
 def fitting_methods(teacher: nn.Module) -> list[str]:
