@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import Tensor, fx
@@ -100,13 +100,12 @@ class _Finder(fx.Interpreter):
         self.masked: fx.Node | None = None
 
     def run_node(self, n: fx.Node) -> Any:
-        found = super().run_node(n)
+        found: Any = super().run_node(n)
         if n.op not in ("call_module", "call_function", "call_method"):
             return found
-        tensors = [t for t in cast("list[Any]", [found]) if isinstance(t, Tensor)]
-        for tensor in tensors:
-            if self.overflown is None and bool((tensor.isnan() | tensor.isposinf()).any()):
+        if isinstance(found, Tensor):
+            if self.overflown is None and bool((found.isnan() | found.isposinf()).any()):
                 self.overflown = n
-            if self.masked is None and bool(tensor.isneginf().any()):
+            if self.masked is None and bool(found.isneginf().any()):
                 self.masked = n
         return found

@@ -47,6 +47,7 @@ from datafree.runs.record import Stopwatch, environment, write_metrics
 from datafree.runs.reporting import Told, weights_of, write_report
 from datafree.runs.runtime import facts_of_run
 from datafree.runs.snippet import snippet
+from datafree.runs.weak import weak_points
 from datafree.runs.weakest import weakest_layer
 from datafree.synthesis.base import Synthesizer
 from datafree.tensors import fast_layout
@@ -185,6 +186,8 @@ def run(  # noqa: PLR0913 - one door, what a caller may bring
     made.settle()
     metrics |= {"images": images.digest(), **made.metrics}
     metrics |= _evaluate(graph, made, config, images, metric, watch, progress)
+    if told := weak_points(metrics, spec.answers if spec.labelled else None):
+        metrics["notes"] = [*metrics.get("notes", ()), *told]
     if folder is not None:
         metrics |= _files_written(
             folder, begun, made, config, images, watch, progress, expected.get("export")

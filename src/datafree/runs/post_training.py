@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -19,6 +18,7 @@ from datafree.graph.fold import fold_batch_norms
 from datafree.graph.insert import insert_quantizers
 from datafree.graph.statistics import Statistics
 from datafree.images import SyntheticSet, device_batches
+from datafree.jsons import from_json
 from datafree.progress import Progress
 from datafree.runs.folder import ALLOCATION, FRONTIER, STUDENT, UNFINISHED
 from datafree.runs.plan import Plan
@@ -55,7 +55,7 @@ def allocated(
         branches: False where the student keeps its batch norms and its branches with them.
     """
     if folder is not None and (folder / ALLOCATION).exists():
-        return json.loads((folder / ALLOCATION).read_text(encoding="utf-8"))["chosen"]
+        return from_json((folder / ALLOCATION).read_text(encoding="utf-8"))["chosen"]
     # How outliers are split depends on the bits: they are chosen before.
     without = config.model_copy(update={"split_outliers": 0.0})
     # A student that keeps its batch norms has no corrections either.
