@@ -22,7 +22,8 @@ class LSQ(nn.Module):
     multiplied by ``1 / sqrt(N qmax)`` (Esser et al., ICLR 2020); DFQF does without.
 
     Steps stay above `datafree.quant.grid.smallest_step` by projection: every use first raises what
-    the optimizer left below. Clamping it in the computation instead would give a lost step no gradient to return by.
+    the optimizer left below. Clamping it in the computation instead would give a lost step no
+    gradient to return by.
 
     Attributes:
         scale: the step, a parameter with ``learn="step"``; scalar, or broadcastable to the values.

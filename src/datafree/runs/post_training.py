@@ -14,6 +14,7 @@ from datafree.config import RunConfig
 from datafree.corrections.analytic_bias import correct_biases_analytically
 from datafree.corrections.bias_correction import correct_biases
 from datafree.corrections.prepare import prepare
+from datafree.deadline import NEVER, Deadline
 from datafree.graph.fold import fold_batch_norms
 from datafree.graph.insert import insert_quantizers
 from datafree.graph.statistics import Statistics
@@ -76,6 +77,7 @@ def quantize_weights(  # noqa: PLR0913 - what a run hands over
     folder: Path | None,
     watch: Stopwatch,
     progress: Progress,
+    deadline: Deadline = NEVER,
 ) -> PostTrained:
     """Quantize the weights as they are: calibrate, learn the rounding, correct biases.
 
@@ -87,6 +89,7 @@ def quantize_weights(  # noqa: PLR0913 - what a run hands over
         folder: of the run, where an interrupted reconstruction is kept.
         watch: takes the time of every stage.
         progress: shown during long stages.
+        deadline: when learned rounding ends early.
     """
     metrics: dict[str, Any] = {}
     with watch.stage("calibration"):
@@ -108,6 +111,7 @@ def quantize_weights(  # noqa: PLR0913 - what a run hands over
             outcomes = plan.reconstructor.reconstruct(
                 folded, student, images.images, seed=config.seed, progress=progress,
                 checkpoint=None if folder is None else folder / UNFINISHED / STUDENT,
+                deadline=deadline,
             )  # fmt: skip
         metrics["reconstruction"] = [asdict(outcome) for outcome in outcomes]
     if config.bias_rule is not None:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 from abc import abstractmethod
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -12,6 +13,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from datafree.config import Frozen, InputSpec, Scheme
+from datafree.deadline import NEVER, Deadline
 from datafree.errors import DataError, ModelError
 from datafree.graph.attention import find_attention
 from datafree.graph.inputs import inputs_of
@@ -33,12 +35,21 @@ class Batch:
         start: images of the set made before it.
         generator: source of all its random numbers, on the CPU.
         step: to be called with the iterations done.
+        deadline: when its images should be done, such as they are.
     """
 
     size: int
     start: int
     generator: torch.Generator
     step: Step
+    deadline: Deadline = NEVER
+
+    def iterations(self, count: int) -> Iterator[int]:
+        """0, 1 … below `count`, fewer where the deadline comes before; 0 in any case."""
+        for done in range(count):
+            if done and self.deadline.over:
+                return
+            yield done
 
 
 class Synthesizer(Frozen):
@@ -56,7 +67,7 @@ class Synthesizer(Frozen):
     needs_file: ClassVar[bool] = False
     """Whether the network alone is not enough."""
 
-    def generate(
+    def generate(  # noqa: PLR0913 - all but three have defaults
         self,
         teacher: nn.Module,
         spec: InputSpec,
@@ -65,6 +76,7 @@ class Synthesizer(Frozen):
         seed: int = 0,
         progress: Progress = silent,
         checkpoint: Path | None = None,
+        deadline: Deadline = NEVER,
     ) -> SyntheticSet:
         """Synthesise `count` images for `teacher`.
 
@@ -76,6 +88,7 @@ class Synthesizer(Frozen):
             progress: shown while it runs, in iterations.
             checkpoint: folder that keeps finished batches until the set is complete, so that an
                 interrupted call with the same arguments goes on where it stopped.
+            deadline: shared out among the batches, each of which ends early, such as it is then.
 
         Returns:
             A set on the CPU; its metadata hold method, hyper-parameters and seed.
@@ -90,29 +103,40 @@ class Synthesizer(Frozen):
         parts: list[SyntheticSet] = []
         total = -(-count // self.batch_images(teacher, count)) * self.batch_iterations
         with progress(f"{self.name} images", total) as step:
-            for batch in self.batches(teacher, count, seed, step):
+            for batch in in_time(self.batches(teacher, count, seed, step), deadline):
                 drawn = batch.generator.initial_seed()
                 stored = Stored(checkpoint, batch.start, {**request, "batch_seed": drawn})
                 part = stored.load()
                 if part is None:
                     images, targets = self.make_batch(teacher, spec, batch, state)
-                    self._check_images(images, teacher, spec, batch)
+                    self.check_images(images, teacher, spec, batch)
                     part = SyntheticSet(images.cpu(), spec, targets, stored.metadata)
                     stored.save(part)
                 else:
                     step(self.batch_iterations)
                 parts.append(part)
-        made = join(parts, spec, {**self.describe(), "seed": seed, "count": count})
-        if all_alike(made.images):
-            raise DataError(
-                f"synthesis by {self.name}: all {count} images are the same"
-                f"{' single colour' if flat(made.images) else ''}, from which no range can be told:"
-                " choose another method, or another generator"
-            )
+        made = self.joined(parts, spec, seed, count)
         Stored.clear(checkpoint)
         return made
 
-    def _check_images(
+    def joined(
+        self, parts: list[SyntheticSet], spec: InputSpec, seed: int, count: int
+    ) -> SyntheticSet:
+        """The set that `parts` make, with all that was chosen.
+
+        Raises:
+            DataError: all images are the same, or of a single colour each.
+        """
+        made = join(parts, spec, {**self.describe(), "seed": seed, "count": count})
+        if all_alike(made.images):
+            kind = "of a single colour" if flat(made.images) else "the same"
+            raise DataError(
+                f"synthesis by {self.name}: all {count} images are {kind}, which tells no range:"
+                " choose another method, or another generator"
+            )
+        return made
+
+    def check_images(
         self, images: Tensor, teacher: nn.Module, spec: InputSpec, batch: Batch
     ) -> None:
         """Refuse a batch that diverged, by the method's name and what overflows, if that is known.
@@ -240,6 +264,12 @@ class Synthesizer(Frozen):
             batch: size, place in the set, random numbers, progress.
             state: what `prepare` returned.
         """
+
+
+def in_time(batches: Sequence[Batch], deadline: Deadline) -> Iterator[Batch]:
+    """The batches one by one, each with its share of the time that is left when it begins."""
+    for place, batch in enumerate(batches):
+        yield replace(batch, deadline=deadline.share(1 / (len(batches) - place)))
 
 
 def flat(images: Tensor) -> bool:
