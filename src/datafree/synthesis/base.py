@@ -273,15 +273,14 @@ def in_time(batches: Sequence[Batch], deadline: Deadline) -> Iterator[Batch]:
 
 
 def flat(images: Tensor) -> bool:
-    """Whether every one of the images (N, C, …) is of a single colour."""
+    """Whether each of the images (N, C, …), of more than one pixel, is of a single colour."""
     colours = images.flatten(2)
-    return bool((colours == colours[..., :1]).all())
+    return colours.shape[2] > 1 and bool((colours == colours[..., :1]).all())
 
 
 def all_alike(images: Tensor) -> bool:
-    """Whether images (N, C, …) tell nothing: all of one colour each, or all the same."""
-    several = len(images) > 1
-    return bool((images == images[:1]).all()) if several else flat(images)
+    """Whether images (N, C, …) tell nothing: all of a single colour each, or all the same."""
+    return flat(images) or (len(images) > 1 and bool((images == images[:1]).all()))
 
 
 def fitting_methods(teacher: nn.Module) -> list[str]:
