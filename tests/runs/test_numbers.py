@@ -88,11 +88,9 @@ def test_a_channel_that_outshouts_the_others_is_told() -> None:
     assert "--keep-float body" in told
 
 
-def test_a_student_that_guesses_is_told() -> None:
-    made = quantized(network(norms=True), bits="W2A2", calibrator="minmax")
-    notes = " ".join(made.metrics["notes"])
-    assert made.metrics["held_out"]["agreement"] <= made.metrics["held_out"]["chance"] + 20
-    assert "less than 5 dB" in notes
+def test_how_often_two_would_agree_by_chance_is_known() -> None:
+    held = quantized(network(norms=True)).metrics["held_out"]
+    assert 0 < held["chance"] < held["agreement"] <= 100
 
 
 def broken(name: str) -> Net:

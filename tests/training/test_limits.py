@@ -57,14 +57,10 @@ class Broken(DFQF):
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
-@pytest.mark.parametrize(("where", "loss"), [("generator", "odd"), ("student", "(student )?")])
-def test_a_loss_that_is_no_number_names_method_phase_and_loss(
-    value: float, where: str, loss: str
-) -> None:
+@pytest.mark.parametrize("where", ["generator", "student"])
+def test_a_loss_that_is_no_number_names_method_phase_and_loss(value: float, where: str) -> None:
     method = Broken(**QUICK, value=value, where=where)
-    message = (
-        rf"^broken (warm-up|fine-tuning): the loss {loss}.* is not a number after step \d+: low"
-    )
+    message = r"^broken (warm-up|fine-tuning): the loss \S+.* is not a number after step \d+: lower"
     with pytest.raises(DataError, match=message):
         train(method, task())
 
@@ -111,7 +107,7 @@ def test_a_deadline_is_kept_by_all_phases(*, rounded: bool) -> None:
     assert isinstance(found.student, fx.GraphModule)
 
 
-def test_a_deadline_that_has_passed_leaves_the_student_as_calibrated() -> None:
+def test_a_deadline_that_has_passed_leaves_one_step_of_each() -> None:
     found = train(DFQF(**QUICK), task(), deadline=Deadline.within(-1.0))
-    assert [phase["steps"] for phase in found.summary.values()] == [0, 0]
-    assert found.summary["fine-tuning"]["best"]["step"] == 0
+    assert [phase["steps"] for phase in found.summary.values()] == [1, 1]
+    assert "best" in found.summary["fine-tuning"]
