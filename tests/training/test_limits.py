@@ -96,8 +96,8 @@ def test_a_student_that_answers_nan_is_no_student(monkeypatch: pytest.MonkeyPatc
 @pytest.mark.parametrize("rounded", [False, True])
 def test_a_deadline_is_kept_by_all_phases(*, rounded: bool) -> None:
     many = {**QUICK, "warmup": 10**6, "iterations": 10**6}
-    extra = {"reconstructor": AdaRound(iterations=10**6)} if rounded else {}
-    options = {"weights": "clip"} if rounded else {}
+    extra: dict[str, Any] = {"reconstructor": AdaRound(iterations=10**6)} if rounded else {}
+    options: dict[str, Any] = {"weights": "clip"} if rounded else {}
     until, started = Deadline.within(4.0), time.monotonic()
     found = train(DFQF(**many, **options), task(**extra), deadline=until)
     assert 3.5 < time.monotonic() - started < 7.0
