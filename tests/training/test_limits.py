@@ -30,7 +30,7 @@ QUICK: dict[str, Any] = {
 
 def task(**changes: Any) -> Task:
     graph = captured("Tiny")
-    given = {"scheme": Scheme(bits="W4A4"), **changes}
+    given: dict[str, Any] = {"scheme": Scheme(bits="W4A4"), **changes}
     return Task(graph, fold_batch_norms(graph), SPEC, rule=MSE(), **given)
 
 
