@@ -8,7 +8,8 @@ the same. What was decided so stands in the record under ``equivalent``, and is 
     PYTHONPATH=src python scripts/mutate.py quant calibrators
     PYTHONPATH=src python scripts/mutate.py quant --only grid
 
-Torch is imported once: every change is tested in a child of this process.
+A call that was ended goes on where it stopped. Torch is imported once: every change is tested in a
+child of this process.
 """
 
 from __future__ import annotations
@@ -16,6 +17,8 @@ from __future__ import annotations
 import argparse
 import ast
 import copy
+import hashlib
+import importlib
 import importlib.abc
 import importlib.machinery
 import importlib.util
@@ -31,6 +34,7 @@ from typing import Any
 
 ROOT = Path(__file__).parents[1]
 RECORD = Path(__file__).with_suffix(".json")
+_SLOW = ("torch.export", "torch.fx", "numpy", "pydantic", "safetensors.torch")
 LIMIT = 120  # seconds of one change; endless loops count as noticed
 
 _COMPARED: dict[type[ast.cmpop], type[ast.cmpop]] = {
@@ -178,9 +182,8 @@ def main() -> None:
     parser.add_argument("folders", nargs="+")
     parser.add_argument("--only", nargs="*", help="stems of modules")
     asked = parser.parse_args()
-    import torch
-
-    torch.set_num_threads(1)
+    for name in _SLOW:
+        importlib.import_module(name)
     record: dict[str, Any] = json.loads(RECORD.read_text()) if RECORD.exists() else {}
     for path in (
         p for f in asked.folders for p in sorted((ROOT / "src/datafree" / f).glob("*.py"))
@@ -188,28 +191,38 @@ def main() -> None:
         if path.stem == "__init__" or (asked.only and path.stem not in asked.only):
             continue
         key = f"{path.parent.name}/{path.name}"
-        known = record.get(key, {}).get("equivalent", {})
         module, tests = f"datafree.{path.parent.name}.{path.stem}", tests_of(path)
+        text = path.read_text(encoding="utf-8")
         if not noticed(module, path, "raise ImportError", tests):
             raise SystemExit(f"{key}: its tests do not import it")
-        if noticed(module, path, path.read_text(encoding="utf-8"), tests):
+        if noticed(module, path, text, tests):
             raise SystemExit(f"{key}: its tests fail as it is")
-        survived: list[str] = []
-        equivalent: dict[str, str] = {}
-        count = 0
-        for line, told, source in changes(ast.parse(path.read_text(encoding="utf-8"))):
-            count += 1
-            if told in known:
-                equivalent[told] = known[told]
-            elif not noticed(module, path, source, tests):
-                survived.append(f"{line}: {told}")
-        score = 100 * (count - len(survived) - len(equivalent)) / max(count - len(equivalent), 1)
-        record[key] = {
-            "changes": count, "score": round(score, 1), "survived": survived,
-            "equivalent": equivalent,
-        }  # fmt: skip
+        record[key] = told = _begun(record.get(key, {}), text)
+        for place, (line, change, source) in enumerate(changes(ast.parse(text))):
+            if place < told["tried"]:
+                continue  # by an earlier call, on the same text
+            told["tried"] += 1
+            if change in told["equivalent"]:
+                continue
+            if noticed(module, path, source, tests):
+                told["noticed"] += 1
+            else:
+                told["survived"].append(f"{line}: {change}")
+                print(f"{key}:{line}: {change}", flush=True)
+            RECORD.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+        count = told["noticed"] + len(told["survived"])
+        told["score"] = round(100 * told["noticed"] / max(count, 1), 1)
         RECORD.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
-        print(f"{key}: {score:.1f} % of {count}, {len(survived)} survive", flush=True)
+        print(f"{key}: {told['score']} % of {count}", flush=True)
+
+
+def _begun(known: dict[str, Any], text: str) -> dict[str, Any]:
+    """The record of a module: as an earlier call left it, or anew where its text has changed."""
+    digest = hashlib.sha256(text.encode()).hexdigest()[:16]
+    if known.get("text") == digest:
+        return known
+    equivalent = known.get("equivalent", {})
+    return {"text": digest, "tried": 0, "noticed": 0, "survived": [], "equivalent": equivalent}
 
 
 if __name__ == "__main__":
