@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import pytest
 import torch
+from torch import nn
 
 from datafree.errors import ModelError
 from datafree.quant.grid import Grid
 from datafree.quant.learned import SoftRounding
-from datafree.quant.modules import Quantizer
+from datafree.quant.modules import ActivationQuantizer, ChannelCopies, Quantizer, add_to_bias
 from datafree.quant.ranges import mse_range
 
 
@@ -46,3 +47,31 @@ def test_one_weight_that_is_not_finite_is_refused(value: float, place: int) -> N
     weights[place, 1] = value
     with pytest.raises(ModelError, match="weights hold NaN or infinity"):
         mse_range(weights, Grid(4), 0)
+
+
+def test_zero_points_that_have_to_be_even_are_and_stay_codes() -> None:
+    grid = Grid(3, even=True)
+    given = torch.tensor([-1.0, 0.9, 1.1, 3.2, 6.6, 7.0, 9.0])
+    assert grid.rounded_zero_point(given).tolist() == [0, 0, 2, 4, 6, 6, 6]
+
+
+def test_a_range_that_an_operator_prescribes_is_not_moved() -> None:
+    quantizer = ActivationQuantizer(Grid(8), fixed=(1 / 256, 3))
+    quantizer.set_range(torch.tensor(-5.0), torch.tensor(9.0))
+    assert (quantizer.scale.item(), quantizer.zero_point.item()) == (1 / 256, 3)
+
+
+def test_channels_are_copied_by_their_index() -> None:
+    values = torch.arange(12.0).view(1, 3, 4)
+    assert ChannelCopies(torch.tensor([2, 0, 2]))(values).equal(values[:, [2, 0, 2]])
+
+
+def test_a_bias_is_moved_and_made_where_there_is_none() -> None:
+    shared = nn.Parameter(torch.tensor([1.0, 2.0]))
+    with_bias, without = nn.Linear(3, 2), nn.Linear(3, 2, bias=False)
+    with_bias.bias = shared
+    for layer, expected in ((with_bias, [1.5, 1.0]), (without, [0.5, -1.0])):
+        add_to_bias(layer, torch.tensor([0.5, -1.0], dtype=torch.float64))
+        assert layer.bias is not None
+        assert layer.bias.tolist() == expected
+    assert shared.tolist() == [1.0, 2.0]
