@@ -10,11 +10,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from datafree.errors import ModelError
 from datafree.graph.taps import tap_outputs
 from datafree.losses import Heads, class_rows, first_logits, parts, relative_error, values
 from datafree.progress import Step
 from datafree.quant.modules import QUANTIZED
 
+_LEAST_RATIO = 1e-30
 _KEPT_VALUES = 4 * 3 * 224 * 224
 """Numbers of images, four of ImageNet's size, of which the outputs of all layers are held."""
 
@@ -210,7 +212,7 @@ def layer_sqnr(
     """Signal-to-quantization-noise ratio of every quantized layer's output, in dB.
 
     ``10 log10(sum y^2 / sum (y - y')^2)`` over all images; the student's layers see quantized
-    inputs, so noise adds up along the network. Infinite where nothing was lost.
+    inputs, so noise adds up along the network. Infinite where nothing was lost, -300 at least.
 
     Args:
         folded: float graph the student was made from.
@@ -219,6 +221,9 @@ def layer_sqnr(
 
     Returns:
         By layer path, in execution order.
+
+    Raises:
+        ModelError: a layer's outputs are not finite; the message names it.
     """
     names = [name for name, module in student.named_modules() if isinstance(module, QUANTIZED)]
     signal = dict.fromkeys(names, 0.0)
@@ -230,8 +235,13 @@ def layer_sqnr(
 
     def judge(name: str, output: Tensor) -> None:
         expected = floats[name].pop(0)
-        signal[name] += float(expected.square().sum(dtype=torch.float64))
-        noise[name] += float((expected - output).square().sum(dtype=torch.float64))
+        signal[name] += _energy(expected)
+        noise[name] += _energy(expected - output)
+        if not math.isfinite(signal[name] + noise[name]):
+            raise ModelError(
+                f"outputs of layer {name!r} are not finite, in the network or in its student: its"
+                " numbers leave float32"
+            )
 
     sources = {name: folded.get_submodule(name) for name in names}
     targets = {name: student.get_submodule(name) for name in names}
@@ -242,6 +252,14 @@ def layer_sqnr(
     return {
         name: math.inf
         if noise[name] == 0
-        else 10 * math.log10(max(signal[name], 1e-30) / noise[name])
+        else 10 * math.log10(max(signal[name] / noise[name], _LEAST_RATIO))
         for name in names
     }
+
+
+def _energy(values: Tensor) -> float:
+    """Sum of squares in float64; the squares too where they leave float32."""
+    total = float(values.square().sum(dtype=torch.float64))
+    if total == 0 or not math.isfinite(total):
+        return float(values.double().square().sum())
+    return total

@@ -14,6 +14,6 @@ from datafree.quant.modules import ActivationQuantizer
 def test_values_that_are_not_finite_are_refused_by_the_quantizers_name() -> None:
     student = nn.Sequential()
     student.add_module("relu_quantizer", ActivationQuantizer(Grid(8)))
-    with pytest.raises(ModelError, match="before relu_quantizer are not finite"):
+    with pytest.raises(ModelError, match="what relu_quantizer reads returns"):
         calibrate(student, [torch.full((1, 2), float("inf"))], MinMax())
     assert not student[0]._forward_pre_hooks

@@ -228,7 +228,6 @@ def test_a_student_of_other_classes_is_refused(small: Path) -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"training": None, "max_time": 5.0}, "max_time goes with training"),
         ({"training": None, "generator": "g.safetensors"}, "generator goes with training"),
         (
             {

@@ -12,7 +12,7 @@ from datafree.config import Frozen, RunConfig
 from datafree.reconstruction.base import Reconstructor
 from datafree.reconstruction.brecq import BRECQ
 from datafree.registry import available, load
-from datafree.runs.forecast import Forecast, foretell
+from datafree.runs.forecast import Forecast, foretell, roughly
 from datafree.runs.opening import open_run
 from datafree.synthesis.base import Synthesizer
 from datafree.zoo import load_digits_test
@@ -49,9 +49,26 @@ def test_learned_rounding_counts_its_steps() -> None:
 def test_a_training_has_its_time_limit() -> None:
     chosen: dict[str, Any] = {"training": "dfqf", "method": "noise", "method_options": {}}
     chosen["training_options"] = {"batch_size": 16, "width": 8, "holdout": 16}
-    found = foretold(**chosen, max_time=3)
-    assert 3 <= found.seconds["training"] < 60
+    found = foretold(**chosen, max_time=30)
+    assert 20 < found.seconds["training"] < 30
+    assert found.total == pytest.approx(30)
     assert foretold(**chosen).seconds["training"] > 60  # 24,000 steps
+
+
+@pytest.mark.parametrize("written", [False, True])
+def test_a_rough_forecast_knows_the_same_stages(*, written: bool) -> None:
+    """In their order, the ones that learn cut to the limit; of both kinds of runs."""
+    for changes in (
+        {"reconstruction": "adaround", "holdout": 8},
+        {"training": "dfqf", "reconstruction": "qdrop", "method": "noise", "method_options": {}},
+        {"calibrator": "bn_statistics", "method": "noise", "method_options": {}},
+        {"average_bits": 4.0},
+    ):
+        begun = open_run(RunConfig(**{**BASE, **changes, "max_time": 40}))
+        rough, exact = (f(begun, 1.0, written=written) for f in (roughly, foretell))
+        wanted = [stage for stage in exact.seconds if stage != "bias correction"]
+        assert list(rough.seconds) == wanted
+        assert rough.total <= 40.01
 
 
 def test_evaluation_counts_the_labelled_images(tmp_path: Path) -> None:

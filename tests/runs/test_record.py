@@ -13,7 +13,9 @@ import pytest
 import torch
 from torch import nn
 
+from datafree.errors import DatafreeError
 from datafree.files import sha256
+from datafree.jsons import from_json
 from datafree.runs.record import Stopwatch, environment, write_metrics
 from networks import captured
 
@@ -89,9 +91,19 @@ def test_what_a_runtime_measured_is_no_result_of_the_seed(tmp_path: Path) -> Non
     assert "runtime" in results
 
 
-def test_infinite_values_become_null(tmp_path: Path) -> None:
+def test_records_are_json_without_nan_or_infinities(tmp_path: Path) -> None:
     path = tmp_path / "metrics.json"
-    write_metrics(path, {"sqnr_db": {"a": math.inf, "b": math.nan, "c": 3.0}}, {})
+    results = {"sqnr_db": {"a": math.inf, "c": 3.0}, "history": [{"kl": -math.inf}]}
+    write_metrics(path, results, {})
     text = path.read_text(encoding="utf-8")
-    assert json.loads(text)["results"] == {"sqnr_db": {"a": None, "b": None, "c": 3.0}}
-    assert "Infinity" not in text
+    assert json.loads(text, parse_constant=pytest.fail)["results"] == {
+        "sqnr_db": {"a": "Infinity", "c": 3.0}, "history": [{"kl": "-Infinity"}],
+    }  # fmt: skip
+    assert from_json(text)["results"] == results
+
+
+def test_a_result_that_is_no_number_is_a_failure(tmp_path: Path) -> None:
+    path = tmp_path / "metrics.json"
+    with pytest.raises(DatafreeError, match=r"metrics\.json, results, kl: .* not a number"):
+        write_metrics(path, {"kl": math.nan}, {})
+    assert not path.exists()

@@ -92,5 +92,6 @@ def test_a_time_budget_is_spent_on_the_phases_that_there_are(tmp_path: Path) -> 
     save_generator(warm, tmp_path / "g.safetensors")
     given = replace(task(Scheme(bits="W4A4")), generator=tmp_path / "g.safetensors")
     both = train(method, given, max_seconds=2.0).summary
+    # The second has what the first and calibrating leave.
     assert 0.9 < both["distillation"]["seconds"] < 2.0
-    assert 0.9 < both["fine-tuning"]["seconds"] < 2.0
+    assert 0.2 < both["fine-tuning"]["seconds"] < 1.2

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -25,6 +24,7 @@ from datafree.allocation.sensitivity import sensitivities
 from datafree.config import BudgetOptions, Scheme
 from datafree.config.widths import FLOAT
 from datafree.files import write_text
+from datafree.jsons import to_json
 from datafree.progress import Progress, silent
 
 _POINTS_WRITTEN = 1000
@@ -115,7 +115,7 @@ class Allocation:
                 for point in (*range(0, last, step), last)
             ],
         }
-        write_text(path, json.dumps(record) + "\n")
+        write_text(path, to_json(record, path.name) + "\n")
 
     def save_picture(self, path: Path) -> None:
         """Draw the frontier, the uniform networks and the chosen one to a PNG."""

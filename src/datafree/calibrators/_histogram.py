@@ -10,6 +10,7 @@ from torch import Tensor
 from datafree.tensors import extremes
 
 _BINS = 4096
+_ORDINARY = 1e-30, 1e38  # length of a histogram
 _CHUNK = 2**20  # values counted at a time: each takes four times its own memory meanwhile
 
 
@@ -74,6 +75,8 @@ def extend(histogram: Histogram | None, values: Tensor) -> Histogram:
     whole = values.detach() if values.ndim else values.detach().view(1)
     for part in whole.split(max(1, _CHUNK // whole[0].numel())):
         flat = part.flatten().cpu()
+        if not _ORDINARY[0] < histogram.high - histogram.low < _ORDINARY[1]:
+            flat = flat.double()  # float32 has no such factors, or no such differences
         scaled = (flat - histogram.low).mul_(_BINS / (histogram.high - histogram.low))
         bins = scaled.long().clamp_(0, _BINS - 1)
         counts += torch.bincount(bins, minlength=_BINS)

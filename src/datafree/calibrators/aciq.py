@@ -145,4 +145,5 @@ def _from_range(state: _Values) -> float:
 def _squared_error(histogram: Histogram, grid: Grid, low: Tensor, high: Tensor) -> float:
     values = histogram.means.float()
     rounded = fake_quantize(values, *grid.parameters(low, high), grid)
-    return float(((rounded - values).square() * histogram.weights).sum())
+    # In float64, where no square is 0 or infinite.
+    return float(((rounded - values).double().square() * histogram.weights).sum())

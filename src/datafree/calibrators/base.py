@@ -11,6 +11,7 @@ from torch import Tensor, fx, nn
 
 from datafree.config import Frozen, InputSpec
 from datafree.errors import ModelError
+from datafree.graph.overflow import described
 from datafree.graph.statistics import Statistics
 from datafree.progress import Step
 from datafree.quant.grid import Grid
@@ -119,7 +120,8 @@ def calibrate(
             # Of the extremes alone: of all values it would take their memory once more.
             if not bool(torch.isfinite(torch.stack(extremes(values))).all()):
                 raise ModelError(
-                    f"values before {name} are not finite: the images or the network overflow there"
+                    f"{_source(student, name)} returns numbers that are not finite: the images or"
+                    " the network overflow there"
                 )
             states[name] = calibrator.update(states.get(name), values)
             low, high = calibrator.range(states[name], module.grid)
@@ -150,3 +152,11 @@ def calibrate(
         raise ModelError(
             f"no image reached the quantizer {missing[0]}: calibration needs at least one batch"
         )
+
+
+def _source(student: nn.Module, quantizer: str) -> str:
+    """What the values before `quantizer` come from, in words: the user's own name of a layer."""
+    if isinstance(student, fx.GraphModule):
+        for node in student.graph.find_nodes(op="call_module", target=quantizer):
+            return described(student, node.all_input_nodes[0])
+    return f"what {quantizer} reads"

@@ -36,7 +36,8 @@ class BoundedMSE(Calibrator):
     def range(self, state: tuple[Histogram, ...], grid: Grid) -> tuple[Tensor, Tensor]:
         """Mean of the batches' ranges."""
         lows, highs = zip(*(self._range(batch, grid) for batch in state), strict=True)
-        return torch.stack(lows).mean(), torch.stack(highs).mean()
+        low, high = (torch.stack(ends).mean(dtype=torch.float64) for ends in (lows, highs))
+        return low.float(), high.float()
 
     def _range(self, batch: Histogram, grid: Grid) -> tuple[Tensor, Tensor]:
         low, high = MSE(candidates=100).range(batch, grid)

@@ -42,7 +42,9 @@ class EMA(Calibrator):
     def update(self, state: _Average | None, values: Tensor) -> _Average:
         """Average in one batch; see the base class."""
         if self.mode == "sample":
-            low, high = (v.mean() for v in torch.aminmax(values.flatten(1), dim=1))
+            # Sums in float64: float32 ends before that of its largest numbers.
+            ends = torch.aminmax(values.flatten(1), dim=1)
+            low, high = (v.mean(dtype=torch.float64).float() for v in ends)
             if state is None:
                 return _Average(low, high, 1)
             return _Average(

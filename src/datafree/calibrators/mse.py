@@ -77,4 +77,6 @@ class MSE(Calibrator):
         scale, zero_point = grid.parameters(lows, highs)
         values = state.means.float()
         rounded = fake_quantize(values, scale[:, None], zero_point[:, None], grid)
-        return ((rounded - values).abs().pow(self.power) * state.weights).sum(1)
+        # In float64, where no power of an error is 0 or infinite.
+        errors = (rounded - values).abs().double()
+        return (errors.pow(self.power) * state.weights).sum(1)

@@ -19,6 +19,7 @@ from datafree.cli.runtimes import runtime_rows
 from datafree.config import RunConfig
 from datafree.errors import NetworkWarning, ReportWarning, UntrustedCodeError, VerdictError
 from datafree.progress.bars import Bars
+from datafree.runs.weak import lossy
 
 if TYPE_CHECKING:
     from datafree.runs.methods import Explained
@@ -336,9 +337,10 @@ def _layers(metrics: Mapping[str, Any]) -> list[tuple[str, str]]:
     """Which layer to look at: by itself, or by its noise where that was not measured."""
     if "isolation" in metrics:
         return _weakest(metrics["isolation"])
-    if not metrics.get("sqnr_db"):
+    noise = lossy(metrics)
+    if not noise:
         return []
-    name, value = min(metrics["sqnr_db"].items(), key=lambda item: item[1])
+    name, value = min(noise.items(), key=lambda item: item[1])
     return [("noisiest layer", f"{name}, {value:.1f} dB")]
 
 

@@ -231,7 +231,8 @@ class GeneratorOptions(Frozen):
     max_time: Annotated[float | str | None, BeforeValidator(seconds), Shown("no limit", "TIME")] = (
         None
     )
-    """Time for the training, in seconds or as 90s, 30m, 1.5h; it ends early and cleanly."""
+    """Time for the whole run, in seconds or as 90s, 30m, 1.5h: images, rounding and training end
+    early, with what they have learned, so that judging and files still fit in."""
     precision: Literal["fp32", "bf16"] = "fp32"
     """Of the training: `bf16` computes layers in bfloat16 where that is safe and needs Hugging Face
     accelerate."""

@@ -59,7 +59,7 @@ class RunConfig(ImageFile, ImageCount, QuantizeOptions, Networks):
 
     def _no_training(self) -> None:
         alone = {
-            "generator": self.generator, "student": self.student, "max_time": self.max_time,
+            "generator": self.generator, "student": self.student,
             "precision": None if self.precision == "fp32" else self.precision,
         }  # fmt: skip
         if given := [name for name, value in alone.items() if value is not None]:
@@ -140,7 +140,7 @@ class RunConfig(ImageFile, ImageCount, QuantizeOptions, Networks):
 
     @property
     def max_seconds(self) -> float | None:
-        """Time for the training; None has no limit."""
+        """Time for the whole run; None has no limit."""
         return None if self.max_time is None else float(self.max_time)
 
     @property

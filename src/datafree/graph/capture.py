@@ -23,6 +23,7 @@ from datafree.graph.constants import fold_constants
 from datafree.graph.inputs import joined_inputs
 from datafree.graph.lift import lift
 from datafree.graph.outputs import PER_IMAGE, Structure, joined
+from datafree.graph.overflow import check_norms, source_of_overflow
 from datafree.graph.regions import open_regions
 from datafree.graph.sizes import localise_sizes
 from datafree.losses import unpack
@@ -49,7 +50,8 @@ def capture(model: nn.Module | ExportedProgram, spec: InputSpec) -> fx.GraphModu
 
     Raises:
         CaptureError: the model cannot be exported with a dynamic batch (the message names the line
-            that refuses), or its graph does not compute what the model computes.
+            that refuses), its graph does not compute what the model computes, or its numbers leave
+            float32 (the message names the layer).
     """
     program = model if isinstance(model, ExportedProgram) else exported(model, spec)
     try:
@@ -61,6 +63,7 @@ def capture(model: nn.Module | ExportedProgram, spec: InputSpec) -> fx.GraphModu
         ) from error
     lifted = lift(localise_sizes(fold_constants(original)))
     joined_inputs(lifted, spec.inputs)
+    check_norms(lifted)
     pairs = _checked(original, lifted, spec)
     _put_together(original, lifted, pairs, spec, program.call_spec.out_spec)
     return lifted
@@ -172,17 +175,24 @@ def _checked(
     pairs = list(zip(tree_leaves(returned), tree_leaves(actual), strict=True))
     for expected, found in pairs:
         if isinstance(expected, Tensor):
+            if bool(expected.isnan().any()):
+                raise _no_number(lifted, images)
             _check_equal(expected, found)
     return pairs
+
+
+def _no_number(lifted: fx.GraphModule, images: Tensor) -> CaptureError:
+    source = source_of_overflow(lifted, images)
+    where = "" if source is None else f": {source} is the first whose numbers are not finite"
+    return CaptureError(
+        f"the model returns NaN for Gaussian images{where}: check its weights, and what it divides"
+        " by"
+    )
 
 
 def _check_equal(expected: Tensor, actual: Tensor) -> None:
     if torch.equal(expected, actual):
         return
-    if bool(expected.isnan().any()):
-        raise CaptureError(
-            "the model returns NaN for Gaussian images: check its weights, and what it divides by"
-        )
     difference = (expected.double() - actual.double()).abs().max().item()
     if difference > _TOLERANCE * expected.double().abs().max().item():
         raise CaptureError(

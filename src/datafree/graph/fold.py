@@ -10,6 +10,7 @@ from typing import cast
 import torch
 from torch import Tensor, fx, nn
 
+from datafree.errors import ModelError
 from datafree.graph.affine import affine, calls_of
 from datafree.graph.branches import Merged, merge_branches
 from datafree.graph.kernels import Convolution
@@ -54,6 +55,9 @@ def fold_batch_norms(graph_module: fx.GraphModule, *, branches: bool = True) -> 
 
     Returns:
         A graph module with the same outputs up to rounding.
+
+    Raises:
+        ModelError: a layer with its norm is beyond float32; the message names both.
     """
     return fold_and_tell(graph_module).graph if branches else _fold(graph_module)[0]
 
@@ -77,6 +81,8 @@ def _fold(graph_module: fx.GraphModule) -> tuple[fx.GraphModule, dict[str, Batch
             _fold_back(_layer(folded, name), norm)
         for name in after:
             _fold_forward(_layer(folded, name), norm)
+        for name in (*before, *after):
+            _check_finite(_layer(folded, name), name, path)
         outputs |= dict.fromkeys(before, norm)
         if before or after:
             _bypass(folded, nodes)
@@ -206,6 +212,16 @@ def _set(layer: QuantizableLayer, weight: Tensor, bias: Tensor) -> None:
     dtype = layer.weight.dtype
     layer.weight = nn.Parameter(weight.to(dtype), requires_grad=False)
     layer.bias = nn.Parameter(bias.to(dtype), requires_grad=False)
+
+
+def _check_finite(layer: QuantizableLayer, name: str, norm: str) -> None:
+    """Refuse a layer that its batch norm took beyond float32."""
+    for tensor in (layer.weight, layer.bias):
+        if tensor is not None and not bool(torch.isfinite(tensor).all()):
+            raise ModelError(
+                f"layer {name!r} with its batch norm {norm!r} folded into it has weights beyond"
+                " float32: check the weights of both, and the norm's variance"
+            )
 
 
 def _bias(layer: QuantizableLayer) -> Tensor | float:

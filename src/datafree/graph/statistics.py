@@ -87,7 +87,9 @@ def rescaled(statistics: Statistics, factors: Mapping[str, Tensor]) -> dict[str,
 def _output(norm: BatchNorm) -> Normal:
     variance = norm.running_var
     assert variance is not None  # noqa: S101 - lifting builds no other kind
-    std = (variance.double() / (variance.double() + norm.eps)).sqrt()
+    # Averaged weights may have a variance a little below 0.
+    kept = variance.double().clamp(min=0)
+    std = (kept / (kept + norm.eps)).sqrt()
     weight = cast("Tensor | None", norm.weight)
     bias = cast("Tensor | None", norm.bias)
     if weight is not None:

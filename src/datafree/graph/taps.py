@@ -89,7 +89,7 @@ def tap_calls(
 
 
 def stored_statistics(layer: BatchNorm) -> tuple[Tensor, Tensor]:
-    """Running mean and ``sqrt(running variance + 1e-6)`` of a batch norm, each (C,)."""
+    """Running mean and ``sqrt(max(running variance, 0) + 1e-6)`` of a batch norm, each (C,)."""
     mean, variance = layer.running_mean, layer.running_var
     assert mean is not None and variance is not None  # noqa: S101 - lifting builds no other kind
-    return mean, torch.sqrt(variance + STATISTICS_EPS)
+    return mean, torch.sqrt(variance.clamp(min=0) + STATISTICS_EPS)

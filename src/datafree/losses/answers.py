@@ -15,6 +15,7 @@ from datafree.config.outputs import Output
 
 Heads = Sequence[Output]
 _FLOOR = 1e-12
+_SMALLEST = 1e-30
 
 
 def class_logits(logits: Tensor) -> Tensor:
@@ -70,9 +71,15 @@ def relative_error(actual: Tensor, expected: Tensor) -> Tensor:
     """``sum (a - e)^2 / sum (e - mean e)^2`` over (B, numbers): 0 if equal, 1 as good as the mean.
 
     The mean is that of every number over the images, or over all where there is but one image.
+    Where numbers are the same for all images, their squares are what errors are compared with.
     """
+    # Numbers may be of any size, and squares of 1e-20 and 1e20 leave float32.
+    size = expected.detach().abs().max().clamp(min=_SMALLEST)
+    unit = torch.exp2(torch.floor(torch.log2(size)))
+    expected, actual = expected / unit, actual / unit
     centred = expected - expected.mean(0) if len(expected) > 1 else expected - expected.mean()
-    return (actual - expected).square().sum() / centred.square().sum().clamp(min=_FLOOR)
+    floor = _FLOOR * expected.square().sum().clamp(min=_FLOOR)
+    return (actual - expected).square().sum() / torch.maximum(centred.square().sum(), floor)
 
 
 def _rows(part: Tensor) -> Tensor:

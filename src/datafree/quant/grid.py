@@ -16,7 +16,12 @@ from torch.autograd.function import once_differentiable
 
 Ste = Literal["clipped", "full"]
 
-_SMALLEST_SCALE = 1e-8
+EMPTY_SCALE = 1e-8
+"""Scale of a range of no width, which any would do for."""
+_SMALLEST_SCALE = torch.finfo(torch.float32).tiny
+# Codes are limited at both ends, so that a range may fall short of float32's by a little: its
+# outermost codes must not be infinite.
+_LARGEST = 0.98 * torch.finfo(torch.float32).max
 
 
 @dataclass(frozen=True)
@@ -57,7 +62,9 @@ class Grid:
 
         The range is widened to hold 0, so that zero (padding, ReLU's output) is exact. Affine:
         ``s = (high - low) / (2^b - 1)``, ``z = round(-low / s)``. Symmetric: ``s = T / qmax`` with
-        ``T = max(|low|, |high|)`` (``high`` where codes are unsigned), ``z = 0``.
+        ``T = max(|low|, |high|)`` (``high`` where codes are unsigned), ``z = 0``. A range of no
+        width has the scale 1e-8. Every scale is a normal number and every code stands for a finite
+        one, whatever the range: ends beyond float32 count as its largest numbers.
 
         Args:
             low: lower ends, any shape.
@@ -67,24 +74,45 @@ class Grid:
             Scale (float32, positive) and zero point (float32 holding integers in ``[qmin, qmax]``),
             both of the shape of `low`.
         """
-        low = low.float().clamp(max=0)
-        high = high.float().clamp(min=0)
+        low = low.float().clamp(min=-_LARGEST, max=0)
+        high = high.float().clamp(min=0, max=_LARGEST)
         if self.symmetric:
             reach = torch.maximum(-low, high) if self.signed else high
-            scale = self.rounded_scale((reach / self.qmax).clamp(min=_SMALLEST_SCALE))
+            most = _LARGEST / max(-self.qmin, self.qmax)
+            scale = self._normal((reach / self.qmax).clamp(max=most))
             return scale, torch.zeros_like(scale)
-        scale = self.rounded_scale(((high - low) / self.qmax).clamp(min=_SMALLEST_SCALE))
+        width = high - low
+        # Of opposite numbers near the end of float32 the difference lies beyond it.
+        step = torch.where(width.isinf(), high / self.qmax - low / self.qmax, width / self.qmax)
+        scale = self._normal(step)
         return scale, self.rounded_zero_point(-low / scale)
 
+    def _normal(self, scale: Tensor) -> Tensor:
+        """`scale` as a normal number that this grid may have; that of no width where it is 0."""
+        scale = torch.where(scale == 0, EMPTY_SCALE, scale.clamp(min=_SMALLEST_SCALE))
+        rounded = self.rounded_scale(scale)
+        beyond = (rounded * max(-self.qmin, self.qmax)).isinf() & self.power_of_two
+        return torch.where(beyond, rounded / 2, rounded)
+
     def rounded_scale(self, scale: Tensor) -> Tensor:
-        """`scale` itself, or the next power of two."""
-        return torch.exp2(torch.ceil(torch.log2(scale))) if self.power_of_two else scale
+        """`scale` itself, or the next power of two, up to ``2^127``."""
+        if not self.power_of_two:
+            return scale
+        return torch.exp2(torch.ceil(torch.log2(scale)).clamp(max=127))
 
     def rounded_zero_point(self, zero_point: Tensor) -> Tensor:
         """`zero_point` as a code of this grid, an even one where they have to be."""
         if not self.even:
             return torch.round(zero_point).clamp(self.qmin, self.qmax)
         return (2 * torch.round(zero_point / 2)).clamp(self.qmin, self.qmax - 1)
+
+
+def smallest_step(start: Tensor) -> Tensor:
+    """What a step that is learned from `start` on must not fall below, of the same shape.
+
+    It is 1e-8, and a thousandth of a `start` that is tiny itself.
+    """
+    return (start.detach() / 1000).clamp(min=_SMALLEST_SCALE, max=EMPTY_SCALE)
 
 
 def codes(values: Tensor, scale: Tensor, zero_point: Tensor, grid: Grid) -> Tensor:

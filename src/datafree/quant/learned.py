@@ -8,11 +8,10 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from datafree.quant.grid import fake_quantize, round_and_slope
+from datafree.quant.grid import fake_quantize, round_and_slope, smallest_step
 from datafree.quant.modules import ActivationQuantizer, Quantizer
 
 _STRETCH_LOW, _STRETCH_HIGH = -0.1, 1.1
-_SMALLEST_STEP = 1e-8
 _SETTLED = 0.05  # steps
 
 
@@ -32,6 +31,7 @@ class SoftRounding(nn.Module):
     base: Tensor
     zero_point: Tensor
     scale: Tensor
+    smallest: Tensor
 
     def __init__(self, weight: Tensor, quantizer: Quantizer, *, learn_step: bool = False) -> None:
         """Start from `weight` on the grid of `quantizer`, which has a range; neither is changed."""
@@ -43,6 +43,7 @@ class SoftRounding(nn.Module):
         self.logits = nn.Parameter(rounding_logits(ratio - base))
         self.register_buffer("base", base + quantizer.zero_point)
         self.register_buffer("zero_point", quantizer.zero_point.detach().clone())
+        self.register_buffer("smallest", smallest_step(scale), persistent=False)
         if learn_step:
             self.scale = nn.Parameter(scale)
         else:
@@ -69,7 +70,7 @@ class SoftRounding(nn.Module):
 
     def step(self) -> Tensor:
         """The step size, kept positive."""
-        return self.scale.clamp(min=_SMALLEST_STEP)
+        return self.scale.clamp(min=self.smallest)
 
     def hard(self) -> Tensor:
         """The weight with every choice made, ``V >= 0`` up: exactly on the grid, no gradient."""
@@ -92,6 +93,7 @@ class LearnedStep(nn.Module):
     """
 
     zero_point: Tensor
+    smallest: Tensor
 
     def __init__(
         self, quantizer: ActivationQuantizer, drop: float, generator: torch.Generator
@@ -107,12 +109,13 @@ class LearnedStep(nn.Module):
         self.grid = quantizer.grid
         self.scale = nn.Parameter(quantizer.scale.detach().clone())
         self.register_buffer("zero_point", quantizer.zero_point.detach().clone())
+        self.register_buffer("smallest", smallest_step(self.scale), persistent=False)
         self.drop = drop
         self.generator = generator
 
     def step(self) -> Tensor:
         """The step size, kept positive."""
-        return self.scale.clamp(min=_SMALLEST_STEP)
+        return self.scale.clamp(min=self.smallest)
 
     def forward(self, values: Tensor) -> Tensor:
         """`values` on the grid, or part of them."""

@@ -44,7 +44,7 @@ class Quantizer(nn.Module):
 
     @property
     def has_range(self) -> bool:
-        """Whether `set_range` was called."""
+        """Whether every scale is known: all were, or none, when `set_range` was called."""
         return not bool(torch.isnan(self.scale).any())
 
     def set_range(self, low: Tensor, high: Tensor) -> None:

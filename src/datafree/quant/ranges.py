@@ -8,6 +8,8 @@ from torch import Tensor
 from datafree.errors import ConfigError, ModelError
 from datafree.quant.grid import Grid, fake_quantize
 
+_ORDINARY = 1e-6, 1e6
+
 
 def mse_range(
     values: Tensor,
@@ -43,18 +45,28 @@ def mse_range(
         )
     rows = _rows(values.detach().float(), axis)
     smallest, largest = torch.aminmax(rows, dim=1, keepdim=True)
-    if not bool(torch.isfinite(smallest + largest).all()):
+    if not bool(torch.isfinite(torch.cat((smallest, largest))).all()):
         raise ModelError(
             "weights hold NaN or infinity: no range covers them; check the file they come from"
         )
     low, high = smallest.clamp(max=0), largest.clamp(min=0)
-    ratios = _best_ratios(rows, low, high, grid, power, candidates)
+    unit = _unit(torch.maximum(-low, high))
+    ratios = _best_ratios(rows / unit, low / unit, high / unit, grid, power, candidates)
     shape = [1] * values.ndim
     if axis is None:
         shape = []
     else:
         shape[axis] = -1
     return (low * ratios).view(shape), (high * ratios).view(shape)
+
+
+def _unit(reach: Tensor) -> Tensor:
+    """What rows are divided by, so that no power of an error is 0 or infinite: a power of two.
+
+    1 where `reach`, the largest magnitude of a row, is ordinary: to the last digit nothing changes.
+    """
+    ordinary = (reach > _ORDINARY[0]) & (reach < _ORDINARY[1]) | (reach == 0)
+    return torch.where(ordinary, 1.0, torch.exp2(torch.frexp(reach).exponent.clamp(max=127)))
 
 
 def _rows(values: Tensor, axis: int | None) -> Tensor:

@@ -9,10 +9,8 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from datafree.quant.grid import fake_quantize
+from datafree.quant.grid import fake_quantize, smallest_step
 from datafree.quant.modules import Quantizer
-
-_SMALLEST_STEP = 1e-8
 
 
 class LSQ(nn.Module):
@@ -23,8 +21,9 @@ class LSQ(nn.Module):
     that of the clip is ``1 / qmax`` of it. With `scaled` the gradient of what is learned is
     multiplied by ``1 / sqrt(N qmax)`` (Esser et al., ICLR 2020); DFQF does without.
 
-    Steps stay at 1e-8 or above by projection: every use first raises what the optimizer left
-    below. Clamping it in the computation instead would give a lost step no gradient to return by.
+    Steps stay above `datafree.quant.grid.smallest_step` by projection: every use first raises what
+    the optimizer left below. Clamping it in the computation instead would give a lost step no
+    gradient to return by.
 
     Attributes:
         scale: the step, a parameter with ``learn="step"``; scalar, or broadcastable to the values.
@@ -34,6 +33,7 @@ class LSQ(nn.Module):
     scale: nn.Parameter
     clip: nn.Parameter
     zero_point: Tensor
+    smallest: Tensor
 
     def __init__(
         self,
@@ -69,6 +69,7 @@ class LSQ(nn.Module):
             self.clip = nn.Parameter(start * self.grid.qmax)
         else:
             self.scale = nn.Parameter(start)
+        self.register_buffer("smallest", smallest_step(start), persistent=False)
         self.register_buffer("zero_point", quantizer.zero_point.detach().clone())
 
     @property
@@ -96,7 +97,7 @@ class LSQ(nn.Module):
     def _step(self, factor: float) -> Tensor:
         learned = self.learned
         divisor = self.grid.qmax if self.learn == "clip" else 1
-        _keep_above(learned, _SMALLEST_STEP * divisor)
+        _keep_above(learned, self.smallest * divisor)
         return cast("Tensor", _ScaledGradient.apply(learned, factor)) / divisor
 
     def _elements(self, values: Tensor) -> int:
@@ -145,6 +146,8 @@ class PACT(nn.Module):
         alpha: the parameter, a scalar.
     """
 
+    smallest: Tensor
+
     def __init__(self, quantizer: Quantizer, *, alpha0: float | None = None) -> None:
         """Start from the range of `quantizer`, which is not changed.
 
@@ -163,6 +166,8 @@ class PACT(nn.Module):
             raise ValueError(f"alpha0 must be positive, got {alpha0}")
         self.grid = quantizer.grid
         start = quantizer.scale.detach() * self.grid.qmax
+        smallest = smallest_step(quantizer.scale)
+        self.register_buffer("smallest", smallest, persistent=False)
         self.alpha = nn.Parameter(start if alpha0 is None else torch.full_like(start, alpha0))
 
     @property
@@ -176,7 +181,7 @@ class PACT(nn.Module):
 
     def step(self) -> Tensor:
         """``alpha / (2^b - 1)``, positive."""
-        _keep_above(self.alpha, _SMALLEST_STEP * self.grid.qmax)
+        _keep_above(self.alpha, self.smallest * self.grid.qmax)
         return self.alpha / self.grid.qmax
 
     def forward(self, values: Tensor) -> Tensor:
@@ -206,7 +211,7 @@ def never_negative(quantizer: Quantizer) -> bool:
     return quantizer.grid.qmin == 0 and not bool(quantizer.zero_point.any())
 
 
-def _keep_above(parameter: nn.Parameter, smallest: float) -> None:
+def _keep_above(parameter: nn.Parameter, smallest: Tensor) -> None:
     # Through .data: autograd would refuse a parameter that is changed between two uses in one
     # forward pass, even by a change to itself.
     parameter.data.clamp_(min=smallest)

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, fx, nn
 
+from datafree.deadline import NEVER, Deadline
 from datafree.graph.activations import Rows
 from datafree.graph.blocks import Block
 from datafree.progress import Step
@@ -71,13 +72,14 @@ class Outcome:
     undecided: int
 
 
-def learn(
+def learn(  # noqa: PLR0913 - what one unit needs
     task: Task,
     student: fx.GraphModule,
     batch: int,
     penalty: Penalty,
     generator: torch.Generator,
     step: Step,
+    deadline: Deadline = NEVER,
 ) -> Outcome:
     """Learn one unit; afterwards the layers of `student` in it are ordinary ones, on their grids.
 
@@ -88,19 +90,27 @@ def learn(
         penalty: of the rounding variables.
         generator: source of all random choices, on the student's device.
         step: called with the steps done.
+        deadline: when it ends early. Rates and penalty then follow the time where it runs ahead of
+            the steps, so that roundings are decided all the same.
+
+    Raises:
+        FloatingPointError: what was learned is not finite, or the error is not.
     """
     before = _error(task)
     learned = _Learned.install(task, student, generator)
     rounding = list(learned.rounding.values())
     try:
         if groups := learned.groups(task.stage):
-            _optimize(task, groups, rounding, batch, penalty, generator, step)
+            _optimize(task, groups, rounding, batch, penalty, generator, step, deadline)
         else:
             step(task.stage.iterations)
     finally:
         learned.remove()
+    after = _error(task)
+    if not math.isfinite(after):
+        raise FloatingPointError
     return Outcome(
-        task.unit.name, before, _error(task),
+        task.unit.name, before, after,
         rounded=sum(variables.logits.numel() for variables in rounding),
         undecided=sum(variables.undecided() for variables in rounding),
     )  # fmt: skip
@@ -173,20 +183,21 @@ def _optimize(  # noqa: PLR0913 - all of `learn` and what it installed
     penalty: Penalty,
     generator: torch.Generator,
     step: Step,
+    deadline: Deadline,
 ) -> None:
-    stage = task.stage
+    stage, time = task.stage, deadline.left
     optimizer = torch.optim.Adam([{"params": p, "lr": rate} for p, rate in groups])
     # Rounding variables keep their rate; step sizes, which come after them, anneal to 0.
-    constant = bool(rounding)
-    schedule = torch.optim.lr_scheduler.LambdaLR(
-        optimizer,
-        [
-            _constant if constant and i == 0 else _Cosine(stage.iterations)
-            for i in range(len(groups))
-        ],
-    )
+    annealed = list(zip(optimizer.param_groups, groups, strict=True))[bool(rounding) :]
     parameters = [parameter for group, _ in groups for parameter in group]
     for done in range(stage.iterations):
+        fraction = done / stage.iterations
+        if deadline.limited:
+            fraction = max(fraction, 1 - deadline.left / time) if time else 1.0
+            if fraction >= 1:
+                break
+        for settings, (_, rate) in annealed:
+            settings["lr"] = rate * (0.5 * (1 + math.cos(math.pi * fraction)))
         index = torch.randperm(task.inputs.count, generator=generator, device=generator.device)
         index = index[:batch].cpu()
         values = task.inputs[index]
@@ -194,7 +205,7 @@ def _optimize(  # noqa: PLR0913 - all of `learn` and what it installed
             values = mix(values, task.exact[index], stage.drop, generator)
         weights = None if task.importance is None else task.importance[index]
         loss = output_error(task.part(values), task.targets[index], stage.power, weights)
-        beta = penalty.beta(done / stage.iterations)
+        beta = penalty.beta(fraction)
         if beta is not None:
             for variables in rounding:
                 loss = loss + penalty.weight * variables.penalty(beta)
@@ -202,22 +213,10 @@ def _optimize(  # noqa: PLR0913 - all of `learn` and what it installed
         for parameter, gradient in zip(parameters, gradients, strict=True):
             parameter.grad = gradient
         optimizer.step()
-        schedule.step()
         step(1)
-
-
-def _constant(_: int) -> float:
-    return 1.0
-
-
-@dataclass(frozen=True)
-class _Cosine:
-    """From 1 to 0 over `steps` along half a cosine."""
-
-    steps: int
-
-    def __call__(self, done: int) -> float:
-        return 0.5 * (1 + math.cos(math.pi * min(done / self.steps, 1)))
+    # A gradient that was no number once stays in Adam's moments.
+    if not all(bool(torch.isfinite(parameter).all()) for parameter in parameters):
+        raise FloatingPointError
 
 
 def _error(task: Task) -> float:

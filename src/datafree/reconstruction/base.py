@@ -14,7 +14,8 @@ from pydantic import Field
 from torch import Tensor, fx, nn
 
 from datafree.config import Frozen
-from datafree.errors import ConfigError
+from datafree.deadline import NEVER, Deadline
+from datafree.errors import ConfigError, DataError
 from datafree.graph.activations import share
 from datafree.graph.blocks import find_blocks, layer_blocks
 from datafree.progress import Progress, silent
@@ -75,7 +76,7 @@ class Reconstructor(Frozen):
     def stages(self) -> tuple[Stage, ...]:
         """The passes through the network, in order."""
 
-    def reconstruct(
+    def reconstruct(  # noqa: PLR0913 - all but four have defaults
         self,
         folded: fx.GraphModule,
         student: fx.GraphModule,
@@ -84,6 +85,7 @@ class Reconstructor(Frozen):
         seed: int = 0,
         progress: Progress = silent,
         checkpoint: Path | None = None,
+        deadline: Deadline = NEVER,
     ) -> list[Outcome]:
         """Learn the rounding of every weight of `student`, which is changed in place.
 
@@ -97,9 +99,12 @@ class Reconstructor(Frozen):
             progress: shown while it runs, in steps.
             checkpoint: file that keeps the student after every block, so that an interrupted call
                 with the same arguments goes on there; removed at the end.
+            deadline: shared out among the blocks by their steps; each ends early and keeps what it
+                has learned, and those it leaves no time for are rounded to the nearest.
 
         Raises:
             ConfigError: no images.
+            DataError: the loss of a block is no number any more; the message names its layers.
             ModelError: the network has no layer to reconstruct.
         """
         if not len(images):
@@ -119,12 +124,21 @@ class Reconstructor(Frozen):
             step(sum(steps[: len(outcomes)]))
             for task in tasks:
                 generator = torch.Generator(task.device).manual_seed(seed + len(outcomes))
-                outcomes.append(
-                    learn(task, student, self.batch(len(images)), self._penalty(), generator, step)
-                )
+                limit = deadline.share(task.stage.iterations / sum(steps[len(outcomes) :]))
+                size, penalty = self.batch(len(images)), self._penalty()
+                try:
+                    outcomes.append(learn(task, student, size, penalty, generator, step, limit))
+                except FloatingPointError:
+                    raise self._diverged(task.unit.name) from None
                 saved.save(student, outcomes)
         saved.clear()
         return outcomes
+
+    def _diverged(self, unit: str) -> DataError:
+        return DataError(
+            f"{self.name} reconstruction: the loss of {unit} is not a number any more: lower"
+            " lr_factor (--reconstruction-option lr_factor=1), or leave the reconstruction out"
+        )
 
     def factor(self, iterations: int) -> float:
         """On the rounding rate of a stage of so many steps; see `lr_factor`."""

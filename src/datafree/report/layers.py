@@ -110,7 +110,9 @@ def layers_of(
     """
     weights = weight_histograms(student, floats)
     activations = activation_histograms(student, batches) if batches else {}
-    noisy = metrics.get("sqnr_db") or {}
+    told = {path: db for path, db in (metrics.get("sqnr_db") or {}).items() if db is not None}
+    # Records have strings for infinities, of layers that lost nothing.
+    noisy = {path: float(db) for path, db in told.items() if math.isfinite(float(db))}
     apart, total = isolated(metrics)
     rows: list[LayerRow] = []
     for path, before in quantizers_before(student).items():

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 from collections.abc import Generator
 from contextlib import contextmanager
@@ -13,6 +12,7 @@ from datafree.config import load_config
 from datafree.config.options import BenchmarkOptions
 from datafree.errors import ConfigError, DatafreeError, UntrustedCodeError
 from datafree.files import atomic_path, write_text
+from datafree.jsons import from_json, to_json
 from datafree.progress import Progress, silent
 from datafree.runs.finished import restored
 from datafree.runs.folder import ONNX
@@ -122,9 +122,9 @@ def _float_of(
 def _record(path: Path, name: str, facts: dict[str, Any]) -> None:
     """Put `facts` of runtime `name` into a file that may hold those of others."""
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
+        found = from_json(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):
         found = {}
     known = found if isinstance(found, dict) else {}
     known[name] = facts | {"environment": environment()}
-    write_text(path, json.dumps(known, indent=2) + "\n")
+    write_text(path, to_json(known, path.name, indent=2) + "\n")

@@ -11,6 +11,7 @@ from datafree.config.fields import written
 from datafree.errors import ConfigError
 from datafree.runs.page import label_of, reached, size_in_words, verdict_of
 from datafree.runs.stored import Stored, read_run
+from datafree.runs.weak import lossy
 
 _FEWEST = 2
 _MACHINE = ("processor", "threads", "gpu")
@@ -50,10 +51,7 @@ def compare_runs(folders: Sequence[Path]) -> Compared:
     measures = tuple(
         (name, cells) for name, cells in _measures(runs) if any(cell for cell in cells)
     )
-    layers = {
-        name: {k: float(v) for k, v in run.metrics.get("sqnr_db", {}).items() if v is not None}
-        for name, run in zip(names, runs, strict=True)
-    }
+    layers = {name: lossy(run.metrics) for name, run in zip(names, runs, strict=True)}
     return Compared(names, measures, _settings(runs), layers, tuple(_notes(runs)))
 
 
@@ -112,7 +110,7 @@ def _held(run: Stored, key: str, form: str) -> str:
 
 
 def _weakest(run: Stored) -> str:
-    noise = {k: v for k, v in run.metrics.get("sqnr_db", {}).items() if v is not None}
+    noise = lossy(run.metrics)
     if not noise:
         return ""
     name = min(noise, key=lambda key: noise[key])

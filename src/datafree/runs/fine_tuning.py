@@ -13,6 +13,7 @@ from datafree.calibrators.base import Calibrator
 from datafree.config import InputSpec, ModelConfig, RunConfig, outputs
 from datafree.config.inputs import told_of
 from datafree.corrections.prepare import prepare
+from datafree.deadline import NEVER, Deadline
 from datafree.errors import ModelError
 from datafree.generators import Generator, generate, save_generator
 from datafree.graph.capture import capture, to_device
@@ -58,6 +59,7 @@ def tune(  # noqa: PLR0913 - what a run hands over
     checkpoint: Path | None = None,
     progress: Progress = silent,
     team: Team | None = None,
+    deadline: Deadline = NEVER,
 ) -> Tuned:
     """Fine-tune a student as `config` says.
 
@@ -73,6 +75,7 @@ def tune(  # noqa: PLR0913 - what a run hands over
         checkpoint: folder for an interrupted training.
         progress: shown while it runs.
         team: the processes that train together.
+        deadline: when it ends early.
     """
     if companion is not None:
         companion = to_device(companion, device_of(graph))
@@ -89,7 +92,7 @@ def tune(  # noqa: PLR0913 - what a run hands over
         task,
         progress=progress,
         checkpoint=checkpoint,
-        max_seconds=config.max_seconds,
+        deadline=deadline,
         team=team,
     )
     counterpart = folded if trainer.folds else graph

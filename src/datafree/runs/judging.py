@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from torch import fx
+import torch
+from torch import Tensor, fx
 
 from datafree.config import InputSpec, RunConfig
 from datafree.errors import ConfigError
 from datafree.evaluate import Predictor, compared, outputs_of
 from datafree.images import SyntheticSet, device_batches
+from datafree.losses import class_rows
 from datafree.progress import Progress
 from datafree.runs.plan import resolve_device
-from datafree.verdict.estimate import Verdict, measured
+from datafree.verdict.estimate import ALWAYS, Verdict, measured
 from datafree.verdict.held_out import held_out_images
 from datafree.verdict.judge import judge
 
@@ -57,13 +60,33 @@ def judged(
     wanted, found = outputs_of(teacher, student, batches)
     comparison = asdict(compared(wanted, found, spec.outputs))
     held_out = {name: value for name, value in comparison.items() if value is not None}
+    held_out |= _chance(wanted, found, spec)
     if config.student is not None:
         return {"held_out": held_out}
-    worst = min(sqnr_db.values(), default=None)
+    worst = min((db for db in sqnr_db.values() if math.isfinite(db)), default=None)
     verdict, features = judge(wanted, found, spec.outputs, worst)
     if features is not None:
         held_out["features"] = features.model_dump(mode="json")
     return {"held_out": held_out, "verdict": verdict.model_dump(mode="json")}
+
+
+def _chance(wanted: Tensor, found: Tensor, spec: InputSpec) -> dict[str, float]:
+    """``chance``: percent of images on which both would agree if neither looked at them.
+
+    ``sum_k p_k q_k`` of how often they give each answer. Nothing of networks without classes, nor
+    where the teacher all but always says the same.
+    """
+    both = [class_rows(answers, spec.outputs)[:1] for answers in (wanted, found)]
+    shares = [
+        torch.bincount(rows.argmax(1), minlength=rows.shape[1]).double() / len(rows)
+        for one in both
+        for rows in one
+    ]
+    if not shares:
+        return {}
+    if float(shares[0].max()) >= ALWAYS:
+        return {}
+    return {"chance": 100 * float((shares[0] * shares[1]).sum())}
 
 
 def measured_verdict(accuracy: Mapping[str, Any]) -> dict[str, Any]:

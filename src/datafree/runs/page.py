@@ -12,6 +12,7 @@ from datafree.config import Method, RunConfig
 from datafree.progress import in_words
 from datafree.runs.folder import CONFIG
 from datafree.runs.stored import REACHED, Stored
+from datafree.runs.weak import lossy
 
 LAYERS = 10
 """Layers that a page names."""
@@ -190,7 +191,7 @@ def _weakest(metrics: Mapping[str, Any]) -> list[Row]:
     """Layers that lose most, one by one; by their noise where that was not measured."""
     if apart := metrics.get("isolation", {}).get("by_layer"):
         return _one_by_one(apart, metrics["isolation"])
-    noise = {name: db for name, db in metrics.get("sqnr_db", {}).items() if db is not None}
+    noise = lossy(metrics)
     worst = sorted(noise.items(), key=lambda item: item[1])[:LAYERS]
     bits = metrics.get("allocation", {}).get("layer_bits", {})
     rows = [

@@ -13,6 +13,7 @@ from torch.export import ExportedProgram
 
 from datafree.calibrators.base import Calibrator
 from datafree.config import InputSpec, RunConfig, Scheme
+from datafree.deadline import NEVER, Deadline
 from datafree.errors import VerdictError
 from datafree.evaluate import Predictor, layer_sqnr
 from datafree.files import sha256
@@ -39,9 +40,10 @@ from datafree.runs.folder import (
     workplace,
     writing,
 )
-from datafree.runs.forecast import foretell
+from datafree.runs.forecast import foretell, roughly
 from datafree.runs.judging import held_out_of, judged, measured_verdict, verdict_in
 from datafree.runs.keeping import TEACHER, save_teacher
+from datafree.runs.limits import Counted, Limits, check_limit, cut_short
 from datafree.runs.opening import Opened, open_run
 from datafree.runs.plan import make_method, resolve_device
 from datafree.runs.post_training import allocated, quantize_weights
@@ -49,6 +51,7 @@ from datafree.runs.record import Stopwatch, environment, write_metrics
 from datafree.runs.reporting import Told, weights_of, write_report
 from datafree.runs.runtime import facts_of_run
 from datafree.runs.snippet import snippet
+from datafree.runs.weak import weak_points
 from datafree.runs.weakest import weakest_layer
 from datafree.synthesis.base import Stored, Synthesizer
 from datafree.tensors import fast_layout
@@ -147,18 +150,15 @@ def run(  # noqa: PLR0913 - one door, what a caller may bring
     """
     if folder is not None:
         refuse(folder, config, force)
-    watch = Stopwatch()
+    watch, whole = Stopwatch(), Deadline.within(config.max_seconds)
+    counted = Counted(progress)
     with watch.stage("capture"):
         kept = folder is not None
-        begun = open_run(config, teacher, student, images, metric, keep=kept, progress=progress)
+        begun = open_run(config, teacher, student, images, metric, keep=kept, progress=counted)
         watch.network = begun.graph
-    expected: Mapping[str, float] = {}
-    if tell is not None and begun.team.rank == 0:
-        with watch.stage("forecast"), waiting(progress, "forecast"):
-            foretold = foretell(begun, watch.seconds["capture"], written=folder is not None)
-            expected = foretold.seconds
-        tell(str(foretold))
-    job = _Job(config, begun, folder, watch, progress, expected.get("export"))
+    written = folder is not None
+    limits = _foretold(begun, watch, whole, tell, written=written, progress=counted)
+    job = _Job(config, begun, folder, watch, counted, limits)
     if folder is None or begun.team.rank != 0:
         begun.team.wait()
         return _passed(_carried_out(job, None if folder is None else workplace(folder)))
@@ -177,17 +177,18 @@ class _Job:
     begun: Opened
     folder: Path | None
     watch: Stopwatch
-    progress: Progress
-    export: float | None
+    progress: Counted
+    limits: Limits
 
 
 def _carried_out(job: _Job, place: Path | None) -> Result:
     """All stages behind the first; what they write goes to `place`."""
-    begun, watch, progress = job.begun, job.watch, job.progress
+    begun, watch, progress, limits = job.begun, job.watch, job.progress, job.limits
     config, plan, team, metric = begun.config, begun.plan, begun.team, begun.metric
     graph, spec = begun.graph, begun.spec
     with watch.stage("synthesis"):
-        images = _images(graph, spec, config, begun.images, place, progress)
+        until = limits.of("synthesis")
+        images = _images(graph, spec, config, begun.images, place, progress, until)
     metrics: dict[str, Any] = {
         "teacher": begun.teacher.digest, "input": spec.model_dump(mode="json"),
         "images": images.digest(), "task": spec.task,
@@ -201,21 +202,28 @@ def _carried_out(job: _Job, place: Path | None) -> Result:
             )
         config = config.with_layer_bits(metrics["allocation"]["layer_bits"])
     if plan.trainer is None:
-        found = quantize_weights(graph, config, plan, images, place, watch, progress)
+        until = limits.of("reconstruction")
+        found = quantize_weights(graph, config, plan, images, place, watch, progress, until)
         made = _Made(found.student, found.folded, found.metrics)
     else:
         with watch.stage("training"):
             shown = progress if team.rank == 0 else silent
-            made, images = _train(begun, config, images, place, shown)
+            made, images = _train(begun, config, images, place, shown, limits.of("training"))
     if team.rank != 0:
         # The first process measures and writes.
         both = structured(made.student), structured(graph)
         return Result(*both, spec, images, config, made.metrics, watch.seconds)
     made.settle()
     metrics |= {"images": images.digest(), **made.metrics}
+    if not limits.leaves("export"):
+        config = config.model_copy(update={"isolate": False})
+    cut = cut_short(progress.cut()) if limits.whole.limited else []
     metrics |= _evaluate(graph, made, config, images, metric, watch, progress)
+    metrics |= _notes(metrics, cut, spec)
     if place is not None:
-        metrics |= _files_written(place, begun, made, config, images, watch, progress, job.export)
+        metrics |= _files_written(
+            place, begun, made, config, images, watch, progress, limits.expected.get("export")
+        )
         told = Told(
             job.asked, config, spec, graph, made.student, images, metrics, watch.seconds,
             environment(), weights_of(made.folded if plan.trainer is None else None),
@@ -223,6 +231,34 @@ def _carried_out(job: _Job, place: Path | None) -> Result:
         _recorded(place, job.folder or place, told, watch, metric)
     both = structured(made.student), structured(graph)
     return Result(*both, spec, images, config, metrics, watch.seconds, job.folder)
+
+
+def _foretold(
+    begun: Opened,
+    watch: Stopwatch,
+    whole: Deadline,
+    tell: Callable[[str], None] | None,
+    *,
+    written: bool,
+    progress: Progress,
+) -> Limits:
+    """Foretell the run where somebody asks or its time is limited; what each stage has of it."""
+    if begun.team.rank != 0 or not (whole.limited or tell is not None):
+        return Limits(whole)
+    with watch.stage("forecast"), waiting(progress, "forecast"):
+        forecast = roughly if whole.limited else foretell
+        found = forecast(begun, watch.seconds["capture"], written=written)
+    check_limit({**found.seconds, **watch.seconds}, begun.config.max_seconds)
+    if tell is not None:
+        tell(str(found))
+    return Limits(whole, found.seconds)
+
+
+def _notes(metrics: Mapping[str, Any], cut: list[str], spec: InputSpec) -> dict[str, Any]:
+    """``notes`` with what is weak about a student, and what its time limit cut."""
+    weak = weak_points(metrics, spec.answers if spec.labelled else None)
+    notes = [*metrics.get("notes", ()), *weak, *cut]
+    return {"notes": notes} if notes else {}
 
 
 def _passed(result: Result) -> Result:
@@ -307,6 +343,7 @@ def _train(
     images: SyntheticSet,
     folder: Path | None,
     progress: Progress,
+    deadline: Deadline,
 ) -> tuple[_Made, SyntheticSet]:
     """Fine-tune a student; with it the images to check it on, the generator's if none are given."""
     plan, spec, team = begun.plan, images.spec, begun.team
@@ -316,7 +353,7 @@ def _train(
         plan.trainer, begun.graph, spec, config, plan.rule, images if len(images) else None,
         begun.companion, plan.reconstructor,
         checkpoint=None if folder is None else folder / UNFINISHED / TRAINING, progress=progress,
-        team=team,
+        team=team, deadline=deadline,
     )  # fmt: skip
     trained = tuned.trained
     if not len(images):
@@ -335,13 +372,14 @@ def _train(
     return made, images
 
 
-def synthesize_images(
+def synthesize_images(  # noqa: PLR0913 - what a run hands over
     graph: fx.GraphModule,
     spec: InputSpec,
     config: RunConfig,
     progress: Progress = silent,
     checkpoint: Path | None = None,
     scheme: Scheme | None = None,
+    deadline: Deadline = NEVER,
 ) -> SyntheticSet:
     """The calibration images `config` asks for.
 
@@ -354,17 +392,18 @@ def synthesize_images(
     inner, normalised = behind_normalisation(graph, spec)
     return synthesizer.generate(
         inner, normalised, config.images, seed=config.seed, progress=progress,
-        checkpoint=checkpoint,
+        checkpoint=checkpoint, deadline=deadline,
     ).fitted(spec)  # fmt: skip
 
 
-def _images(
+def _images(  # noqa: PLR0913 - what a run hands over
     graph: fx.GraphModule,
     spec: InputSpec,
     config: RunConfig,
     given: SyntheticSet | None,
     folder: Path | None,
     progress: Progress,
+    deadline: Deadline,
 ) -> SyntheticSet:
     """The images of this run: given, or those an interrupted run left in `folder`, or new ones."""
     if given is not None:
@@ -372,11 +411,13 @@ def _images(
             save_images(given, folder)
         return given
     if folder is None:
-        return synthesize_images(graph, spec, config, progress, scheme=config.scheme)
+        return synthesize_images(
+            graph, spec, config, progress, scheme=config.scheme, deadline=deadline
+        )
     if (folder / IMAGES).exists():
         return SyntheticSet.load(folder / IMAGES)
     checkpoint = folder / UNFINISHED
-    images = synthesize_images(graph, spec, config, progress, checkpoint, config.scheme)
+    images = synthesize_images(graph, spec, config, progress, checkpoint, config.scheme, deadline)
     save_images(images, folder)
     Stored.clear(checkpoint)
     return images

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -15,10 +14,12 @@ from datafree.config import RunConfig
 from datafree.corrections.analytic_bias import correct_biases_analytically
 from datafree.corrections.bias_correction import correct_biases
 from datafree.corrections.prepare import prepare
+from datafree.deadline import NEVER, Deadline
 from datafree.graph.fold import fold_batch_norms
 from datafree.graph.insert import insert_quantizers
 from datafree.graph.statistics import Statistics
 from datafree.images import SyntheticSet, device_batches
+from datafree.jsons import from_json
 from datafree.progress import Progress
 from datafree.runs.folder import ALLOCATION, FRONTIER, STUDENT, UNFINISHED
 from datafree.runs.plan import Plan
@@ -55,7 +56,7 @@ def allocated(
         branches: False where the student keeps its batch norms and its branches with them.
     """
     if folder is not None and (folder / ALLOCATION).exists():
-        return json.loads((folder / ALLOCATION).read_text(encoding="utf-8"))["chosen"]
+        return from_json((folder / ALLOCATION).read_text(encoding="utf-8"))["chosen"]
     # How outliers are split depends on the bits: they are chosen before.
     without = config.model_copy(update={"split_outliers": 0.0})
     # A student that keeps its batch norms has no corrections either.
@@ -76,6 +77,7 @@ def quantize_weights(  # noqa: PLR0913 - what a run hands over
     folder: Path | None,
     watch: Stopwatch,
     progress: Progress,
+    deadline: Deadline = NEVER,
 ) -> PostTrained:
     """Quantize the weights as they are: calibrate, learn the rounding, correct biases.
 
@@ -87,6 +89,7 @@ def quantize_weights(  # noqa: PLR0913 - what a run hands over
         folder: of the run, where an interrupted reconstruction is kept.
         watch: takes the time of every stage.
         progress: shown during long stages.
+        deadline: when learned rounding ends early.
     """
     metrics: dict[str, Any] = {}
     with watch.stage("calibration"):
@@ -108,6 +111,7 @@ def quantize_weights(  # noqa: PLR0913 - what a run hands over
             outcomes = plan.reconstructor.reconstruct(
                 folded, student, images.images, seed=config.seed, progress=progress,
                 checkpoint=None if folder is None else folder / UNFINISHED / STUDENT,
+                deadline=deadline,
             )  # fmt: skip
         metrics["reconstruction"] = [asdict(outcome) for outcome in outcomes]
     if config.bias_rule is not None:

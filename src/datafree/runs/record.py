@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import math
 import os
 import platform
 import time
@@ -17,6 +15,7 @@ import torch
 from torch import nn
 
 from datafree.files import sha256, write_text
+from datafree.jsons import to_json
 from datafree.runs.folder import REPORT
 from datafree.runtimes import processor
 from datafree.tensors import release_memory
@@ -70,7 +69,10 @@ def write_metrics(path: Path, results: dict[str, Any], seconds: dict[str, float]
 
     Everything that two runs with the same seed on the same machine share stands under ``results``
     and ``hashes``; what differs stands under ``seconds`` and ``runtime``, which is that of
-    `results`.
+    `results`. Infinities are strings, see `datafree.jsons`.
+
+    Raises:
+        DatafreeError: a number is NaN.
     """
     results = dict(results)
     runtime = results.pop("runtime", None)
@@ -81,20 +83,13 @@ def write_metrics(path: Path, results: dict[str, Any], seconds: dict[str, float]
         if p.is_file() and p.name not in aside and p.name[0] != "."
     ]  # fmt: skip
     record = {
-        "results": _finite(results),
+        "results": results,
         "hashes": {p.name: sha256(p) for p in files},
         **({} if runtime is None else {"runtime": runtime}),
         "seconds": {name: round(value, 3) for name, value in seconds.items()},
         "environment": environment(),
     }
-    write_text(path, json.dumps(record, indent=2) + "\n")
-
-
-def _finite(value: Any) -> Any:
-    """JSON has no infinity: an infinite ratio (nothing was lost) becomes null."""
-    if isinstance(value, dict):
-        return {key: _finite(item) for key, item in value.items()}
-    return None if isinstance(value, float) and not math.isfinite(value) else value
+    write_text(path, to_json(record, path.name, indent=2) + "\n")
 
 
 def _version(package: str) -> str | None:

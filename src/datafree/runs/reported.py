@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +11,7 @@ from datafree.data import real_images
 from datafree.errors import ConfigError
 from datafree.graph.outputs import together
 from datafree.images import SyntheticSet
+from datafree.jsons import from_json
 from datafree.report.headline import MEASURES
 from datafree.runs.finished import restored
 from datafree.runs.pipeline import Result
@@ -73,7 +73,7 @@ def _real(images: Path | None, result: Result, asked: RunConfig) -> SyntheticSet
 def _later(folder: Path) -> dict[str, Any]:
     """What `datafree evaluate` measured last on labelled images; nothing where it did not."""
     try:
-        last = json.loads((folder / "evaluation.json").read_text(encoding="utf-8"))[-1]
+        last = from_json((folder / "evaluation.json").read_text(encoding="utf-8"))[-1]
         return {name: last[name] for name in (*MEASURES, "test_images") if name in last}
     except (OSError, ValueError, KeyError, IndexError, TypeError):
         return {}
@@ -83,7 +83,7 @@ def _record(folder: Path) -> dict[str, Any]:
     """What `metrics.json` of a finished run holds."""
     path = folder / "metrics.json"
     try:
-        record = json.loads(path.read_text(encoding="utf-8"))
+        record = from_json(path.read_text(encoding="utf-8"))
         record["results"].get("teacher")
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         raise ConfigError(

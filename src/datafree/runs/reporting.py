@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-import json
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -17,6 +16,7 @@ from datafree.config import InputSpec, Method, RunConfig
 from datafree.errors import DatafreeError, ReportWarning
 from datafree.files import write_text
 from datafree.images import SyntheticSet
+from datafree.jsons import from_json
 from datafree.quant.modules import QUANTIZABLE
 from datafree.report import Cited, Source, collect, render
 from datafree.report.sets import at_most
@@ -112,7 +112,7 @@ def write_page(
     allocation = folder / ALLOCATION
     frontier = None
     if allocation.exists():
-        frontier = json.loads(allocation.read_text(encoding="utf-8"))
+        frontier = from_json(allocation.read_text(encoding="utf-8"))
     source = Source(
         name=(name or folder).resolve().name,
         asked=told.asked,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -13,6 +12,7 @@ from datafree.config import RunConfig, build
 from datafree.errors import ConfigError, VerdictError
 from datafree.files import write_text
 from datafree.images import SyntheticSet
+from datafree.jsons import to_json
 from datafree.models import Teacher, load_teacher
 from datafree.progress import Progress, silent
 from datafree.recipes import RECIPES
@@ -159,7 +159,7 @@ def _note(result: Result, told: dict[str, Any]) -> Result:
     """Put what was tried into a result and its folder."""
     result.metrics["search"] = told
     if result.folder is not None:
-        write_text(result.folder / SEARCH, json.dumps(told, indent=2) + "\n")
+        write_text(result.folder / SEARCH, to_json(told, SEARCH, indent=2) + "\n")
     return result
 
 

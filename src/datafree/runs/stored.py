@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -13,6 +12,7 @@ from typing import Any, cast
 from datafree.config import RunConfig, load_config
 from datafree.errors import ConfigError
 from datafree.files import sha256, write_text
+from datafree.jsons import from_json, to_json
 from datafree.runs.folder import CONFIG, METRICS
 from datafree.runs.record import environment
 
@@ -106,7 +106,7 @@ def add_evaluation(folder: Path, measured: Mapping[str, Any]) -> None:
     known = _evaluations_in(folder / EVALUATIONS)
     kept = [one for one in known if any(one.get(name) != measured.get(name) for name in _SAME)]
     told = {**measured, "date": f"{datetime.now(UTC):%Y-%m-%d}", "environment": environment()}
-    write_text(folder / EVALUATIONS, json.dumps([*kept, told], indent=2) + "\n")
+    write_text(folder / EVALUATIONS, to_json([*kept, told], indent=2) + "\n")
 
 
 def _no_run(folder: Path) -> str:
@@ -121,7 +121,7 @@ def _no_run(folder: Path) -> str:
 
 def _record_in(path: Path) -> dict[str, Any]:
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
+        found = from_json(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise ConfigError(f"cannot read {path}: {error}; quantize again") from None
     results: object = found.get("results") if isinstance(found, dict) else None
@@ -138,7 +138,7 @@ def _version_in(record: Mapping[str, Any]) -> str | None:
 def _evaluations_in(path: Path) -> tuple[Mapping[str, Any], ...]:
     """Evaluations in the file at `path`; none where it is missing or damaged."""
     try:
-        found: object = json.loads(path.read_text(encoding="utf-8"))
+        found: object = from_json(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return ()
     entries = cast("list[Any]", found) if isinstance(found, list) else []

@@ -199,8 +199,7 @@ def training_seconds(begun: Opened) -> dict[str, float]:
     assert trainer is not None  # noqa: S101 - asked for by the caller
     tried = shortened(trainer, _STEPS + 1)
     pace = Pace(stop=False)
-    config = begun.config.model_copy(update={"max_time": None})
-    tune(tried, begun.graph, begun.spec, config, rule, None, begun.companion, progress=pace)  # pyright: ignore[reportArgumentType]
+    tune(tried, begun.graph, begun.spec, begun.config, rule, None, begun.companion, progress=pace)  # pyright: ignore[reportArgumentType]
     steps = {True: trainer.warmup, False: trainer.iterations}
     return {
         name: each * steps[name.endswith(("warm-up", "distillation"))]

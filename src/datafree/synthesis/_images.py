@@ -125,7 +125,7 @@ class ImageOptimizer(Synthesizer):
             features = _Features(
                 network, taps, stored, aligned, labels, self.label_weight, spec.outputs
             )
-            for _ in range(self.iterations):
+            for _ in batch.iterations(self.iterations):
                 shift = self._shift(batch.generator)
                 priors = self._priors(pixels, spec.inputs)
                 (gradient,) = torch.autograd.grad(priors, [pixels])

@@ -143,7 +143,7 @@ class PixelOptimizer(Synthesizer):
         pixels = canvas.clamp_(pixels.to(device).clone()).requires_grad_()
         for stage in self.stages():
             optimizer = torch.optim.Adam([pixels], lr=self.learning_rate, betas=(0.5, 0.9))
-            for done in range(stage.iterations):
+            for done in batch.iterations(stage.iterations):
                 optimizer.param_groups[0]["lr"] = self.learning_rate * rate(
                     done, stage.iterations, self.warmup
                 )

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 from abc import abstractmethod
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -12,16 +13,18 @@ import torch
 from torch import Tensor, fx, nn
 
 from datafree.config import Frozen, InputSpec, Scheme
+from datafree.deadline import NEVER, Deadline
 from datafree.errors import DataError, ModelError
 from datafree.files import make_folder
 from datafree.graph.attention import find_attention
 from datafree.graph.inputs import inputs_of
+from datafree.graph.overflow import source_of_overflow
 from datafree.graph.taps import batch_norms
 from datafree.graph.untrained import require_statistics
 from datafree.images import SyntheticSet
 from datafree.progress import Progress, Step, silent
 from datafree.registry import built_in, load, method_name
-from datafree.tensors import state_digest
+from datafree.tensors import device_of, state_digest
 
 
 @dataclass(frozen=True)
@@ -33,12 +36,21 @@ class Batch:
         start: images of the set made before it.
         generator: source of all its random numbers, on the CPU.
         step: to be called with the iterations done.
+        deadline: when its images should be done, such as they are.
     """
 
     size: int
     start: int
     generator: torch.Generator
     step: Step
+    deadline: Deadline = NEVER
+
+    def iterations(self, count: int) -> Iterator[int]:
+        """0, 1 … below `count`, fewer where the deadline comes before; 0 in any case."""
+        for done in range(count):
+            if done and self.deadline.over:
+                return
+            yield done
 
 
 class Synthesizer(Frozen):
@@ -56,7 +68,7 @@ class Synthesizer(Frozen):
     needs_file: ClassVar[bool] = False
     """Whether the network alone is not enough."""
 
-    def generate(
+    def generate(  # noqa: PLR0913 - all but three have defaults
         self,
         teacher: nn.Module,
         spec: InputSpec,
@@ -65,6 +77,7 @@ class Synthesizer(Frozen):
         seed: int = 0,
         progress: Progress = silent,
         checkpoint: Path | None = None,
+        deadline: Deadline = NEVER,
     ) -> SyntheticSet:
         """Synthesise `count` images for `teacher`.
 
@@ -77,13 +90,14 @@ class Synthesizer(Frozen):
             checkpoint: folder that keeps finished batches, so that an interrupted call with the
                 same arguments goes on where it stopped; `Stored.clear` empties it, once the set
                 itself is kept elsewhere.
+            deadline: shared out among the batches, each of which ends early, such as it is then.
 
         Returns:
             A set on the CPU; its metadata hold method, hyper-parameters and seed.
 
         Raises:
             ModelError: the method needs batch norms and the network has none.
-            DataError: the images diverged.
+            DataError: the images diverged, or all are the same.
         """
         self.check(teacher)
         request = self.request(teacher, spec, count, seed, stored=checkpoint is not None)
@@ -91,18 +105,60 @@ class Synthesizer(Frozen):
         parts: list[SyntheticSet] = []
         total = -(-count // self.batch_images(teacher, count)) * self.batch_iterations
         with progress(f"{self.name} images", total) as step:
-            for batch in self.batches(teacher, count, seed, step):
+            for batch in in_time(self.batches(teacher, count, seed, step), deadline):
                 drawn = batch.generator.initial_seed()
                 stored = Stored(checkpoint, batch.start, {**request, "batch_seed": drawn})
                 part = stored.load()
                 if part is None:
                     images, targets = self.make_batch(teacher, spec, batch, state)
+                    self.check_images(images, teacher, spec, batch)
                     part = SyntheticSet(images.cpu(), spec, targets, stored.metadata)
                     stored.save(part)
                 else:
                     step(self.batch_iterations)
                 parts.append(part)
-        return join(parts, spec, {**self.describe(), "seed": seed, "count": count})
+        return self.joined(parts, spec, seed, count)
+
+    def joined(
+        self, parts: list[SyntheticSet], spec: InputSpec, seed: int, count: int
+    ) -> SyntheticSet:
+        """The set that `parts` make, with all that was chosen.
+
+        Raises:
+            DataError: all images are the same, or of a single colour each.
+        """
+        made = join(parts, spec, {**self.describe(), "seed": seed, "count": count})
+        if all_alike(made.images):
+            kind = "of a single colour" if flat(made.images) else "the same"
+            raise DataError(
+                f"synthesis by {self.name}: all {count} images are {kind}, which tells no range:"
+                " choose another method, or another generator"
+            )
+        return made
+
+    def check_images(
+        self, images: Tensor, teacher: nn.Module, spec: InputSpec, batch: Batch
+    ) -> None:
+        """Refuse a batch that diverged, by the method's name and what overflows, if that is known.
+
+        Raises:
+            DataError: numbers that are not finite.
+        """
+        if bool(torch.isfinite(images).all()):
+            return
+        source = None
+        if isinstance(teacher, fx.GraphModule):
+            noise = torch.randn(min(batch.size, 2), *spec.shape, generator=batch.generator)
+            source = source_of_overflow(teacher, noise.to(device_of(teacher)))
+        cause = (
+            f"{source} leaves float32 on plain noise: check its weights, or choose the method noise"
+            if source is not None
+            else "lower its learning rate, or choose another method"
+        )
+        raise DataError(
+            f"synthesis by {self.name}: images {batch.start + 1} to {batch.start + batch.size}"
+            f" diverged to NaN or infinity: {cause}"
+        )
 
     def batches(self, teacher: nn.Module, count: int, seed: int, step: Step) -> list[Batch]:
         """The batches that make a set, each with random numbers of its own."""
@@ -208,6 +264,23 @@ class Synthesizer(Frozen):
             batch: size, place in the set, random numbers, progress.
             state: what `prepare` returned.
         """
+
+
+def in_time(batches: Sequence[Batch], deadline: Deadline) -> Iterator[Batch]:
+    """The batches one by one, each with its share of the time that is left when it begins."""
+    for place, batch in enumerate(batches):
+        yield replace(batch, deadline=deadline.share(1 / (len(batches) - place)))
+
+
+def flat(images: Tensor) -> bool:
+    """Whether each of the images (N, C, …), of more than one pixel, is of a single colour."""
+    colours = images.flatten(2)
+    return colours.shape[2] > 1 and bool((colours == colours[..., :1]).all())
+
+
+def all_alike(images: Tensor) -> bool:
+    """Whether images (N, C, …) tell nothing: all of a single colour each, or all the same."""
+    return flat(images) or (len(images) > 1 and bool((images == images[:1]).all()))
 
 
 def fitting_methods(teacher: nn.Module) -> list[str]:

@@ -112,7 +112,7 @@ class Genie(Synthesizer):
         steps = self._steps(generator, latents)
         images = latents
         with tap_batch_norms(network) as taps:
-            for _ in range(self.iterations):
+            for _ in batch.iterations(self.iterations):
                 images = generator(latents)
                 steps.take(objective.loss(images, taps))
                 batch.step(1)

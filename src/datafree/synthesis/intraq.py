@@ -139,7 +139,7 @@ class IntraQ(Synthesizer):
         )
         classifier = {"classifier": objective.classifier}
         with tap_batch_norms(network) as taps, tap_calls(classifier, objective.see):
-            for _ in range(self.iterations):
+            for _ in batch.iterations(self.iterations):
                 seen = self._seen(pixels, batch.generator)
                 logits = first_logits(network(seen), spec.outputs)
                 loss = objective.loss(logits, taps)

@@ -17,6 +17,7 @@ from torch import Tensor, fx, nn
 from datafree.calibrators.base import calibrate
 from datafree.calibrators.mse import MSE
 from datafree.config import InputSpec, Scheme
+from datafree.deadline import NEVER, Deadline
 from datafree.errors import DataError, ModelError
 from datafree.graph.fold import fold_batch_norms
 from datafree.graph.insert import insert_quantizers
@@ -29,10 +30,12 @@ from datafree.reconstruction.genie_m import GenieM
 from datafree.synthesis._generator import ImageGenerator
 from datafree.synthesis._genie import Generated, Objective
 from datafree.synthesis._matching import Features, Matcher, matching
-from datafree.synthesis.base import Batch, Stored, join
+from datafree.synthesis.base import Batch, Stored, in_time
 from datafree.synthesis.genie import Genie
 from datafree.tensors import device_of, fast_copy, load_tensors, save_tensors
 
+# Of the time that is left where there is a limit, about as their steps cost.
+_WARM_SHARE, _STUDENT_SHARE = 0.3, 0.4
 _LATER = 2**32  # added to the seed after the warm-up
 _PROBE = 0.1  # length of the random step that starts the power iteration
 _SAME = 1e-9  # what the released code adds to the samples it compares with themselves
@@ -111,7 +114,7 @@ class SADAG(Genie):
                 " the method genie"
             )
 
-    def generate(
+    def generate(  # noqa: PLR0913 - as in the base class
         self,
         teacher: nn.Module,
         spec: InputSpec,
@@ -120,6 +123,7 @@ class SADAG(Genie):
         seed: int = 0,
         progress: Progress = silent,
         checkpoint: Path | None = None,
+        deadline: Deadline = NEVER,
     ) -> SyntheticSet:
         """Warm up, quantize, match; arguments as in the base class."""
         self.check(teacher)
@@ -133,20 +137,24 @@ class SADAG(Genie):
                 learned = warm | {k: request[k] for k in _STUDENT_FIELDS}
                 drafts = [
                     self._draft(_Draft(folder, batch, warm, self.latent_dim), spec, network)
-                    for batch in self.batches(teacher, count, seed, step)
+                    for batch in in_time(
+                        self.batches(teacher, count, seed, step), deadline.share(_WARM_SHARE)
+                    )
                 ]
             images = torch.cat([d.load(spec, network).images[: d.batch.size] for d in drafts])
-            student = self._student(network, images, spec, seed, progress, folder, learned)
+            student = self._student(
+                network, images, spec, seed, progress, folder, learned, deadline
+            )
             parts: list[SyntheticSet] = []
             total = self._steps_of(teacher, count, self.matching_iterations)
             with progress("sadag images", total) as step, matching(network, student) as matcher:
                 # Random numbers of their own: those of the warm-up are spent.
                 later = self.batches(teacher, count, seed + _LATER, step)
-                for draft, batch in zip(drafts, later, strict=True):
+                for draft, batch in zip(drafts, in_time(later, deadline), strict=True):
                     part = self._finished(draft, batch, request, spec, matcher)
                     matcher.remember(part.images.to(device_of(network)))
                     parts.append(part)
-        return join(parts, spec, {**self.describe(), "seed": seed, "count": count})
+        return self.joined(parts, spec, seed, count)
 
     def _steps_of(self, teacher: nn.Module, count: int, iterations: int) -> int:
         return -(-count // self.batch_images(teacher, count)) * iterations
@@ -168,6 +176,7 @@ class SADAG(Genie):
         progress: Progress,
         folder: Path,
         request: Mapping[str, object],
+        deadline: Deadline,
     ) -> fx.GraphModule:
         """The network quantized by Genie-M on `images`; frozen, its weights on their grids."""
         scheme = self.scheme or Scheme(bits="W4A4", policy="brecq", weight_range="mse")
@@ -181,6 +190,7 @@ class SADAG(Genie):
             GenieM(iterations=self.student_iterations).reconstruct(
                 folded, student, images, seed=seed, progress=progress,
                 checkpoint=folder / "batch_student_unfinished.safetensors",
+                deadline=deadline.share(_STUDENT_SHARE),
             )  # fmt: skip
             save_tensors(path, student.state_dict(), request)
         else:
@@ -209,6 +219,7 @@ class SADAG(Genie):
         made = self._match(draft.load(spec, matcher.network), batch, matcher)
         targets = None if made.targets is None else made.targets[: batch.size]
         images = made.images[: batch.size].contiguous().cpu()
+        self.check_images(images, matcher.network, spec, batch)
         part = SyntheticSet(images, spec, targets, stored.metadata)
         stored.save(part)
         return part
@@ -222,7 +233,7 @@ class SADAG(Genie):
         steps = self._later()._steps(made.generator, latents)
         images = made.images
         with tap_batch_norms(network) as taps:
-            for _ in range(self.matching_iterations):
+            for _ in batch.iterations(self.matching_iterations):
                 images = made.generator(latents)
                 loss = objective.loss(images, taps)
                 own = matcher.features(images, passed=True)

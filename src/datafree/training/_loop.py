@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
 
+from datafree.deadline import NEVER, Deadline
 from datafree.errors import DataError
 from datafree.evaluate import Comparison
 from datafree.progress import Progress, note
@@ -16,6 +18,7 @@ from datafree.training._state import Saved, State
 from datafree.training._team import Team
 
 _SHOWN_EVERY = 1.0  # seconds
+_SHORTEST = 1e-3
 
 Advance = Callable[[int, float], Mapping[str, Tensor]]
 """One step, the how manieth and at which fraction of the phase; its losses by name, detached."""
@@ -34,8 +37,10 @@ class Phase:
         checks: how many times it is asked, evenly spread, the last time at the end; before the
             first step, too, where `judged_from` is 0.
         judged_from: fraction of the phase before which it is not asked.
-        seconds: after which the phase ends; fractions then follow the time if it runs ahead of the
-            steps, so that rates fall as they would have. None has no limit.
+        deadline: when the phase ends early; fractions then follow the time if it runs ahead of the
+            steps, so that rates fall as they would have.
+        seconds: it may take in all, those of earlier calls included; follows from the deadline when
+            the phase begins. None has no limit.
     """
 
     name: str
@@ -45,6 +50,7 @@ class Phase:
     judge: Callable[[nn.Module], Comparison] | None = None
     checks: int = 20
     judged_from: float = 0.0
+    deadline: Deadline = NEVER
     seconds: float | None = None
 
 
@@ -52,10 +58,13 @@ def run_phase(phase: Phase, state: State, saved: Saved, progress: Progress, team
     """Take the steps that are left; `state` holds the result.
 
     Raises:
-        DataError: a loss is not a number any more.
+        DataError: a loss, or what the student answers, is not a number any more.
     """
     saved.load(state)
     before, started, shown = state.seconds, time.monotonic(), 0.0
+    if phase.deadline.limited:
+        left = team.first_says(max(phase.deadline.left, _SHORTEST))
+        phase = replace(phase, seconds=before + left)
     losses: Mapping[str, Tensor] = {}
     with progress(phase.name, phase.iterations) as step:
         step(state.step)
@@ -93,7 +102,7 @@ def _advanced(phase: Phase, state: State) -> Mapping[str, Tensor]:
 def _diverged(phase: Phase, state: State, loss: str) -> DataError:
     return DataError(
         f"{phase.name}: the loss {loss} is not a number after step {state.step}: lower the"
-        " learning rates"
+        " learning rates (--training-option generator_lr=…, student_lr=…)"
     )
 
 
@@ -113,11 +122,13 @@ def _checks(phase: Phase, state: State) -> int:
 
 def _check(phase: Phase, state: State, losses: Mapping[str, Tensor], team: Team) -> None:
     measured = {name: float(value) for name, value in losses.items()}
-    if wrong := [name for name, value in measured.items() if value != value]:
+    if wrong := [name for name, value in measured.items() if not math.isfinite(value)]:
         raise _diverged(phase, state, wrong[0])
     due = _fraction(phase, state) >= phase.judged_from and team.rank == 0
     if phase.judge is not None and phase.student is not None and due:
         found = phase.judge(phase.student)
+        if not all(math.isfinite(value or 0.0) for value in (found.kl, found.error)):
+            raise _diverged(phase, state, "of the student's answers")
         state.consider(found.likeness, found.images, phase.student)
         told = {"agreement": found.likeness, "kl": found.kl, "error": found.error}
         measured |= {name: value for name, value in told.items() if value is not None}

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, fx, nn
 from torch.optim import SGD, Adam, Optimizer
 
+from datafree.deadline import NEVER, Deadline
 from datafree.errors import ConfigError, DataError
 from datafree.evaluate import Comparison, compare
 from datafree.generators import Generator, generate, load_generator
@@ -32,16 +33,18 @@ from datafree.training._team import Team
 from datafree.training.base import Trainer
 
 _CHUNK = 64
+_ROUNDING_SHARE = 0.4  # of the time that is left, where rounding is learned first
 _JUDGED_FROM = 0.5  # of a phase whose generator starts from nothing
 
 
-def train(
+def train(  # noqa: PLR0913 - all but two have defaults
     trainer: Trainer,
     task: Task,
     *,
     progress: Progress = silent,
     checkpoint: Path | None = None,
     max_seconds: float | None = None,
+    deadline: Deadline = NEVER,
     team: Team | None = None,
 ) -> Trained:
     """Fine-tune a student of ``task.teacher`` as `trainer` says.
@@ -53,8 +56,9 @@ def train(
         checkpoint: folder that keeps generator, student, optimizers and random numbers every few
             minutes, so that a call with the same arguments goes on there and ends with the same
             student as one that was never interrupted.
-        max_seconds: time for the steps of both phases; they end early and cleanly. The same seed
-            then gives the same student only where the time does.
+        max_seconds: time from now on: both phases end early and cleanly. The same seed then gives
+            the same student only where the time does.
+        deadline: likewise, a point in time; the earlier of the two counts.
         team: the processes that train together; None is this one, in float32.
 
     Raises:
@@ -63,6 +67,7 @@ def train(
         DataError: the losses diverged.
     """
     team = team or Team()
+    deadline = Deadline(min(deadline.at, Deadline.within(max_seconds).at))
     _check(trainer, task, team)
     teacher = fast_copy(task.teacher).requires_grad_(False).eval()
     given = None if task.generator is None else _given(trainer, task)
@@ -85,10 +90,10 @@ def train(
             game,
             progress,
             checkpoint,
-            _Budget(max(steps, 1), max_seconds),
-            _request(trainer, task, given, max_seconds),
+            deadline,
+            _request(trainer, task, given),
         )
-        learned = run.warm_up() if warms else None
+        learned = run.warm_up(trainer.warmup / max(steps, 1)) if warms else None
         warm = copy.deepcopy(game.generator) if given is None else None
         if task.scheme is None:
             assert learned is not None  # noqa: S101 - `_check` refuses a task without
@@ -112,17 +117,6 @@ def _check(trainer: Trainer, task: Task, team: Team) -> None:
         )
 
 
-@dataclass(frozen=True)
-class _Budget:
-    """How the time is shared between the phases that there are: by steps."""
-
-    steps: int
-    seconds: float | None
-
-    def share(self, iterations: int) -> float | None:
-        return None if self.seconds is None else self.seconds * iterations / self.steps
-
-
 @dataclass
 class _Run:
     trainer: Trainer
@@ -130,14 +124,17 @@ class _Run:
     game: Game
     progress: Progress
     folder: Path | None
-    budget: _Budget
+    deadline: Deadline
     request: dict[str, object]
     summary: dict[str, Any] = field(default_factory=dict)
     not_corrected: tuple[str, ...] = ()
     rounding: tuple[dict[str, Any], ...] = ()
 
-    def warm_up(self) -> tuple[fx.GraphModule, fx.GraphModule] | None:
-        """Let the generator learn, alone or with a float network; that one, best and last."""
+    def warm_up(self, share: float) -> tuple[fx.GraphModule, fx.GraphModule] | None:
+        """Let the generator learn, alone or with a float network; that one, best and last.
+
+        `share` is that of all steps, and of the time where there is a limit.
+        """
         trainer, game = self.trainer, self.game
         learner = trainer.learner(self.task)
         kept = self.task.companion is not None
@@ -150,10 +147,11 @@ class _Run:
         name = "distillation" if kept else "warm-up"
         judge = self._judge("distilled") if kept else None
         advance = Move(trainer, game, learner, optimizers, (self.task.seed, name), tuning=False)
-        seconds = self.budget.share(trainer.warmup)
+        if self.task.reconstructor is not None:
+            share *= 1 - _ROUNDING_SHARE
         phase = Phase(
             f"{trainer.name} {name}", trainer.warmup, advance, learner, judge, trainer.checks,
-            _JUDGED_FROM, seconds,
+            _JUDGED_FROM, self.deadline.share(share),
         )  # fmt: skip
         self._run(phase, state, name)
         return _best_and_last(learner, state) if kept and learner is not None else None
@@ -179,7 +177,7 @@ class _Run:
         advance = Move(trainer, game, student, optimizers, (task.seed, "tuning"), tuning=True)
         phase = Phase(
             f"{trainer.name} fine-tuning", trainer.iterations, advance, student,
-            self._judge("tuned"), trainer.checks, 0.0, self.budget.share(trainer.iterations),
+            self._judge("tuned"), trainer.checks, 0.0, self.deadline,
         )  # fmt: skip
         self._run(phase, state, "fine-tuning")
         best, last = _best_and_last(student, state)
@@ -195,7 +193,8 @@ class _Run:
             random = random_numbers(self.task.seed, "ranges")
             images, _ = generate(self.game.generator, self.trainer.calibration_images, random)
             images = self.game.as_taken(images)
-        keeper = Keeper(self.folder, self.request, self.progress, self.game.team)
+        limit = self.deadline.share(_ROUNDING_SHARE)
+        keeper = Keeper(self.folder, self.request, self.progress, self.game.team, limit)
         start = start_from(self.trainer, self.task, float_student, images, keeper)
         self.not_corrected = start.not_corrected
         self.rounding = start.rounding
@@ -275,9 +274,7 @@ class _Run:
         )  # fmt: skip
 
 
-def _request(
-    trainer: Trainer, task: Task, given: Generator | None, seconds: float | None
-) -> dict[str, object]:
+def _request(trainer: Trainer, task: Task, given: Generator | None) -> dict[str, object]:
     """All that a training depends on, as JSON values."""
     own = {
         "teacher": task.teacher, "folded": task.folded, "companion": task.companion,
@@ -292,7 +289,6 @@ def _request(
         "images": "" if task.images is None else state_digest({"images": task.images}),
         "corrected": task.statistics is not None,
         "rounding": None if task.reconstructor is None else task.reconstructor.describe(),
-        "max_seconds": seconds,
         **{k: "" if v is None else state_digest(v.state_dict()) for k, v in own.items()},
     }
 

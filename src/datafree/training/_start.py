@@ -13,6 +13,7 @@ from torch import Tensor, fx
 
 from datafree.calibrators.base import calibrate
 from datafree.corrections.analytic_bias import correct_biases_analytically
+from datafree.deadline import NEVER, Deadline
 from datafree.graph.fold import fold_batch_norms
 from datafree.graph.insert import insert_quantizers
 from datafree.progress import Progress
@@ -49,12 +50,14 @@ class Keeper:
         request: all that a training depends on.
         progress: shown while the rounding is learned.
         team: its first process writes.
+        deadline: when learning it ends.
     """
 
     folder: Path | None
     request: dict[str, object]
     progress: Progress
     team: Team
+    deadline: Deadline = NEVER
 
 
 def start_from(
@@ -113,8 +116,9 @@ def _rounded(
         learned = copy.deepcopy(student)
         unfinished = None if folder is None else folder / "rounding_unfinished.safetensors"
         units = reconstructor.reconstruct(
-            base, learned, images, seed=seed, progress=keeper.progress, checkpoint=unfinished
-        )
+            base, learned, images, seed=seed, progress=keeper.progress, checkpoint=unfinished,
+            deadline=keeper.deadline,
+        )  # fmt: skip
         outcomes = [asdict(outcome) for outcome in units]
         state = learned.state_dict()
         if path is not None:

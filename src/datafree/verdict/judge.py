@@ -48,7 +48,8 @@ def _error(actual: Tensor, expected: Tensor) -> tuple[float, float, float]:
     whole = float(relative_error(actual, expected).sqrt())
     if len(actual) < 2 * _PARTS:
         return whole, whole, whole
+    actual, expected = actual.double(), expected.double()
     pieces = zip(actual.chunk(_PARTS), expected.chunk(_PARTS), strict=True)
-    scale = (expected - expected.mean(0)).square().mean(0).sum().clamp(min=1e-12)
+    scale = (expected - expected.mean(0)).square().mean(0).sum().clamp(min=1e-60)
     each = torch.stack([(a - e).square().mean(0).sum() / scale for a, e in pieces]).sqrt()
     return whole, float(each.min()), float(each.max())
