@@ -8,6 +8,7 @@ line that does not name the file, for the reader to put behind its name.
 from __future__ import annotations
 
 import json
+import math
 import os
 import zipfile
 from collections.abc import Iterable
@@ -18,6 +19,8 @@ LARGEST_TEXT = 2**30
 """Bytes of the largest text file that is read: twice the annotations of COCO."""
 LARGEST_VALUES = 2**28
 """Numbers in the largest tensor that a reader makes of a file that does not hold them: a GiB."""
+LARGEST_ITEM = 2**26
+"""Numbers of one item of an input: an image of 3 x 4729 x 4729."""
 DEEPEST = 100
 """Levels that lists and dicts may be nested in each other."""
 _SMALL = 2**28
@@ -50,6 +53,17 @@ def text_of(path: Path, most: int = LARGEST_TEXT, encoding: str = "utf-8") -> st
         return path.read_text(encoding=encoding)
     except UnicodeDecodeError as error:
         raise ValueError(f"it is no text of {encoding}: {error.reason}") from None
+
+
+def check_shape(shape: Iterable[int]) -> None:
+    """Refuse an item that is too large to be made up.
+
+    Raises:
+        ValueError: it has more than `LARGEST_ITEM` numbers.
+    """
+    sizes = tuple(shape)
+    if math.prod(sizes) > LARGEST_ITEM:
+        raise ValueError(f"one item of {sizes} has more than {LARGEST_ITEM} numbers")
 
 
 def check_ordinary(path: Path) -> None:
