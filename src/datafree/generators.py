@@ -13,7 +13,7 @@ from typing import Annotated, Any, Literal
 
 import torch
 import torch.nn.functional as F
-from pydantic import Field
+from pydantic import Field, FiniteFloat
 from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
@@ -58,7 +58,7 @@ class GeneratorConfig(Frozen):
     condition: Literal["none", "embedding", "batch_norm"] = "embedding"
     body: Literal["upsample", "dcgan"] = "upsample"
     width: int = Field(default=128, ge=2)
-    eps: float = Field(default=PUBLISHED_EPS, gt=0)
+    eps: FiniteFloat = Field(default=PUBLISHED_EPS, gt=0)
 
 
 class ConditionalBatchNorm(nn.Module):

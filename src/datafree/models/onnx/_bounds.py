@@ -17,12 +17,14 @@ import onnx_ir
 
 from datafree.errors import ModelError
 
-MOST_NODES = 100_000
+MOST_NODES = 50_000
 """After functions were written out; large networks have some thousands."""
 MOST_COMPUTED = 2**26
 """Numbers in one constant that a file does not hold but computes."""
 MOST_VALUES = 2**27
 """Numbers in one tensor for one item."""
+DEEPEST = 8
+"""Graphs in each other, as bodies of nodes."""
 _EXTERNAL = 2**28
 _SMALL = 1024
 _MAKERS = frozenset(
@@ -38,11 +40,18 @@ Key = tuple[str, str]
 
 
 def check_functions(model: onnx.ModelProto, path: Path) -> None:
-    """Refuse functions that call themselves, or become too many nodes.
+    """Refuse functions that call themselves, or become too many nodes, and graphs in graphs.
 
     Raises:
         ModelError: they do.
     """
+    graphs, depth = [model.graph], 0
+    while graphs:
+        attributes = [part for graph in graphs for node in graph.node for part in node.attribute]
+        graphs = [inner for part in attributes for inner in (part.g, *part.graphs) if inner.node]
+        depth += 1
+        if depth > DEEPEST:
+            raise ModelError(f"{path} has graphs within graphs, deeper than {DEEPEST} levels")
     bodies = {(one.domain, one.name): one.node for one in model.functions}
     known: dict[Key, int] = {}
     if _expanded(model.graph.node, bodies, known, ()) > MOST_NODES:
