@@ -23,6 +23,7 @@ import tempfile
 import time
 import warnings
 from datetime import date
+from importlib import import_module
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -49,9 +50,7 @@ def main() -> None:
     parser.add_argument("--inside", type=Path, help=argparse.SUPPRESS)
     asked = parser.parse_args()
     if asked.corpus:
-        from readers import write_corpus
-
-        write_corpus()
+        import_module("readers").write_corpus()
         return
     if asked.inside:
         (name,) = asked.readers
@@ -72,7 +71,7 @@ def separate(name: str, asked: argparse.Namespace) -> int:
         told = Path(folder) / "told.json"
         command = [sys.executable, __file__, name, "--inside", str(told), "--seed", str(asked.seed)]
         command += ["--seconds", str(asked.seconds), *(["--blind"] if asked.blind else [])]
-        done = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
         measured = json.loads(told.read_text()) if told.exists() else {"findings": []}
         if not told.exists() or done.returncode not in (0, None):
             last = (done.stderr.strip().splitlines() or [""])[-1]
@@ -92,9 +91,9 @@ def separate(name: str, asked: argparse.Namespace) -> int:
     }
     with asked.record.open("a", encoding="utf-8") as file:
         file.write(json.dumps(line) + "\n")
-    print(f"{name}: {measured.get('executions', 0)} inputs in {seconds:.0f} s")  # noqa: T201
+    print(f"{name}: {measured.get('executions', 0)} inputs in {seconds:.0f} s")
     for finding in measured["findings"]:
-        print(f"  {finding}")  # noqa: T201
+        print(f"  {finding}")
     return len(measured["findings"])
 
 
@@ -134,7 +133,7 @@ def one_reader(name: str, asked: argparse.Namespace) -> None:
             one(change(chance.choice(begin), chance))
         note()
         return
-    import atheris
+    atheris: Any = import_module("atheris")
 
     def custom(data: bytes, most: int, seed: int) -> bytes:
         return change(bytes(data), random.Random(seed))[:most]
@@ -155,25 +154,22 @@ def prepared(name: str, *, guided: bool) -> tuple[Any, Any, list[bytes]]:
     """The runner of a reader, the change of its inputs, and those to begin with."""
     instrumented: Any = contextlib.nullcontext()
     if guided:
-        import atheris
-
+        atheris: Any = import_module("atheris")
         # What is instrumented must not have been imported before.
         packages = ["datafree.bounds", "datafree.pictures", "datafree.data", "datafree.detection"]
         packages += ["datafree.models", "datafree.config", "datafree.runs.stored"]
         packages += ["datafree.generators", "datafree.images"]
         instrumented = atheris.instrument_imports(include=packages, enable_loader_override=False)
     with instrumented:
-        from mutations import mutate
-        from readers import READERS, corpus, prepare
-        from watch import Runner, Watch
-    place = Path("/dev/shm") if Path("/dev/shm").is_dir() else Path(tempfile.gettempdir())  # noqa: S108
+        mutations, readers, watch = (import_module(n) for n in ("mutations", "readers", "watch"))
+    place = Path("/dev/shm") if Path("/dev/shm").is_dir() else Path(tempfile.gettempdir())
     folder = Path(tempfile.mkdtemp(prefix=f"fuzz-{name}-", dir=place)) / "in"
-    runner = Runner(prepare(name, folder), Watch(folder))
+    runner = watch.Runner(readers.prepare(name, folder), watch.Watch(folder))
 
     def change(content: bytes, chance: random.Random) -> bytes:
-        return mutate(content, READERS[name].kind, chance)
+        return mutations.mutate(content, readers.READERS[name].kind, chance)
 
-    return runner, change, corpus(name)
+    return runner, change, readers.corpus(name)
 
 
 def environment() -> dict[str, str]:
@@ -188,7 +184,7 @@ def environment() -> dict[str, str]:
 def commit() -> str:
     """Of the repository."""
     command = ["git", "-C", str(ROOT), "rev-parse", "--short", "HEAD"]
-    return subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip()  # noqa: S603
+    return subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip()
 
 
 if __name__ == "__main__":

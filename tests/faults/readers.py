@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import json
 from collections.abc import Callable
@@ -92,10 +93,8 @@ def _options(path: Path) -> object:
             values[name] = text
     for value in (*values, *values.values()):
         for parse in (layer_width, name_patterns):
-            try:
+            with contextlib.suppress(ValueError):
                 parse(value)
-            except ValueError:
-                pass
     config = build(RunConfig, values, "options")
     for name in ("conv1", "layer3.0.conv2", "[", "*"):
         width_for(name, config.layer_bits)
@@ -132,7 +131,7 @@ READERS = {
 
 
 def prepare(name: str, folder: Path) -> Callable[[bytes], object]:
-    """A function that gives bytes to the reader called `name`; `folder` holds what else it needs."""
+    """A function that gives bytes to the reader called `name`; `folder` gets what else it needs."""
     reader, path = READERS[name], folder / READERS[name].file
     folder.mkdir(parents=True, exist_ok=True)
     if name in ("labels", "boxes"):
@@ -200,9 +199,12 @@ def _of_torch() -> dict[str, bytes]:
     torch.save(net.state_dict(), legacy, _use_new_zipfile_serialization=False)
     nodes = [
         helper.make_node("Conv", ["x", "w"], ["c"], kernel_shape=[3, 3], pads=[1, 1, 1, 1]),
-        helper.make_node("Relu", ["c"], ["r"]), helper.make_node("GlobalAveragePool", ["r"], ["g"]),
-        helper.make_node("Expand", ["one", "size"], ["e"]), helper.make_node("Add", ["g", "e"], ["a"]),
-        helper.make_node("Flatten", ["a"], ["f"]), helper.make_node("Gemm", ["f", "v"], ["y"], transB=1),
+        helper.make_node("Relu", ["c"], ["r"]),
+        helper.make_node("GlobalAveragePool", ["r"], ["g"]),
+        helper.make_node("Expand", ["one", "size"], ["e"]),
+        helper.make_node("Add", ["g", "e"], ["a"]),
+        helper.make_node("Flatten", ["a"], ["f"]),
+        helper.make_node("Gemm", ["f", "v"], ["y"], transB=1),
     ]  # fmt: skip
     held: dict[str, NDArray[Any]] = {
         "w": np.ones((2, 1, 3, 3), np.float32), "v": np.ones((3, 2), np.float32),
@@ -250,5 +252,3 @@ def _of_pictures() -> dict[str, bytes]:
         save(content, images=np.zeros((2, 8, 8, 3), np.uint8), labels=np.arange(2))
         found[f"arrays/{name}.npz"] = content.getvalue()
     return found
-
-

@@ -42,6 +42,10 @@ class Watch:
         if not self.awake:
             return
         if event.startswith(_NEVER):
+            if event == "marshal.loads" and _importing():
+                return  # of a module that is installed
+            if event in ("os.mkdir", "os.chmod") and str(args[0]).startswith(self.folder):
+                return
             self.seen.append(f"{event} {str(args)[:200]}")
         elif event == "open":
             path, mode = args[0], args[1]
@@ -59,9 +63,14 @@ class Watch:
         name = code.co_filename if isinstance(code, CodeType) else str(args[-1])
         if name.startswith(self.folder):
             self.seen.append(f"{event} of {name}")
-        if isinstance(code, CodeType) and "import" in " ".join(code.co_names).replace("_", ""):
-            if name == "<string>":
-                self.seen.append(f"{event} of code that imports: {code.co_names}")
+        if name == "<string>" and isinstance(code, CodeType) and "__import__" in code.co_names:
+            self.seen.append(f"{event} of code that imports: {code.co_names}")
+
+
+def _importing() -> bool:
+    """Whether Python's own import asks, two calls up."""
+    frame = sys._getframe(2)
+    return frame.f_code.co_filename.startswith("<frozen importlib")
 
 
 @dataclass
@@ -102,7 +111,7 @@ class Runner:
             told.accepted += 1
         except DatafreeError as error:
             told.refused += 1
-            self._message(str(error), content)
+            self._message(error, content)
         except Exception as error:  # noqa: BLE001 - any other is what is looked for
             place = _place(error)
             self._found(f"{type(error).__name__} at {place}: {str(error)[:200]}", content)
@@ -119,12 +128,15 @@ class Runner:
             self._found(f"took {(peak() - self.highest) >> 20} MiB", content)
         self.highest = peak()
 
-    def _message(self, message: str, content: bytes) -> None:
-        if "\n" in message or len(message) > LONGEST or not message:
-            self._found(f"said {message[:60]!r} ({len(message)} signs)", content)
+    def _message(self, error: DatafreeError, content: bytes) -> None:
+        message = str(error)
+        if not message.isprintable() or len(message) > LONGEST or not message:
+            said = f"said too much, or no line, at {_place(error)}: {message[:100]!r}"
+            self._found(said, content)
 
     def _found(self, what: str, content: bytes) -> None:
-        known = [one for one in self.told.findings if one[:40] == what[:40]]
+        kind = what.partition(": ")[0] if "at " in what else what[:40]
+        known = [one for one in self.told.findings if one.startswith(kind)]
         if not known:
             self.told.findings[what] = content
 
