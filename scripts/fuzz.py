@@ -126,6 +126,7 @@ def one_reader(name: str, asked: argparse.Namespace) -> None:
             noted = time.monotonic()
 
     for content in begin:
+        runner.warm(content)
         one(content)
     if asked.blind:
         chance = random.Random(asked.seed)

@@ -98,6 +98,13 @@ def test_images_that_nobody_has(tmp_path: Path, sizes: tuple[int, ...]) -> None:
     assert "has more than 67108864 numbers" in refusal(tmp_path, made)
 
 
+def test_a_batch_that_nobody_has(tmp_path: Path) -> None:
+    """Found by fuzzing: three images are repeated until they are as many as the file takes."""
+    nodes, weights = head("images", 3)
+    made = model(nodes, weights, batch=2**40)
+    assert "has more than 67108864 numbers" in refusal(tmp_path, made)
+
+
 def test_functions_that_double_forty_times(tmp_path: Path) -> None:
     made = small([helper.make_node("f0", ["images"], ["big"], domain="d")], {})
     opsets = [helper.make_opsetid("", 17), helper.make_opsetid("d", 1)]

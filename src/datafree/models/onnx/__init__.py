@@ -52,7 +52,7 @@ def load_onnx(path: Path, shapes: tuple[Shape, ...] | None = None) -> Found:
     shapes = _shapes(file, shapes)
     try:
         for shape in shapes:
-            check_shape(shape)
+            check_shape((file.batch or 1, *shape))
     except ValueError as error:
         raise ModelError(f"{path}: {error}") from None
     try:

@@ -151,7 +151,7 @@ def check_sizes(model: onnx.ModelProto, batch: int, path: Path) -> None:
 
     Args:
         model: constants folded, for `batch` items.
-        batch: number of items.
+        batch: number of items; 1 where the file is fixed to so many, which are always computed.
         path: of the file, for messages.
 
     Raises:

@@ -67,7 +67,7 @@ def simplify(file: OnnxFile, shapes: Sequence[tuple[int, ...]]) -> Simple:
     for value in model.graph.output:
         value.type.tensor_type.ClearField("shape")
     model = _folded(model, file.path)
-    check_sizes(model, fixed, file.path)
+    check_sizes(model, 1 if file.batch else fixed, file.path)
     names = _rename(model)
     return Simple(model, batch, fixed, names, _weights(model.graph, names))
 
