@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -29,7 +30,7 @@ def test_the_python_of_the_readme_runs(tmp_path: Path, monkeypatch: pytest.Monke
     assert len(blocks) == 1
     assert '"10m"' in blocks[0]
     code = blocks[0].replace('"10m"', '"40s"')  # a training that ends early is one too
-    known = {"model": network(), "images": torch.randn(2, 3, 32, 32)}
+    known: dict[str, Any] = {"model": network(), "images": torch.randn(2, 3, 32, 32)}
     exec(compile(code, "README.md", "exec"), known)
     assert known["result"].student(torch.randn(2, 3, 32, 32)).shape == (2, 10)
     assert torch.equal(

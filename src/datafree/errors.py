@@ -11,6 +11,16 @@ from typing import Any
 class DatafreeError(Exception):
     """Base of all errors raised on purpose; the command line exits with code 2."""
 
+    def __str__(self) -> str:
+        """The message, one line of signs that can be printed.
+
+        What a stranger's file calls its parts stands in it, and a terminal would obey some signs.
+        """
+        message = super().__str__()
+        if message.isprintable():
+            return message
+        return "".join(sign if sign.isprintable() else ascii(sign)[1:-1] for sign in message)
+
 
 class ConfigError(DatafreeError):
     """An option, a configuration file or a combination of options that cannot work."""

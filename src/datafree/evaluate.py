@@ -12,13 +12,12 @@ from torch import Tensor, nn
 
 from datafree.errors import ModelError
 from datafree.graph.taps import tap_outputs
+from datafree.images import in_pieces
 from datafree.losses import Heads, class_rows, first_logits, parts, relative_error, values
 from datafree.progress import Step
 from datafree.quant.modules import QUANTIZED
 
 _LEAST_RATIO = 1e-30
-_KEPT_VALUES = 4 * 3 * 224 * 224
-"""Numbers of images, four of ImageNet's size, of which the outputs of all layers are held."""
 
 Predictor = Callable[[Tensor], Tensor]
 """Maps normalised images (B, C, H, W) to logits (B, K)."""
@@ -162,7 +161,7 @@ def outputs_of(
     expected: list[Tensor] = []
     actual: list[Tensor] = []
     with torch.inference_mode():
-        for images in batches:
+        for images in in_pieces(batches):
             expected.append(first(images).cpu())
             actual.append(second(images).cpu())
     return torch.cat(expected), torch.cat(actual)
@@ -199,11 +198,6 @@ def _classes_compared(pairs: list[tuple[Tensor, Tensor]]) -> dict[str, float]:
         kl += float(F.kl_div(found, wanted, log_target=True, reduction="sum")) / len(one)
     difference = max(float((one - other).abs().max()) for one, other in pairs)
     return {"agreement": 100 * float(same), "kl": kl, "difference": difference}
-
-
-def _kept_at_once(images: Tensor) -> int:
-    """Images of which the outputs of all layers are held together."""
-    return max(1, _KEPT_VALUES // images[0].numel())
 
 
 def layer_sqnr(
@@ -246,7 +240,7 @@ def layer_sqnr(
     sources = {name: folded.get_submodule(name) for name in names}
     targets = {name: student.get_submodule(name) for name in names}
     with torch.inference_mode(), tap_outputs(sources, keep), tap_outputs(targets, judge):
-        for images in (part for batch in batches for part in batch.split(_kept_at_once(batch))):
+        for images in in_pieces(batches):
             folded(images)
             student(images)
     return {

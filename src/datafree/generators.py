@@ -13,11 +13,12 @@ from typing import Annotated, Any, Literal
 
 import torch
 import torch.nn.functional as F
-from pydantic import Field
-from safetensors import SafetensorError, safe_open
+from pydantic import Field, FiniteFloat
+from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from datafree.bounds import check_ordinary, first_line, json_of
 from datafree.config import Frozen
 from datafree.errors import DataError
 from datafree.files import atomic_path
@@ -57,7 +58,7 @@ class GeneratorConfig(Frozen):
     condition: Literal["none", "embedding", "batch_norm"] = "embedding"
     body: Literal["upsample", "dcgan"] = "upsample"
     width: int = Field(default=128, ge=2)
-    eps: float = Field(default=PUBLISHED_EPS, gt=0)
+    eps: FiniteFloat = Field(default=PUBLISHED_EPS, gt=0)
 
 
 class ConditionalBatchNorm(nn.Module):
@@ -251,20 +252,36 @@ def load_generator(path: Path) -> tuple[Generator, dict[str, Any]]:
         DataError: the file is missing, damaged, or not a generator of this project.
     """
     try:
+        check_ordinary(path)
         with safe_open(path, framework="pt") as file:
             header: dict[str, str] = file.metadata() or {}
             if FORMAT not in header:
                 raise DataError(f"{path} is not a generator written by datafree")
-            described = json.loads(header[FORMAT])
-            generator = Generator(
-                GeneratorConfig.model_validate(described["config"]), torch.Generator()
-            )
+            described = json_of(header[FORMAT])
+            config = GeneratorConfig.model_validate(described["config"])
             state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        held = sum(tensor.numel() for tensor in state.values())
+        if _least_values(config) > held:
+            raise ValueError(f"it claims more weights than the {held} it holds")
+        generator = Generator(config, torch.Generator())
         generator.load_state_dict(state)
         return generator, dict(described["metadata"])
-    except (OSError, SafetensorError, KeyError, TypeError, ValueError, RuntimeError) as error:
-        reason = str(error).partition("\n")[0]
-        raise DataError(f"cannot read generator {path}: {reason}") from None
+    except DataError:
+        raise
+    except Exception as error:  # noqa: BLE001 - a damaged file can fail in any way
+        raise DataError(f"cannot read generator {path}: {first_line(error)}") from None
+
+
+def _least_values(config: GeneratorConfig) -> int:
+    """No more values than a generator of this configuration has, and most of them."""
+    channels, height, width = config.shape
+    wide, narrow = config.width, config.width // 2
+    linear = config.latent * wide * -(-height // 4) * -(-width // 4)
+    convolutions = 9 * wide * wide + 9 * narrow * channels
+    if config.body == "dcgan":
+        convolutions = 32 * wide * wide + 16 * wide * channels
+    conditions = {"none": 0, "embedding": config.latent, "batch_norm": 2 * wide}
+    return linear + convolutions + config.classes * conditions[config.condition]
 
 
 class _Projection(nn.Module):

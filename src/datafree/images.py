@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import torch
-from pydantic import ValidationError
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from datafree.bounds import check_ordinary, first_line, json_of
 from datafree.config import InputSpec
 from datafree.config.inputs import Input
 from datafree.errors import DataError
@@ -23,7 +23,9 @@ from datafree.files import IMAGE_FORMAT, atomic_path
 from datafree.losses import pack, unpack
 from datafree.tensors import on_device
 
+_CLASS = torch.int64
 _BATCH_VALUES = 40 * 3 * 224 * 224  # input values per forward pass: 40 ImageNet images
+_PIECE_VALUES = 4 * 3 * 224 * 224
 
 
 @dataclass(frozen=True)
@@ -171,21 +173,26 @@ class SyntheticSet(Dataset[tuple[Tensor, ...]]):
             DataError: the file is missing, damaged, or not an image set of this project.
         """
         try:
+            check_ordinary(path)
             with safe_open(path, framework="pt") as file:
                 header = file.metadata() or {}
                 if IMAGE_FORMAT not in header:
                     raise DataError(f"{path} is not an image set written by datafree")
-                described = json.loads(header[IMAGE_FORMAT])
+                described = json_of(header[IMAGE_FORMAT])
+                if not isinstance(described, dict) or not isinstance(described["metadata"], dict):
+                    raise ValueError("its description is none that datafree writes")
                 names = set(file.keys())
                 targets = file.get_tensor("targets") if "targets" in names else None
-                return SyntheticSet(
-                    images=file.get_tensor("images"),
-                    spec=InputSpec.model_validate(described["spec"]),
-                    targets=targets,
-                    metadata=described["metadata"],
-                )
-        except (OSError, SafetensorError, KeyError, ValidationError, json.JSONDecodeError) as error:
-            raise DataError(f"cannot read image set {path}: {error}") from None
+                images = file.get_tensor("images")
+            if images.dtype != torch.float32 or (targets is not None and targets.dtype != _CLASS):
+                raise ValueError("images must be float32, and targets int64")
+            spec = InputSpec.model_validate(described["spec"])
+            return SyntheticSet(images, spec, targets, described["metadata"])
+        except DataError as error:
+            told = str(error)
+            raise DataError(told if str(path) in told else f"{path}: {told}") from None
+        except Exception as error:  # noqa: BLE001 - a damaged file can fail in any way
+            raise DataError(f"cannot read image set {path}: {first_line(error)}") from None
 
     def save_grid(self, path: Path, *, columns: int = 8, limit: int = 64) -> None:
         """Write a picture of the first `limit` images, denormalised, in rows of `columns`.
@@ -272,6 +279,8 @@ def _fitting(array: Tensor, one: Input, where: str, *, raw: bool) -> Tensor:
             f" {('N', *one.shape)}: give it in that shape".replace("'N'", "N")
         )
     values = array.float() / 255 if pixels else array.float()
+    if not bool(torch.isfinite(values).all()):
+        raise DataError(f"{one.name} in {where} holds NaN or infinite values")
     if not (raw or pixels):
         return values
     shape = (-1, *[1] * (len(one.shape) - 1)) if one.shape else ()
@@ -291,3 +300,15 @@ def device_batches(
     """The images of a set on `device`, `size` at a time; None is `batch_size`."""
     for batch in images.batches(size or batch_size(images.spec)):
         yield on_device(batch, device)
+
+
+def in_pieces(batches: Iterable[Tensor]) -> Iterator[Tensor]:
+    """The images of `batches` a few at a time, where nothing depends on the size of a batch.
+
+    What networks hold between their layers takes more memory than the images themselves: four of
+    ImageNet's size together keep it below that of the network.
+    """
+    for batch in batches:
+        yield from batch.split(
+            max(1, _PIECE_VALUES // max(1, batch[0].numel())) if len(batch) else 1
+        )

@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import json
 import math
-from typing import Any, NoReturn, cast
+from typing import Any, cast
 
+from datafree.bounds import json_of
 from datafree.errors import DatafreeError
 
 _INFINITIES = {"Infinity": math.inf, "-Infinity": -math.inf}
@@ -32,9 +33,9 @@ def from_json(text: str) -> Any:
     """What `to_json` wrote.
 
     Raises:
-        ValueError: `text` is no JSON; NaN and bare infinities are none.
+        ValueError: `text` is no JSON, or nested too deeply; NaN and bare infinities are none.
     """
-    return _read(json.loads(text, parse_constant=_refused))
+    return _read(json_of(text))
 
 
 def _told(value: Any, place: str) -> Any:
@@ -60,7 +61,3 @@ def _read(value: Any) -> Any:
     if isinstance(value, list):
         return [_read(item) for item in cast("list[Any]", value)]
     return _INFINITIES.get(value, value) if isinstance(value, str) else value
-
-
-def _refused(name: str) -> NoReturn:
-    raise ValueError(f"{name} is not JSON")

@@ -58,13 +58,15 @@ def test_a_training_has_its_time_limit() -> None:
 @pytest.mark.parametrize("written", [False, True])
 def test_a_rough_forecast_knows_the_same_stages(*, written: bool) -> None:
     """In their order, the ones that learn cut to the limit; of both kinds of runs."""
-    for changes in (
+    chosen: tuple[dict[str, Any], ...] = (
         {"reconstruction": "adaround", "holdout": 8},
         {"training": "dfqf", "reconstruction": "qdrop", "method": "noise", "method_options": {}},
         {"calibrator": "bn_statistics", "method": "noise", "method_options": {}},
         {"average_bits": 4.0},
-    ):
-        begun = open_run(RunConfig(**{**BASE, **changes, "max_time": 40}))
+    )
+    for changes in chosen:
+        fields: dict[str, Any] = {**BASE, **changes, "max_time": 40}
+        begun = open_run(RunConfig(**fields))
         rough, exact = (f(begun, 1.0, written=written) for f in (roughly, foretell))
         wanted = [stage for stage in exact.seconds if stage != "bias correction"]
         assert list(rough.seconds) == wanted

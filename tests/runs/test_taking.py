@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 import datafree
-from datafree.errors import ConfigError
+from datafree.errors import ConfigError, DatafreeError
 from datafree.files import sha256
 
 QUICK: dict[str, Any] = {
@@ -61,6 +61,13 @@ def test_a_changed_configuration_is_named(run: Path) -> None:
     path.write_text(path.read_text().replace("bits: W8A8", "bits: W4A4"))
     with pytest.raises(ConfigError, match=r"config.yaml is not the file .* quantize --config"):
         datafree.load_run(run)
+
+
+def test_a_flipped_bit_in_the_kept_network_is_found_by_its_own_checksum(run: Path) -> None:
+    flipped(run / "teacher.pt2")
+    hashed_again(run, "teacher.pt2")
+    with pytest.raises(DatafreeError, match=r"teacher\.pt2"):
+        _ = datafree.load_run(run).student
 
 
 def without(state: dict[str, Tensor]) -> None:

@@ -13,6 +13,7 @@ from torch import Tensor, fx, nn
 from datafree.calibrators.mse import MSE
 from datafree.config import Scheme
 from datafree.config import build as configure
+from datafree.deadline import NEVER
 from datafree.errors import ModelError
 from datafree.graph.capture import capture
 from datafree.graph.swing import swing_convolutions
@@ -109,7 +110,7 @@ def test_ranges_of_the_student_are_those_of_the_float_network(
     monkeypatch.setattr(sadag.GenieM, "reconstruct", still)
     network, x = captured("Tiny"), images(8, 3, SPEC.shape)
     method = SADAG(**QUICK, scheme=Scheme(bits="W2A4"))
-    made = method._student(network, x, SPEC, 0, silent, tmp_path, {})
+    made = method._student(network, x, SPEC, 0, silent, tmp_path, {}, NEVER)
     values = network.get_submodule("bn1")(network.get_submodule("conv1")(x)).relu()
     quantizer = quantizer_of(made, "relu1_quantizer")
     _, high = MSE(power=2.4).range(MSE(power=2.4).update(None, values), quantizer.grid)

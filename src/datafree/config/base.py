@@ -10,6 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from datafree.errors import ConfigError
 
+_TOLD, _LONGEST = 3, 400
 T = TypeVar("T", bound="Frozen")
 
 
@@ -59,17 +60,25 @@ def in_one_line(error: ValidationError, cls: type[BaseModel]) -> str:
         cls: configuration class.
     """
     parts: list[str] = []
-    for problem in error.errors():
-        if problem["type"] == "default_factory_not_called":
-            continue  # the default follows from another field, whose problem is told
-        where = ".".join(str(part) for part in problem["loc"])
+    # The default of some follows from another field, whose problem is told.
+    problems = [one for one in error.errors() if one["type"] != "default_factory_not_called"]
+    for problem in problems[:_TOLD]:
+        where = ".".join(_shown(str(part)) for part in problem["loc"])
         if problem["type"] == "extra_forbidden":
             names = _class_at(cls, problem["loc"][:-1]).model_fields
-            parts.append(f"{where} is not known {_nearest(str(problem['loc'][-1]), names)}")
+            near = _nearest(str(problem["loc"][-1]), names)
+            seen = any(near in part for part in parts)
+            parts.append(f"{where} is not known" + (f" {near}" if not seen else ""))
         else:
-            said = problem["msg"].removeprefix("Value error, ")
+            said = _shown(problem["msg"].removeprefix("Value error, "), _LONGEST)
             parts.append(f"{where}: {said}" if where else said)
+    if len(problems) > _TOLD:
+        parts.append(f"and {len(problems) - _TOLD} more")
     return "; ".join(parts)
+
+
+def _shown(text: str, most: int = 60) -> str:
+    return text if len(text) <= most else f"{text[: most - 1]}…"
 
 
 def _nearest(name: str, known: Mapping[str, Any]) -> str:

@@ -8,9 +8,11 @@ from typing import Any
 
 import yaml
 
+from datafree.bounds import first_line, text_of
 from datafree.config.base import build
 from datafree.config.fields import in_panels
 from datafree.config.options import METHODS
+from datafree.config.reading import LARGEST, yaml_of
 from datafree.config.run import RunConfig
 from datafree.config.scheme import TARGETED
 from datafree.config.widths import name_patterns
@@ -64,11 +66,9 @@ def load_config(path: Path) -> RunConfig:
         ConfigError: the file is missing, not YAML, or not a run configuration.
     """
     try:
-        values: object = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise ConfigError(
-            f"cannot read configuration {path}: {str(error).splitlines()[0]}"
-        ) from None
+        values: object = yaml_of(text_of(path, LARGEST))
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"cannot read configuration {path}: {first_line(error)}") from None
     if not isinstance(values, dict):
         raise ConfigError(
             f"{path} is not a run configuration: expected keys such as model, bits, method"

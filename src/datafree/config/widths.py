@@ -58,6 +58,8 @@ def name_patterns(value: Any) -> Any:
     if isinstance(found, set | frozenset):
         found = sorted(str(name) for name in found)  # pyright: ignore[reportUnknownVariableType]
     if isinstance(found, list | tuple):
+        if not all(isinstance(name, str) for name in found):  # pyright: ignore[reportUnknownVariableType]
+            raise ValueError("names of layers are texts, such as conv1 or layer3.*")
         found = tuple(dict.fromkeys(found))  # pyright: ignore[reportUnknownArgumentType]
         if not all(found):
             raise ValueError("an empty name is no layer: give names, or patterns such as layer3.*")

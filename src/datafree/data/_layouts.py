@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import csv
-import zipfile
-import zlib
+import re
 from pathlib import Path
 from typing import Any, Literal
 
@@ -13,9 +12,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from datafree.bounds import check_ordinary, first_line, inside
 from datafree.config import InputSpec
+from datafree.data._arrays import Arrays
 from datafree.data._maps import has_maps, label_maps
-from datafree.data._pictures import Folder, Packed, PixelSource, Stack, first_line, fit
+from datafree.data._pictures import Folder, Packed, PixelSource, Stack, fit
 from datafree.errors import DataError
 from datafree.images import from_arrays
 
@@ -30,6 +31,7 @@ _OTHERWISE = {
 LISTS = ("labels.csv", "test_batch.bin")
 """What makes a folder one of labelled data."""
 _SUFFIXES = frozenset((".png", ".jpg", ".jpeg", ".bmp", ".webp", ".ppm", ".pgm", ".tif", ".tiff"))
+_WHOLE = re.compile(r"[+-]?[0-9]{1,18}")
 _CIFAR_SHAPE = (3, 32, 32)
 _CIFAR_RECORD = 1 + 3 * 32 * 32
 
@@ -45,12 +47,13 @@ def _open_inputs(path: Path, spec: InputSpec, labelled: Labels) -> tuple[PixelSo
             f"{path} holds pictures, and this network takes {names}: give an .npz file with an"
             " array of each, and labels"
         )
-    content = _content(path)
+    content = Arrays(path)
     if "labels" not in content:
         raise DataError(f"{path} has no labels (it has: {', '.join(content) or 'nothing'})")
-    labels = content.pop("labels")
+    labels = content["labels"]
     alone = len(spec.inputs) == 1 and spec.inputs[0].name not in content and "images" in content
-    given = [content["images"]] if alone else content
+    names = [one.name for one in spec.inputs if one.name in content]
+    given = [content["images"]] if alone else {name: content[name] for name in names}
     packed = from_arrays(given, spec, str(path), raw=True)
     got = f"got {labels.dtype} {labels.shape}"
     integers = labels.dtype.kind in "iu"
@@ -59,16 +62,6 @@ def _open_inputs(path: Path, spec: InputSpec, labelled: Labels) -> tuple[PixelSo
     if labels.ndim < 1 or len(labels) != len(packed) or labels.dtype.kind not in "iufb":
         raise DataError(f"labels in {path} must be numbers for {len(packed)} items, {got}")
     return Packed(packed), labels
-
-
-def _content(path: Path) -> dict[str, NDArray[Any]]:
-    """All arrays of an `.npz` file by name."""
-    try:
-        with path.open("rb") as file:
-            found = np.load(file, allow_pickle=False)
-            return {name: found[name] for name in found.files}
-    except (OSError, ValueError, EOFError, AttributeError, zipfile.BadZipFile, zlib.error) as error:
-        raise DataError(f"cannot read {path}: {first_line(error)}") from None
 
 
 def source_and_labels(
@@ -116,11 +109,9 @@ def pictures_in(path: Path, spec: InputSpec) -> tuple[PixelSource, int]:
 
 
 def _open_npz(path: Path, spec: InputSpec, labelled: Labels) -> tuple[PixelSource, NDArray[Any]]:
-    try:
-        with path.open("rb") as file:
-            images, labels = _arrays(np.load(file, allow_pickle=False), path)
-    except (OSError, ValueError, EOFError, AttributeError, zipfile.BadZipFile, zlib.error) as error:
-        raise DataError(f"cannot read {path}: {first_line(error)}") from None
+    images, labels = _arrays(Arrays(path))
+    if not images.size:
+        raise DataError(f"{path} holds no images")
     if images.dtype != np.uint8 or images.ndim not in (3, 4):
         raise DataError(
             f"images in {path} must be uint8 of shape (N, H, W, C) or (N, H, W), "
@@ -153,23 +144,22 @@ def _check_form(
         raise DataError(f"labels in {path} must be numbers for {len(images)} images, {got}")
 
 
-def _arrays(content: object, path: Path) -> tuple[NDArray[Any], NDArray[Any]]:
-    if not isinstance(content, np.lib.npyio.NpzFile):
-        raise DataError(f"cannot read {path}: it holds one bare array, not an .npz archive")
+def _arrays(content: Arrays) -> tuple[NDArray[Any], NDArray[Any]]:
     for prefix in ("", "test_"):  # MedMNIST and others keep all splits in one file
-        if f"{prefix}images" in content.files and f"{prefix}labels" in content.files:
+        if f"{prefix}images" in content and f"{prefix}labels" in content:
             images, labels = content[f"{prefix}images"], content[f"{prefix}labels"]
             column = bool(prefix) and labels.ndim == 2 and labels.shape[1] == 1
             return images, labels[:, 0] if column else labels
-    missing = [name for name in ("images", "labels") if name not in content.files]
-    found = ", ".join(content.files) or "nothing"
-    raise DataError(f"{path} has no {' and no '.join(missing)} (it has: {found})")
+    missing = [name for name in ("images", "labels") if name not in content]
+    found = ", ".join(content) or "nothing"
+    raise DataError(f"{content.path} has no {' and no '.join(missing)} (it has: {found})")
 
 
 def _open_cifar(path: Path, spec: InputSpec) -> tuple[PixelSource, NDArray[np.int64]]:
     try:
+        check_ordinary(path)
         content = np.fromfile(path, dtype=np.uint8)
-    except OSError as error:
+    except (OSError, ValueError) as error:
         raise DataError(f"cannot read {path}: {first_line(error)}") from None
     if not content.size or content.size % _CIFAR_RECORD:
         raise DataError(
@@ -199,14 +189,16 @@ def _open_folder(path: Path, spec: InputSpec) -> tuple[PixelSource, NDArray[np.i
     files: list[Path] = []
     labels: list[int] = []
     try:
+        check_ordinary(table)
         with table.open(newline="", encoding="utf-8-sig") as file:
             reader = csv.DictReader(file)
             if not {"filename", "class_index"} <= set(reader.fieldnames or ()):
                 raise DataError(f"{table} must begin with the line filename,class_index")
             for row in reader:
-                files.append(path / (row["filename"] or ""))
-                labels.append(_class_index(row["class_index"], f"{table}, line {reader.line_num}"))
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
+                where = f"{table}, line {reader.line_num}"
+                files.append(_listed(path, row["filename"] or "", where))
+                labels.append(_class_index(row["class_index"], where))
+    except (OSError, ValueError, csv.Error) as error:
         raise DataError(f"cannot read {table}: {first_line(error)}") from None
     absent = [file.name for file in files if not file.is_file()]
     if absent:
@@ -216,8 +208,16 @@ def _open_folder(path: Path, spec: InputSpec) -> tuple[PixelSource, NDArray[np.i
     return Folder(files=tuple(files), spec=spec), np.array(labels, dtype=np.int64)
 
 
-def _class_index(text: str | None, where: str) -> int:
+def _listed(folder: Path, name: str, where: str) -> Path:
     try:
-        return int(text or "")
-    except ValueError:
-        raise DataError(f"{where}: class_index must be an integer, got {text!r}") from None
+        return inside(folder, name)
+    except ValueError as error:
+        raise DataError(f"{where}: {error}") from None
+
+
+def _class_index(text: str | None, where: str) -> int:
+    digits = (text or "").strip()
+    if not _WHOLE.fullmatch(digits):
+        shown = repr(text if text is None else text[:40])
+        raise DataError(f"{where}: class_index must be an integer, got {shown}")
+    return int(digits)

@@ -14,10 +14,9 @@ from numpy.typing import NDArray
 
 from datafree.config import InputSpec
 from datafree.errors import DataError
+from datafree.pictures import check_picture, read_numbers
 
 IMAGES, LABELS = "images", "labels"
-_NUMBERS = ("L", "P", "I;16", "I")
-"""Kinds of picture that hold one number for every pixel."""
 
 
 def has_maps(folder: Path) -> bool:
@@ -46,35 +45,5 @@ def label_maps(folder: Path, spec: InputSpec) -> tuple[tuple[Path, ...], NDArray
         )
     files = tuple(pictures[file.stem] for file in maps)
     for file in files:
-        _opened(file, spec)
-    return files, np.stack([_numbers(file, spec) for file in maps])
-
-
-def _numbers(file: Path, spec: InputSpec) -> NDArray[Any]:
-    picture = _opened(file, spec)
-    if picture.mode not in _NUMBERS:
-        raise DataError(
-            f"{file} is a {picture.mode} picture: a map has one number for every pixel, its class"
-        )
-    try:
-        return np.array(picture).astype(np.int32)
-    except (OSError, ValueError, SyntaxError) as error:
-        raise DataError(f"cannot read {file}: {error}") from None
-
-
-def _opened(file: Path, spec: InputSpec) -> Any:
-    """A picture of the network's size, not read yet."""
-    from PIL import Image
-
-    try:
-        with Image.open(file) as picture:
-            width, height = picture.size
-            found = picture.copy() if file.parent.name == LABELS else picture
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        raise DataError(f"cannot read {file}: {(str(error).splitlines() or [''])[0]}") from None
-    if (height, width) != spec.shape[1:]:
-        raise DataError(
-            f"{file} has {height}x{width} pixels, the network takes {spec.shape[1]}x"
-            f"{spec.shape[2]}: where every pixel has a class sizes must be the same"
-        )
-    return found
+        check_picture(file, spec.shape[1:])
+    return files, np.stack([read_numbers(file, spec.shape[1:]) for file in maps])

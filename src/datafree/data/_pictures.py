@@ -14,6 +14,7 @@ from torch import Tensor
 
 from datafree.config import InputSpec
 from datafree.errors import DataError
+from datafree.pictures import read_picture
 
 CROP_ONLY = 1.15
 """Images up to this many times the network's size are cropped without resizing."""
@@ -82,13 +83,7 @@ class Folder:
         return torch.cat([self._one(self.files[index]) for index in indices])
 
     def _one(self, file: Path) -> Tensor:
-        from PIL import Image
-
-        try:
-            with Image.open(file) as picture:
-                array = np.array(picture.convert("L" if self.spec.shape[0] == 1 else "RGB"))
-        except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-            raise DataError(f"cannot read picture {file}: {first_line(error)}") from None
+        array = read_picture(file, self.spec.shape[0])
         pixels = torch.from_numpy(array)
         pixels = pixels[None] if pixels.ndim == 2 else pixels.permute(2, 0, 1)
         return fit(pixels[None], self.spec, str(file))
@@ -103,8 +98,3 @@ class Packed:
     def read(self, indices: NDArray[np.int64]) -> Tensor:
         """The items at `indices`, normalised."""
         return self.values[torch.from_numpy(indices)]
-
-
-def first_line(error: Exception) -> str:
-    """What an error says first."""
-    return (str(error).splitlines() or [type(error).__name__])[0]

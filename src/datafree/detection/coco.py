@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,11 +13,17 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
+from datafree.bounds import LARGEST_VALUES, first_line, inside, json_of, text_of
 from datafree.config import InputSpec
 from datafree.detection.boxes import COLUMNS, packed
 from datafree.errors import DataError
+from datafree.pictures import read_picture
 
 _PARTS = ("images", "annotations", "categories")
+_LONGEST = 2**20  # pixels along a side
+_LARGEST_ID = 2**62
+_LARGEST_CATEGORY = 2**24  # exact as float32, which boxes are kept in
+_FARTHEST = 2.0**24  # pixels
 
 
 @dataclass(frozen=True)
@@ -75,14 +79,7 @@ class Pictures:
         return max(1, min(height, rows)), max(1, min(width, columns))
 
     def _one(self, picture: Picture) -> Tensor:
-        from PIL import Image
-
-        try:
-            with Image.open(picture.file) as opened:
-                array = np.array(opened.convert("L" if self.spec.shape[0] == 1 else "RGB"))
-        except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-            reason = (str(error).splitlines() or [type(error).__name__])[0]
-            raise DataError(f"cannot read picture {picture.file}: {reason}") from None
+        array = read_picture(picture.file, self.spec.shape[0])
         if array.shape[:2] != (picture.height, picture.width):
             raise DataError(
                 f"{picture.file} is {array.shape[1]} wide and {array.shape[0]} high, and its JSON"
@@ -143,13 +140,13 @@ def open_coco(
             f"pictures have 1 or 3 channels, the network takes {spec.shape[0]}: use .npz"
         )
     content = _content(path)
-    listed = {_integer(one, "id", path): one for one in content["images"]}
+    listed = {_integer(one, "id", path, _LARGEST_ID): one for one in content["images"]}
     folder = _folder_of(path, [str(one.get("file_name", "")) for one in listed.values()])
     pictures = tuple(
         Picture(
             folder / str(one["file_name"]),
-            _integer(one, "height", path, least=1),
-            _integer(one, "width", path, least=1),
+            _integer(one, "height", path, _LONGEST, least=1),
+            _integer(one, "width", path, _LONGEST, least=1),
         )
         for one in listed.values()
     )
@@ -160,15 +157,21 @@ def open_coco(
         across, down = source.scale(pictures[image])
         scaled = [row[0] * across, row[1] * down, row[2] * across, row[3] * down]
         rows[image].append(scaled + row[4:])
+    most = max(map(len, rows)) * len(rows) * COLUMNS
+    if most > LARGEST_VALUES:
+        raise DataError(
+            f"{path} has {max(map(len, rows))} boxes on one of {len(rows)} images: a table of as"
+            " many for each is too large; split the file"
+        )
     boxes = [np.array(of_one, np.float32).reshape(-1, COLUMNS) for of_one in rows]
     return source, packed(boxes)
 
 
 def _content(path: Path) -> dict[str, list[dict[str, Any]]]:
     try:
-        found: Any = json.loads(path.read_text(encoding="utf-8-sig"))
+        found: Any = json_of(text_of(path, encoding="utf-8-sig"))
     except (OSError, ValueError) as error:
-        raise DataError(f"cannot read {path}: {(str(error).splitlines() or [''])[0]}") from None
+        raise DataError(f"cannot read {path}: {first_line(error)}") from None
     if not isinstance(found, dict) or not all(_is_list(found.get(name)) for name in _PARTS):
         raise DataError(
             f"{path} is no JSON file of labelled boxes: as COCO has it, it holds lists of images,"
@@ -186,30 +189,56 @@ def _is_list(value: Any) -> bool:
     )
 
 
-def _integer(one: dict[str, Any], name: str, path: Path, least: int | None = None) -> int:
+def _integer(
+    one: dict[str, Any], name: str, path: Path, most: int, least: int | None = None
+) -> int:
     value = one.get(name)
-    if not isinstance(value, int) or (least is not None and value < least):
-        told = f"the image {one.get('file_name', one.get('id'))}" if least else "an entry"
-        raise DataError(f"{path}: {name} of {told} must be a whole number, got {value!r}")
+    low = -most if least is None else least
+    if not isinstance(value, int) or isinstance(value, bool) or not low <= value <= most:
+        named = one.get("file_name", one.get("id"))
+        told = f"the image {str(named)[:100]}" if least else "an entry"
+        raise DataError(
+            f"{path}: {name} of {told} must be a whole number from {low} to {most}, got"
+            f" {_shown(value)}"
+        )
     return value
+
+
+def _shown(value: Any) -> str:
+    """A value of the file for a message, which stays one line of some length."""
+    if isinstance(value, int) and abs(value) > 10**40:
+        return "a number of more than 40 digits"  # which Python would not always write
+    return (repr(value) if isinstance(value, int | float | str | None) else str(type(value)))[:100]
 
 
 def _folder_of(path: Path, names: list[str]) -> Path:
     """The folder that has all pictures."""
     beside = [path.parent, *_folders(path.parent), *_folders(path.parent.parent)]
-    folder = next((place for place in beside if names[0] and (place / names[0]).is_file()), None)
+    folder = next((place for place in beside if names[0] and _has(place, names[0], path)), None)
     if folder is None:
         raise DataError(
-            f"there is no picture {names[0]!r} beside {path}, in a folder there, or in one beside"
-            " that: put the JSON file next to its pictures"
+            f"there is no picture {names[0][:100]!r} beside {path}, in a folder there, or in one"
+            " beside that: put the JSON file next to its pictures"
         )
-    absent = [name for name in names if not (folder / name).is_file()]
+    absent = [name for name in names if not _has(folder, name, path)]
     if absent:
         raise DataError(
             f"{path} lists {len(absent)} pictures that are not in {folder}, the first is"
-            f" {absent[0]!r}"
+            f" {absent[0][:100]!r}"
         )
     return folder
+
+
+def _has(folder: Path, name: str, path: Path) -> bool:
+    """Whether `folder` has the picture called `name` in the JSON file at `path`.
+
+    Raises:
+        DataError: the name leads out of the folder.
+    """
+    try:
+        return inside(folder, name).is_file() if name else False
+    except ValueError as error:
+        raise DataError(f"{path}: {error}") from None
 
 
 def _folders(place: Path) -> list[Path]:
@@ -220,28 +249,28 @@ def _boxes(
     content: dict[str, list[dict[str, Any]]], places: dict[int, int], path: Path
 ) -> Iterator[tuple[int, list[float]]]:
     """Place of the image and row of every box; those without an area are left out, as COCO does."""
-    known = {_integer(one, "id", path) for one in content["categories"]}
+    known = {_integer(one, "id", path, _LARGEST_CATEGORY) for one in content["categories"]}
     for one in content["annotations"]:
-        where = f"{path}: the annotation {one.get('id')}"
-        if one.get("image_id") not in places:
-            raise DataError(f"{where} is of image {one.get('image_id')!r}, which is not listed")
-        if one.get("category_id") not in known:
-            raise DataError(
-                f"{where} is of category {one.get('category_id')!r}, which is not listed"
-            )
+        where = f"{path}: the annotation {_shown(one.get('id'))}"
+        image, category = one.get("image_id"), one.get("category_id")
+        if not isinstance(image, int) or image not in places:
+            raise DataError(f"{where} is of image {_shown(image)}, which is not listed")
+        if not isinstance(category, int) or category not in known:
+            raise DataError(f"{where} is of category {_shown(category)}, which is not listed")
         box = one.get("bbox")
         if not _is_box(box):
-            raise DataError(f"{where} must have bbox: left, top, width, height; got {box!r}")
+            got = str(box)[:100]
+            raise DataError(f"{where} must have bbox: left, top, width, height; got {got}")
         left, top, width, height = (float(value) for value in cast("list[float]", box))
         if width > 0 and height > 0:
             corners = [left, top, left + width, top + height]
-            row = [*corners, float(one["category_id"]), float(bool(one.get("iscrowd", 0)))]
-            yield places[one["image_id"]], row
+            row = [*corners, float(category), float(bool(one.get("iscrowd", 0)))]
+            yield places[image], row
 
 
 def _is_box(box: Any) -> bool:
     if not isinstance(box, list):
         return False
     values = cast("list[Any]", box)
-    numbers = all(isinstance(v, int | float) and math.isfinite(v) for v in values)
+    numbers = all(isinstance(v, int | float) and abs(v) <= _FARTHEST for v in values)
     return len(values) == 4 and numbers

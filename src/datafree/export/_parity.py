@@ -17,7 +17,7 @@ Predictor = Callable[[Tensor], Tensor]
 """Maps normalised images (B, C, H, W) to logits (B, K), or to all outputs side by side."""
 
 _CHECK_BATCH = 32
-_CHECK_VALUES = 8 * 3 * 224 * 224  # numbers of images that pass together: eight of ImageNet's size
+_CHECK_VALUES = 4 * 3 * 224 * 224  # numbers of images that pass together: four of ImageNet's size
 _MOVED = 1e-6  # of the largest number of a tensor
 _TIE = 4.0  # leads of fewer root mean squares of the noise are ties
 _CONSTANT = 1e-4  # deviation of outputs below which their size is the measure

@@ -20,6 +20,7 @@ from torch import nn
 from torch.autograd.graph import saved_tensors_hooks
 from torch.export import ExportedProgram
 
+from datafree.bounds import check_shape
 from datafree.config import InputSpec, ModelConfig, build
 from datafree.config.inputs import Shape, is_plain, kind_of_input, packed_fields, shapes_of
 from datafree.config.outputs import Task
@@ -182,6 +183,11 @@ def _shapes(asked: Asked, found: Found, name: str, otherwise: str) -> tuple[Shap
     """
     shapes = shapes_of(asked or found.shape)
     if shapes is not None:
+        try:
+            for shape in shapes:
+                check_shape(shape)
+        except ValueError as error:
+            raise ModelError(f"{name}: {error}") from None
         return shapes
     call = None if isinstance(found.model, ExportedProgram) else found.model
     several = None if call is None else unfilled(None, call, name)

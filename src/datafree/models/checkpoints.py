@@ -89,7 +89,7 @@ def candidates(content: Any, wanted: Mapping[str, Tensor]) -> list[Candidate]:
     """
     found = [
         candidate
-        for keys, state in _states(content, "", _DEPTH)
+        for keys, state in _states(content, "", _DEPTH, set())
         for candidate in _named_as(keys, _bare(state, wanted), wanted)
     ]
     # Sorting keeps the order of the file among equals.
@@ -129,17 +129,23 @@ def some(names: list[str], count: int = 3) -> str:
     return ", ".join(names[:count]) + (", …" if len(names) > count else "")
 
 
-def _states(content: Any, keys: str, depth: int) -> Iterator[tuple[str, dict[str, Tensor]]]:
-    """Dicts of tensors by name in `content`, with the keys that lead to each, outer ones first."""
-    if not isinstance(content, Mapping) or depth == 0:
+def _states(
+    content: Any, keys: str, depth: int, seen: set[int]
+) -> Iterator[tuple[str, dict[str, Tensor]]]:
+    """Dicts of tensors by name in `content`, with the keys that lead to each, outer ones first.
+
+    One that stands in several places, which a few bytes can make billions of, is found in one.
+    """
+    if not isinstance(content, Mapping) or depth == 0 or id(content) in seen:
         return
+    seen.add(id(content))
     items = cast("Mapping[Any, Any]", content).items()
     named = {key: value for key, value in items if isinstance(key, str)}
     tensors = {key: value for key, value in named.items() if isinstance(value, Tensor)}
     if tensors:
         yield keys, tensors
     for key, value in named.items():
-        yield from _states(value, f"{keys}.{key}" if keys else key, depth - 1)
+        yield from _states(value, f"{keys}.{key}" if keys else key, depth - 1, seen)
 
 
 def _bare(state: dict[str, Tensor], wanted: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -10,6 +10,7 @@ import zipfile
 from pathlib import Path
 from typing import IO, Any, Literal
 
+from datafree.bounds import check_ordinary, check_zip
 from datafree.errors import ModelError
 from datafree.models.given import EXPORTED
 
@@ -84,6 +85,7 @@ def kind_of(path: Path) -> Kind:
         ModelError: it cannot be read.
     """
     try:
+        check_ordinary(path)
         with path.open("rb") as file:
             head = file.read(16)
         if zipfile.is_zipfile(path):
@@ -91,7 +93,9 @@ def kind_of(path: Path) -> Kind:
                 return _archive(archive.namelist())
     except OSError as error:
         raise ModelError(f"cannot read {path}: {error.strerror or error}") from None
-    except zipfile.BadZipFile:
+    except ValueError as error:
+        raise ModelError(f"cannot read {path}: {error}") from None
+    except (zipfile.BadZipFile, NotImplementedError):
         return "other"
     if head[:4] == b"\x89HDF" or head[4:8] == b"TFL3":
         return "keras"
@@ -110,12 +114,13 @@ def foreign_classes(path: Path) -> list[str]:
         if zipfile.is_zipfile(path):
             with zipfile.ZipFile(path) as archive:
                 inside = next(name for name in archive.namelist() if name.endswith("data.pkl"))
+                check_zip(path, [inside])
                 found |= _asked_for(io.BytesIO(archive.read(inside)))
         else:
             with path.open("rb") as file:
                 for _ in range(_LEGACY_PICKLES):
                     found |= _asked_for(file)
-    except (ValueError, StopIteration, OSError, EOFError, KeyError, zipfile.BadZipFile):
+    except Exception:  # noqa: BLE001 - a damaged pickle can fail in any way
         pass  # what was found until then is told
     return sorted(name for name in found if not _is_plain(name))
 

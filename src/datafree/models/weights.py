@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import pickle
+import zipfile
 from collections.abc import Iterable
 from itertools import chain
 from pathlib import Path
@@ -15,7 +16,9 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.export import ExportedProgram
 
+from datafree.bounds import first_line
 from datafree.errors import ModelError
+from datafree.models.archive import check_torch_archive
 from datafree.models.checkpoints import candidates, told
 from datafree.models.files import foreign_classes, kind_of, pickled_network
 
@@ -83,12 +86,14 @@ def read_weights(path: Path) -> Any:
     try:
         if kind == "safetensors" or path.suffix == ".safetensors":
             return load_file(path)
+        if zipfile.is_zipfile(path):
+            check_torch_archive(path)
         with torch.serialization.safe_globals(_PLAIN):
             return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError:
         raise ModelError(_unpicklable(path)) from None
     except Exception as error:  # noqa: BLE001 - a damaged file can fail in any way
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        reason = first_line(error)
         raise ModelError(f"cannot read weights from {path}: {reason}") from None
 
 

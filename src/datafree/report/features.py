@@ -22,6 +22,7 @@ from datafree.graph.taps import (
     tap_calls,
 )
 from datafree.graph.untrained import virgin
+from datafree.images import in_pieces
 from datafree.losses import sample_statistics
 
 _CHANNELS = 64  # of a layer, evenly spread
@@ -131,7 +132,7 @@ def features_of(
         tap_batch_norms(teacher) as seen,
         tap_calls({name: teacher.get_submodule(name)}, keep),
     ):
-        for images in batches:
+        for images in in_pieces(batches):
             outputs.append(teacher(images).float().cpu())
             known = [(layer, values) for layer, values in seen if not virgin(layer)]
             if not gathered:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, fx
 
 from datafree.graph.taps import tap_calls
+from datafree.images import in_pieces
 from datafree.quant.modules import QUANTIZED, ActivationQuantizer, QuantizedLayer
 
 _BINS = 64  # across the grid
@@ -88,7 +89,7 @@ def activation_histograms(
         tallies[name].add(values, values.square().sum(dtype=torch.float64), noise)
 
     with torch.inference_mode(), tap_calls(dict(quantizers), count):
-        for images in batches:
+        for images in in_pieces(batches):
             student(images)
     return {name: tally.histogram() for name, tally in tallies.items() if tally.total}
 

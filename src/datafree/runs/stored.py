@@ -9,6 +9,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any, cast
 
+from datafree.bounds import first_line, text_of
 from datafree.config import RunConfig, load_config
 from datafree.errors import ConfigError
 from datafree.files import sha256, write_text
@@ -121,9 +122,9 @@ def _no_run(folder: Path) -> str:
 
 def _record_in(path: Path) -> dict[str, Any]:
     try:
-        found = from_json(path.read_text(encoding="utf-8"))
+        found = from_json(text_of(path))
     except (OSError, ValueError) as error:
-        raise ConfigError(f"cannot read {path}: {error}; quantize again") from None
+        raise ConfigError(f"cannot read {path}: {first_line(error)}; quantize again") from None
     results: object = found.get("results") if isinstance(found, dict) else None
     if not isinstance(results, dict) or "teacher" not in results:
         raise ConfigError(f"{path} is not the record of a run: quantize again")
@@ -131,14 +132,17 @@ def _record_in(path: Path) -> dict[str, Any]:
 
 
 def _version_in(record: Mapping[str, Any]) -> str | None:
-    packages = record.get("environment", {}).get("packages", {})
-    return packages.get("datafree")
+    """As it stands in the record; None where it does not, whatever stands there instead."""
+    place: object = record
+    for key in ("environment", "packages", "datafree"):
+        place = cast("dict[str, object]", place).get(key) if isinstance(place, dict) else None
+    return place if isinstance(place, str) else None
 
 
 def _evaluations_in(path: Path) -> tuple[Mapping[str, Any], ...]:
     """Evaluations in the file at `path`; none where it is missing or damaged."""
     try:
-        found: object = from_json(path.read_text(encoding="utf-8"))
+        found: object = from_json(text_of(path))
     except (OSError, ValueError):
         return ()
     entries = cast("list[Any]", found) if isinstance(found, list) else []

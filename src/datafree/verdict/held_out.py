@@ -9,7 +9,7 @@ from torch import Tensor, fx
 
 from datafree.config import InputSpec
 from datafree.graph.normalisation import behind_normalisation
-from datafree.images import SyntheticSet, device_batches
+from datafree.images import SyntheticSet, device_batches, in_pieces
 from datafree.losses import first_logits
 from datafree.progress import Progress, silent
 from datafree.synthesis._pixels import DEVIATION, GREY
@@ -100,6 +100,6 @@ def balanced(answers: Tensor, count: int) -> Tensor:
 @torch.inference_mode()
 def _answers(graph: fx.GraphModule, images: SyntheticSet) -> Tensor:
     """(N,) what the network says of them."""
-    batches = device_batches(images, device_of(graph))
+    batches = in_pieces(device_batches(images, device_of(graph)))
     rows = [first_logits(graph(x), images.spec.outputs).argmax(1).cpu() for x in batches]
     return torch.cat(rows)

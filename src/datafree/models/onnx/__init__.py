@@ -17,12 +17,13 @@ from torch._subclasses.fake_tensor import (
     DynamicOutputShapeException,
 )
 
+from datafree.bounds import check_shape, first_line
 from datafree.config.inputs import Shape
 from datafree.errors import ModelError
 from datafree.models.hubs import Found
 from datafree.models.onnx._calls import Counts
 from datafree.models.onnx._converter import convert
-from datafree.models.onnx._file import OnnxFile, first_line, nodes, read_file
+from datafree.models.onnx._file import OnnxFile, nodes, read_file
 from datafree.models.onnx._parity import TOLERANCE, check_same
 from datafree.models.onnx._patterns import join_activations
 from datafree.models.onnx._record import record
@@ -49,7 +50,19 @@ def load_onnx(path: Path, shapes: tuple[Shape, ...] | None = None) -> Found:
     """
     file = read_file(path)
     shapes = _shapes(file, shapes)
-    simple = simplify(file, shapes)
+    try:
+        for shape in shapes:
+            check_shape((file.batch or 1, *shape))
+    except ValueError as error:
+        raise ModelError(f"{path}: {error}") from None
+    try:
+        simple = simplify(file, shapes)
+    except ModelError:
+        raise
+    except Exception as error:  # noqa: BLE001 - what computes constants raises what it likes
+        raise ModelError(
+            f"{path} cannot be read: its constants cannot be computed: {first_line(error)}"
+        ) from None
     network = convert(simple, file)
     try:
         counts = Counts(simple.batch, simple.fixed)

@@ -10,10 +10,11 @@ from typing import Any
 
 import onnx
 
+from datafree.bounds import first_line
 from datafree.errors import ModelError
 from datafree.models.hubs import operators_of_torchvision
 from datafree.models.onnx._converted import Converted
-from datafree.models.onnx._file import OnnxFile, first_line, told
+from datafree.models.onnx._file import OnnxFile, told
 from datafree.models.onnx._simple import Simple
 
 _WEIGHTS = {

@@ -13,10 +13,13 @@ import onnx
 from google.protobuf.message import DecodeError
 from onnx import external_data_helper, inliner
 
+from datafree.bounds import check_ordinary, first_line
 from datafree.errors import ModelError
+from datafree.models.onnx._bounds import check_external, check_functions
 
 _QUANTIZED = ("QLinear", "QuantizeLinear", "DequantizeLinear", "DynamicQuantize")
 _INTEGER = frozenset({"ConvInteger", "MatMulInteger", "QGemm", "QAttention", "QEmbedLayerNorm"})
+_REPEATING = frozenset({"Loop", "Scan"})
 _FLOAT, _BYTE = onnx.TensorProto.FLOAT, onnx.TensorProto.UINT8
 _CHANNELS = (1, 3, 4)
 _IMAGE_RANK = 3
@@ -97,14 +100,9 @@ def told(node: onnx.NodeProto) -> str:
     return f"{kind} (node {node.name or next(iter(node.output), '?')})"
 
 
-def first_line(error: BaseException) -> str:
-    """What an error says, without its further lines."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return (lines or [type(error).__name__])[0][:300]
-
-
 def _loaded(path: Path) -> onnx.ModelProto:
     try:
+        check_ordinary(path)
         model = onnx.load(path, load_external_data=False)
     except OSError as error:
         raise ModelError(f"cannot read {path}: {error.strerror or error}") from None
@@ -119,6 +117,7 @@ def _loaded(path: Path) -> onnx.ModelProto:
             f"{path} uses opset {opset}, and onnx {onnx.__version__} knows those up to {latest}: "
             "export it with opset 21, or install a later onnx"
         )
+    check_functions(model, path)
     _load_weights(model, path)
     try:
         if not all(value.type.tensor_type.HasField("shape") for value in model.graph.output):
@@ -136,6 +135,7 @@ def _load_weights(model: onnx.ModelProto, path: Path) -> None:
     """Load external data, which onnx refuses outside the folder and behind links."""
     folder = path.resolve().parent
     try:
+        check_external(model, folder)
         external_data_helper.load_external_data_for_model(model, str(folder))
     except Exception as error:  # noqa: BLE001 - a hostile or damaged file can fail in any way
         for tensor in model.graph.initializer:
@@ -152,6 +152,11 @@ def _check_node(node: onnx.NodeProto, path: Path) -> None:
     if node.op_type.startswith(_QUANTIZED) or node.op_type in _INTEGER:
         raise ModelError(
             f"{path} is quantized already, by {told(node)}: give the float file it was made from"
+        )
+    if node.op_type in _REPEATING:
+        raise ModelError(
+            f"{path} repeats a part of itself, by {told(node)}, perhaps for ever: export the"
+            " network without it"
         )
     if node.domain not in ("", "ai.onnx"):
         raise ModelError(

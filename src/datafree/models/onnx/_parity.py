@@ -10,8 +10,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from datafree.bounds import first_line
 from datafree.errors import ModelError
-from datafree.models.onnx._file import OnnxFile, Taken, first_line
+from datafree.models.onnx._file import OnnxFile, Taken
 
 TOLERANCE = 1e-4
 """Largest difference to onnxruntime, as a share of the largest output: sums have another order."""

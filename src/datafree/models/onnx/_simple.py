@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import onnx
@@ -13,6 +14,7 @@ from onnx import numpy_helper
 from onnx_ir.passes import common
 from onnxscript import optimizer
 
+from datafree.models.onnx._bounds import can_be_computed, check_sizes
 from datafree.models.onnx._file import OnnxFile, subgraphs
 
 _BATCHES = (1009, 1013, 1019, 1021, 1031, 1033, 1039, 1049, 1051, 1061, 1063, 1069)
@@ -64,26 +66,28 @@ def simplify(file: OnnxFile, shapes: Sequence[tuple[int, ...]]) -> Simple:
     del model.graph.value_info[:]  # sizes of another number of images
     for value in model.graph.output:
         value.type.tensor_type.ClearField("shape")
-    model = _folded(model)
+    model = _folded(model, file.path)
+    check_sizes(model, 1 if file.batch else fixed, file.path)
     names = _rename(model)
     return Simple(model, batch, fixed, names, _weights(model.graph, names))
 
 
-def _folded(model: onnx.ModelProto) -> onnx.ModelProto:
+def _folded(model: onnx.ModelProto, path: Path) -> onnx.ModelProto:
+    def should_fold(node: onnx_ir.Node) -> bool | None:
+        """Whether to fold a node of constants; None leaves it to its size."""
+        if not can_be_computed(node, path):
+            return False
+        return node.op_type in _FOLDED or None
+
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of NumPy, where a constant overflows
         graph = onnx_ir.from_proto(model)
         common.RemoveInitializersFromInputsPass()(graph)
-        optimizer.fold_constants(graph, onnx_shape_inference=True, should_fold=_should_fold)
+        optimizer.fold_constants(graph, onnx_shape_inference=True, should_fold=should_fold)
         common.LiftConstantsToInitializersPass(size_limit=0)(graph)
         common.IdentityEliminationPass()(graph)
         optimizer.remove_unused_nodes(graph)
         return onnx_ir.to_proto(graph)
-
-
-def _should_fold(node: onnx_ir.Node) -> bool | None:
-    """Whether to fold a node of constants; None leaves it to its size."""
-    return node.op_type in _FOLDED or None
 
 
 def _free_prime(model: onnx.ModelProto, shapes: Sequence[tuple[int, ...]]) -> int:
