@@ -85,7 +85,7 @@ def _taken(model: nn.Module, shape: tuple[int, ...]) -> bool:
 
 def _outcome(config: RunConfig, teacher: Teacher, bits: str, bench: Bench) -> dict[str, Any]:
     """A run, its file, and what the runtime made of that."""
-    changes = {"bits": bits, "device": "cpu", "export": False}
+    changes = {"bits": bits, "device": "cpu", "export": False, "isolate": False}
     result = run(config.model_copy(update=changes), teacher=teacher, progress=bench.progress)
     with TemporaryDirectory() as folder:
         path = Path(folder) / "student.onnx"
