@@ -12,7 +12,8 @@ WORKERS := -n auto --dist loadfile --no-loadscope-reorder
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help install demo test quick reference lint types layers docs check format wheel clean
+.PHONY: help install demo test quick reference lint types layers docs check format lowest bill
+.PHONY: wheel clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  %-9s %s\n", $$1, $$2 }' Makefile
@@ -73,11 +74,33 @@ format: $(VENV)/.dev ## put the code into its format
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
+# The lowest versions of everything that pyproject.toml names, but for torch, in an environment of
+# their own: a network through every stage, the readers and the command line.
+lowest: $(VENV)/.created ## test the lowest versions that are allowed
+	rm -rf .venv-lowest
+	$(PYTHON) -m venv .venv-lowest
+	$(PIP) install --quiet 'uv>=0.8'
+	.venv-lowest/bin/python -m pip --disable-pip-version-check install --quiet -c constraints.txt torch
+	$(BIN)/uv pip compile --quiet --resolution lowest-direct --no-header --no-annotate pyproject.toml \
+		| grep -vE '^(torch|triton|nvidia|cuda)' > .venv-lowest/versions.txt
+	.venv-lowest/bin/python -m pip --disable-pip-version-check install --quiet \
+		-r .venv-lowest/versions.txt 'pytest>=8.4' 'hypothesis>=6.130'
+	.venv-lowest/bin/python -m pip --disable-pip-version-check install --quiet --no-deps -e .
+	.venv-lowest/bin/python -m pytest -q $(LOWEST) $(PYTEST_ARGS)
+
+LOWEST := tests/test_images.py tests/config tests/quant tests/calibrators tests/models/test_models.py \
+	tests/export/test_onnx.py tests/export/test_pt2.py tests/runs/test_pipeline.py tests/cli/test_app.py
+
+bill: $(VENV)/.runtime ## write what an installation brings, with licences, as dist/sbom.json
+	$(PIP) install --quiet 'cyclonedx-bom>=7'
+	mkdir -p dist
+	$(BIN)/cyclonedx-py environment --output-reproducible --of JSON -o dist/sbom.json $(BIN)/python
+
 wheel: $(VENV)/.created ## build the wheel into dist/
 	rm -rf dist
 	$(PIP) wheel --quiet --no-deps --wheel-dir dist .
 
 clean: ## remove .venv, caches and build results (never runs/)
-	rm -rf $(VENV) dist docs/_build .coverage htmlcov
+	rm -rf $(VENV) .venv-lowest dist docs/_build .coverage htmlcov
 	rm -rf .pytest_cache .ruff_cache .import_linter_cache .hypothesis
 	find src tests scripts -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -17,6 +17,8 @@ import torch
 from torch import nn
 from torch.export import Dim, ExportedProgram
 
+from datafree.errors import ModelError
+from datafree.models.archive import load_archive
 from datafree.tensors import state_digest
 from teachers import IMAGENET, NORMAL, Evil, Tiny, complaint, teacher
 
@@ -233,3 +235,11 @@ def test_shared_exported_programs(name: str, shared: Path, shared_networks: Modu
     x = torch.rand(3, 3, 32, 32)
     with torch.no_grad():
         assert torch.equal(found.model.module()(x), net(x))
+
+
+def test_a_reader_that_nobody_looked_through_is_not_used(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch, "__version__", "2.99.0+cpu")
+    with pytest.raises(ModelError, match=r"safely with torch 2\.99\.0\+cpu: .* install that one"):
+        load_archive(tmp_path / "net.pt2")

@@ -46,6 +46,8 @@ from datafree.bounds import check_ordinary, check_stored, first_line, json_of
 from datafree.errors import ModelError
 from datafree.models.expressions import is_shape_expression
 
+_READ_THROUGH = (2, 13)
+"""The newest torch whose reader was looked through for ways to run code."""
 _MODEL = "models/model.json"
 _SAMPLE = "data/sample_inputs/model.pt"
 _WEIGHTS = "data/weights/model_weights_config.json"
@@ -87,6 +89,7 @@ def load_archive(path: Path) -> ExportedProgram:
         ModelError: the file is missing, damaged, of another version of torch, or holds something
             that only loads by running code from the file; the message names it.
     """
+    _check_torch(path)
     # What torch.export.load calls first; taken directly to leave out the older reader.
     from torch.export.pt2_archive._package import load_pt2
 
@@ -111,6 +114,17 @@ def load_archive(path: Path) -> ExportedProgram:
         ) from None
     program._guards_code = []  # pyright: ignore[reportPrivateUsage]
     return program
+
+
+def _check_torch(path: Path) -> None:
+    """Refuse to read with a torch whose reader nobody has read: it may run code in new ways."""
+    found = tuple(int(number) for number in torch.__version__.split(".")[:2])
+    if found > _READ_THROUGH:
+        newest = ".".join(map(str, _READ_THROUGH))
+        raise ModelError(
+            f"cannot read {path} safely with torch {torch.__version__}: its reader was looked"
+            f" through up to torch {newest}; install that one, or a newer datafree"
+        )
 
 
 def check_torch_archive(content: bytes | Path) -> None:
