@@ -16,7 +16,8 @@ from datafree.errors import OutputError
 
 IMAGE_FORMAT = "datafree-images-1"
 """Entry of the header of a file of images."""
-_TEMPORARY = ".datafree-"  # how names of files begin that are being written
+TEMPORARY = ".datafree-"
+"""How names of files begin that are being written."""
 
 
 @dataclass(frozen=True)
@@ -56,7 +57,7 @@ def atomic_path(path: Path) -> Generator[Path]:
         raise OutputError(f"{path} is no regular file: choose another output")
     try:
         handle, name = tempfile.mkstemp(
-            prefix=f"{_TEMPORARY}{path.stem}-", suffix=path.suffix, dir=path.parent
+            prefix=f"{TEMPORARY}{path.stem}-", suffix=path.suffix, dir=path.parent
         )
     except OSError as error:
         raise _not_written(path, error) from error
@@ -79,7 +80,7 @@ def atomic_path(path: Path) -> Generator[Path]:
 
 def sweep(folder: Path) -> None:
     """Remove what processes that were killed while they wrote left in `folder`."""
-    for path in folder.glob(f"{_TEMPORARY}*"):
+    for path in folder.glob(f"{TEMPORARY}*"):
         if path.is_file():
             path.unlink(missing_ok=True)
 

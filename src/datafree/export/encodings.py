@@ -22,6 +22,7 @@ from datafree.export._markers import DOMAIN, with_markers
 from datafree.export._readback import check_state, quantized_layers
 from datafree.export._traced import INPUT, OPSET, describe, first_line, strip, traced
 from datafree.export.base import About, Exporter, ExportReport, Predictor, Written
+from datafree.files import TEMPORARY
 from datafree.graph.fold import fold_into_grids
 from datafree.graph.outputs import lined_up
 from datafree.quant.modules import QUANTIZED, ActivationQuantizer, Quantizer
@@ -57,10 +58,10 @@ class Encodings(Exporter):
             )
         try:
             report = super().export(student, spec, path, force=force, **options)
-            (written,) = path.parent.glob(f".{path.stem}-*.onnx")
+            (written,) = path.parent.glob(f"{TEMPORARY}{path.stem}-*.onnx")
             written.replace(beside)
         finally:
-            for rest in path.parent.glob(f".{path.stem}-*.onnx"):
+            for rest in path.parent.glob(f"{TEMPORARY}{path.stem}-*.onnx"):
                 rest.unlink()
         return report
 
