@@ -13,7 +13,7 @@ from datafree.progress import Progress
 from datafree.runs.choices import settled
 from datafree.runs.pipeline import synthesize_images
 from datafree.runs.plan import make_method
-from datafree.synthesis.base import Synthesizer
+from datafree.synthesis.base import Stored, Synthesizer
 
 
 def needs_images(config: RunConfig) -> bool:
@@ -49,4 +49,5 @@ def images_of(
         network.graph, network.teacher.spec, config, progress, unfinished, config.scheme
     )
     made.save(path)
+    Stored.clear(unfinished)
     return made

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from datafree.errors import DataError
+from datafree.files import make_folder
 
 
 @dataclass(frozen=True)
@@ -34,8 +35,10 @@ class Place:
 
     @property
     def made(self) -> Path:
-        """Images and unfinished runs, which can be made again."""
-        return self.house / "results" / "images"
+        """Folder of images and unfinished runs, which can be made again; it is there."""
+        folder = self.house / "results" / "images"
+        make_folder(folder, parents=True)
+        return folder
 
     @property
     def pages(self) -> Path:

@@ -26,6 +26,7 @@ from datafree.evaluate import top1
 from datafree.graph.taps import last_linear
 from datafree.images import SyntheticSet, batch_size
 from datafree.models.hubs import operators_of_torchvision
+from datafree.synthesis.base import Stored
 
 Predict = Callable[[Tensor], Tensor]
 _INPUT = "images"
@@ -82,10 +83,12 @@ class ExportedImages(Kind):
         digest = hashlib.sha256(told.encode()).hexdigest()[:12]
         path = bench.place.made / f"{config.model}_excited_{len(images)}_{digest}.safetensors"
         if not path.exists():
+            unfinished = path.with_suffix(".unfinished")
             step.apply(
                 bench.network(config).graph, images, seed=config.seed, progress=bench.progress,
-                checkpoint=path.with_suffix(".unfinished"),
+                checkpoint=unfinished,
             ).save(path)  # fmt: skip
+            Stored.clear(unfinished)
         return SyntheticSet.load(path)
 
 

