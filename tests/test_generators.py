@@ -347,7 +347,7 @@ def test_single_images(shape: tuple[int, int, int], wanted: int, batch: int) -> 
 @pytest.mark.parametrize(("body", "condition"), KINDS)
 def test_files_bring_everything_back(tmp_path: Path, body: str, condition: str) -> None:
     net = wander(make(body=body, condition=condition, eps=0.3))
-    path = tmp_path / "deep" / "g.safetensors"
+    path = tmp_path / "g.safetensors"
     save_generator(net, path, teacher="abc", steps=3)
     back, metadata = load_generator(path)
     assert metadata == {"teacher": "abc", "steps": 3}

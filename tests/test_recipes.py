@@ -53,7 +53,7 @@ def test_options_are_laid_over_a_recipe() -> None:
 def given(command: str, *words: str) -> dict[str, Any]:
     """The fields that `words`, typed after a command and a network, choose."""
     found = app.commands[command].make_context(command, ["net", *words]).params
-    for name in ("model", "dry_run"):
+    for name in ("model", "dry_run", "trust_code"):
         found.pop(name)
     return given_fields(found)
 

@@ -78,14 +78,18 @@ def check_ordinary(path: Path) -> None:
         raise ValueError("it is a folder" if path.is_dir() else "it is no ordinary file")
 
 
-def json_of(text: str | bytes) -> Any:
+def json_of(text: str | bytes, *, strict: bool = False) -> Any:
     """The value of a JSON text.
 
+    Args:
+        text: of a file.
+        strict: refuse NaN and infinities, which are no JSON and which Python writes all the same.
+
     Raises:
-        ValueError: it is none (NaN and infinities are none), or nested deeper than `DEEPEST`.
+        ValueError: it is none, or nested deeper than `DEEPEST`.
     """
     try:
-        value = json.loads(text, parse_constant=_refused)
+        value = json.loads(text, parse_constant=_refused if strict else None)
     except RecursionError:
         raise ValueError(f"it is nested deeper than {DEEPEST} levels") from None
     check_depth(value)

@@ -35,7 +35,7 @@ def from_json(text: str) -> Any:
     Raises:
         ValueError: `text` is no JSON, or nested too deeply; NaN and bare infinities are none.
     """
-    return _read(json_of(text))
+    return _read(json_of(text, strict=True))
 
 
 def _told(value: Any, place: str) -> Any:

@@ -7,8 +7,8 @@ import time
 import pytest
 import torch
 
-from datafree.deadline import Deadline
 from datafree.errors import DataError
+from datafree.progress.deadline import Deadline
 from datafree.quant.modules import QUANTIZED
 from datafree.reconstruction.adaround import AdaRound
 from datafree.reconstruction.base import Reconstructor

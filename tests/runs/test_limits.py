@@ -5,10 +5,9 @@ from contextlib import contextmanager
 
 import pytest
 
-from datafree import deadline
-from datafree.deadline import NEVER, Deadline
 from datafree.errors import ConfigError
-from datafree.progress import Expecting, Noting, Step, note, silent
+from datafree.progress import Expecting, Noting, Step, deadline, note, silent
+from datafree.progress.deadline import NEVER, Deadline
 from datafree.runs.limits import Counted, Limits, check_limit, cut_short, shortened
 from datafree.testing.watching import Counter
 

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from datafree.config import InputSpec
-from datafree.deadline import Deadline
 from datafree.errors import DataError
+from datafree.progress.deadline import Deadline
 from datafree.synthesis.base import Batch, Synthesizer, all_alike, flat
 from datafree.synthesis.genie import Genie
 from datafree.synthesis.noise import Noise

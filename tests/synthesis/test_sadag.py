@@ -13,11 +13,11 @@ from torch import Tensor, fx, nn
 from datafree.calibrators.mse import MSE
 from datafree.config import Scheme
 from datafree.config import build as configure
-from datafree.deadline import NEVER
 from datafree.errors import ModelError
 from datafree.graph.capture import capture
 from datafree.graph.swing import swing_convolutions
 from datafree.progress import silent
+from datafree.progress.deadline import NEVER
 from datafree.quant.modules import QUANTIZED
 from datafree.synthesis import genie, sadag
 from datafree.synthesis._matching import Matcher, matching

@@ -12,9 +12,9 @@ from torch import Tensor, fx, nn
 
 from datafree.calibrators.mse import MSE
 from datafree.config import Scheme
-from datafree.deadline import Deadline
 from datafree.errors import DataError
 from datafree.graph.fold import fold_batch_norms
+from datafree.progress.deadline import Deadline
 from datafree.reconstruction.adaround import AdaRound
 from datafree.testing.networks import SPEC
 from datafree.training import Task, train

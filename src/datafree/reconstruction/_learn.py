@@ -8,10 +8,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, fx, nn
 
-from datafree.deadline import NEVER, Deadline
 from datafree.graph.activations import Rows
 from datafree.graph.blocks import Block
 from datafree.progress import Step
+from datafree.progress.deadline import NEVER, Deadline
 from datafree.quant.learned import LearnedStep, SoftRounding, mix
 from datafree.quant.modules import QUANTIZED, ActivationQuantizer, QuantizedLayer, Quantizer
 from datafree.reconstruction._error import output_error

@@ -14,11 +14,11 @@ from pydantic import Field
 from torch import Tensor, fx, nn
 
 from datafree.config import Frozen
-from datafree.deadline import NEVER, Deadline
 from datafree.errors import ConfigError, DataError
 from datafree.graph.activations import share
 from datafree.graph.blocks import find_blocks, layer_blocks
 from datafree.progress import Progress, silent
+from datafree.progress.deadline import NEVER, Deadline
 from datafree.reconstruction._learn import Outcome, learn
 from datafree.reconstruction._schedule import Penalty, Stage
 from datafree.reconstruction._walk import walk

@@ -13,7 +13,6 @@ from datafree.calibrators.base import Calibrator
 from datafree.config import InputSpec, ModelConfig, RunConfig, outputs
 from datafree.config.inputs import told_of
 from datafree.corrections.prepare import prepare
-from datafree.deadline import NEVER, Deadline
 from datafree.errors import ModelError
 from datafree.generators import Generator, generate, save_generator
 from datafree.graph.capture import capture, to_device
@@ -24,6 +23,7 @@ from datafree.images import SyntheticSet
 from datafree.models import from_module, load_teacher
 from datafree.models.hubs import HUBS
 from datafree.progress import Progress, silent
+from datafree.progress.deadline import NEVER, Deadline
 from datafree.reconstruction.base import Reconstructor
 from datafree.runs.folder import GENERATOR, WARM_GENERATOR
 from datafree.runs.notes import warn_of

@@ -6,9 +6,9 @@ from collections.abc import Generator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
-from datafree.deadline import NEVER, Deadline
 from datafree.errors import ConfigError
 from datafree.progress import Expecting, Progress, Step, in_words, note
+from datafree.progress.deadline import NEVER, Deadline
 
 LEARNING = ("synthesis", "reconstruction", "training")
 """Stages that can end early and keep what there is; all others take the time they take."""

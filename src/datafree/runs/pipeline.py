@@ -13,7 +13,6 @@ from torch.export import ExportedProgram
 
 from datafree.calibrators.base import Calibrator
 from datafree.config import InputSpec, RunConfig, Scheme
-from datafree.deadline import NEVER, Deadline
 from datafree.errors import VerdictError
 from datafree.evaluate import Predictor, layer_sqnr
 from datafree.files import sha256
@@ -25,6 +24,7 @@ from datafree.graph.settle import settle
 from datafree.images import SyntheticSet, device_batches
 from datafree.models import Teacher
 from datafree.progress import Progress, silent, waiting
+from datafree.progress.deadline import NEVER, Deadline
 from datafree.runs.accuracy import Metric, accuracy
 from datafree.runs.choices import settled
 from datafree.runs.exporting import export_student

@@ -14,13 +14,13 @@ from datafree.config import RunConfig
 from datafree.corrections.analytic_bias import correct_biases_analytically
 from datafree.corrections.bias_correction import correct_biases
 from datafree.corrections.prepare import prepare
-from datafree.deadline import NEVER, Deadline
 from datafree.graph.fold import fold_batch_norms
 from datafree.graph.insert import insert_quantizers
 from datafree.graph.statistics import Statistics
 from datafree.images import SyntheticSet, device_batches
 from datafree.jsons import from_json
 from datafree.progress import Progress
+from datafree.progress.deadline import NEVER, Deadline
 from datafree.runs.folder import ALLOCATION, FRONTIER, STUDENT, UNFINISHED
 from datafree.runs.plan import Plan
 from datafree.runs.record import Stopwatch

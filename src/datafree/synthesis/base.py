@@ -13,7 +13,6 @@ import torch
 from torch import Tensor, fx, nn
 
 from datafree.config import Frozen, InputSpec, Scheme
-from datafree.deadline import NEVER, Deadline
 from datafree.errors import DataError, ModelError
 from datafree.files import make_folder
 from datafree.graph.attention import find_attention
@@ -23,6 +22,7 @@ from datafree.graph.taps import batch_norms
 from datafree.graph.untrained import require_statistics
 from datafree.images import SyntheticSet
 from datafree.progress import Progress, Step, silent
+from datafree.progress.deadline import NEVER, Deadline
 from datafree.registry import built_in, load, method_name
 from datafree.tensors import device_of, state_digest
 

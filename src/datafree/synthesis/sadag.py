@@ -17,7 +17,6 @@ from torch import Tensor, fx, nn
 from datafree.calibrators.base import calibrate
 from datafree.calibrators.mse import MSE
 from datafree.config import InputSpec, Scheme
-from datafree.deadline import NEVER, Deadline
 from datafree.errors import DataError, ModelError
 from datafree.graph.fold import fold_batch_norms
 from datafree.graph.insert import insert_quantizers
@@ -25,6 +24,7 @@ from datafree.graph.taps import last_linear, tap_batch_norms
 from datafree.images import SyntheticSet
 from datafree.losses import gradient_diversity, gradient_matching
 from datafree.progress import Progress, silent
+from datafree.progress.deadline import NEVER, Deadline
 from datafree.quant.modules import QUANTIZED
 from datafree.reconstruction.genie_m import GenieM
 from datafree.synthesis._generator import ImageGenerator

@@ -10,10 +10,10 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor, nn
 
-from datafree.deadline import NEVER, Deadline
 from datafree.errors import DataError
 from datafree.evaluate import Comparison
 from datafree.progress import Progress, note
+from datafree.progress.deadline import NEVER, Deadline
 from datafree.training._state import Saved, State
 from datafree.training._team import Team
 

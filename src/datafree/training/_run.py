@@ -13,13 +13,13 @@ import torch
 from torch import Tensor, fx, nn
 from torch.optim import SGD, Adam, Optimizer
 
-from datafree.deadline import NEVER, Deadline
 from datafree.errors import ConfigError, DataError
 from datafree.evaluate import Comparison, compare
 from datafree.generators import Generator, generate, load_generator
 from datafree.graph.normalisation import as_taken
 from datafree.graph.taps import tap_batch_norms
 from datafree.progress import Progress, silent
+from datafree.progress.deadline import NEVER, Deadline
 from datafree.quant.preparation import finish_training, prepare_training
 from datafree.quant.trained import PACT
 from datafree.tensors import fast_copy, load_tensors, random_numbers, save_tensors, state_digest

@@ -13,10 +13,10 @@ from torch import Tensor, fx
 
 from datafree.calibrators.base import calibrate
 from datafree.corrections.analytic_bias import correct_biases_analytically
-from datafree.deadline import NEVER, Deadline
 from datafree.graph.fold import fold_batch_norms
 from datafree.graph.insert import insert_quantizers
 from datafree.progress import Progress
+from datafree.progress.deadline import NEVER, Deadline
 from datafree.reconstruction.base import Reconstructor
 from datafree.tensors import fast_copy, load_tensors, save_tensors
 from datafree.training._task import Task

@@ -4,8 +4,8 @@ import math
 
 import pytest
 
-from datafree import deadline
-from datafree.deadline import NEVER, Deadline
+from datafree.progress import deadline
+from datafree.progress.deadline import NEVER, Deadline
 
 
 @pytest.fixture
