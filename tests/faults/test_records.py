@@ -84,7 +84,7 @@ def test_a_record_of_odd_versions(tmp_path: Path, other: Any) -> None:
     record = run(tmp_path) | {"environment": other}
     (tmp_path / "metrics.json").write_text(json.dumps(record))
     assert read_run(tmp_path).version is None
-    (tmp_path / "config.yaml").write_text("modell: x")
+    (tmp_path / "config.yaml").write_text("modal: x")
     refused(lambda: read_run(tmp_path), ConfigError)
 
 
