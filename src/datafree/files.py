@@ -12,7 +12,7 @@ from pathlib import Path
 
 from safetensors import SafetensorError, safe_open
 
-from datafree.errors import OutputError
+from datafree.errors import OutputError, OutputExistsError
 
 IMAGE_FORMAT = "datafree-images-1"
 """Entry of the header of a file of images."""
@@ -43,6 +43,31 @@ def header(path: Path) -> Header | None:
         return None
 
 
+def refuse_existing(path: Path, *, force: bool, folder: bool = False) -> None:
+    """Refuse an output that is there, before any work is done for it; nothing is opened.
+
+    Args:
+        path: of the output.
+        force: replace it, if it is of the kind that is written.
+        folder: it may be a folder.
+
+    Raises:
+        OutputExistsError: it is there, and `force` is not set.
+        OutputError: it is neither a regular file nor, where that may be, a folder.
+    """
+    if not (folder and path.is_dir()):
+        _refuse_irregular(path)
+    if path.exists() and not force:
+        raise OutputExistsError(
+            f"{path} exists: choose another output, or pass --force to replace it"
+        )
+
+
+def _refuse_irregular(path: Path) -> None:
+    if path.exists() and not path.is_file():
+        raise OutputError(f"{path} is no regular file: choose another output")
+
+
 @contextmanager
 def atomic_path(path: Path) -> Generator[Path]:
     """Give a temporary path beside `path`, renamed to it on success and removed on failure.
@@ -53,8 +78,7 @@ def atomic_path(path: Path) -> Generator[Path]:
     Raises:
         OutputError: `path` is there and no regular file, or it cannot be written.
     """
-    if path.exists() and not path.is_file():
-        raise OutputError(f"{path} is no regular file: choose another output")
+    _refuse_irregular(path)
     try:
         handle, name = tempfile.mkstemp(
             prefix=f"{TEMPORARY}{path.stem}-", suffix=path.suffix, dir=path.parent

@@ -8,10 +8,10 @@ import pytest
 from click.testing import CliRunner
 
 from datafree.cli.app import app
-from datafree.cli.options import unfinished
 from datafree.config import load_config
 from datafree.errors import ConfigError
 from datafree.runs.finished import restored
+from datafree.runs.folder import interrupted
 
 pytestmark = pytest.mark.integration
 
@@ -44,12 +44,12 @@ def call(*arguments: str) -> str:
 
 def test_only_unfinished_runs_are_resumed(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="holds no run to resume"):
-        unfinished(tmp_path)
+        interrupted(tmp_path)
     (tmp_path / "config.yaml").write_text("")
-    assert unfinished(tmp_path) == tmp_path / "config.yaml"
+    assert interrupted(tmp_path) == tmp_path / "config.yaml"
     (tmp_path / "metrics.json").write_text("{}")
     with pytest.raises(ConfigError, match="is finished: there is nothing to resume"):
-        unfinished(tmp_path)
+        interrupted(tmp_path)
 
 
 @pytest.mark.usefixtures("place")

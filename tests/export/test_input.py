@@ -135,6 +135,24 @@ def test_tensors_beside_the_file(tmp_path: Path) -> None:
     assert [p.name for p in tmp_path.iterdir()] == ["student.onnx"]
 
 
+@pytest.mark.parametrize("location", ["../mine.bin", "mine.bin", "/tmp/weights-0123456789ab.data"])
+def test_a_strangers_file_that_is_replaced_takes_no_other_with_it(
+    tmp_path: Path, location: str
+) -> None:
+    """An ONNX file says where its tensors are; replacing it must not remove what it names."""
+    folder = tmp_path / "out"
+    folder.mkdir()
+    mine = folder / location.removeprefix("/tmp/")
+    mine.write_bytes(b"mine")
+    tensor = onnx.TensorProto(name="w", data_type=onnx.TensorProto.FLOAT, dims=[1])
+    tensor.data_location = onnx.TensorProto.EXTERNAL
+    tensor.external_data.add(key="location", value=location)
+    graph = onnx.GraphProto(name="g", initializer=[tensor])
+    (folder / "student.onnx").write_bytes(onnx.ModelProto(graph=graph).SerializeToString())
+    Onnx().export(student(Bound), SPEC, folder / "student.onnx", force=True)
+    assert mine.read_bytes() == b"mine"
+
+
 class Failing(Onnx):
     """Refuses everything that it wrote."""
 

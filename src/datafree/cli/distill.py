@@ -13,7 +13,6 @@ from datafree.cli.options import (
     field_options,
     given_fields,
     run_options,
-    unfinished,
 )
 from datafree.config import DistillOptions, RunConfig, build, distillation, load_config
 from datafree.config.fields import meaning
@@ -41,7 +40,9 @@ def _distill(  # noqa: PLR0913 - the options that are no fields
     output: str | None, force: bool | None, dry_run: bool, trust_code: bool, **options: Any,
 ) -> None:  # fmt: skip
     if resume is not None:
-        place, output = unfinished(Path(resume)), resume
+        from datafree.runs.folder import interrupted
+
+        place, output = interrupted(Path(resume)), resume
         force = place.parent != Path(resume)  # it replaces a finished run
         resolved = load_config(place)
         console.check_code(resolved, place, trust_code)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import click
@@ -141,17 +140,6 @@ def trust_option() -> Option:
         help="Run Python code that the run's files name (a network's function, a method, a"
         " measure): read it first. In a terminal you are asked.",
     )  # fmt: skip
-
-
-def unfinished(folder: Path) -> Path:
-    """The configuration of the interrupted run in `folder`.
-
-    Raises:
-        ConfigError: there is none, or the run is finished.
-    """
-    from datafree.runs.folder import interrupted
-
-    return interrupted(folder)
 
 
 def _listed(ctx: click.Context, option: click.Parameter, given: tuple[str, ...]) -> Any:

@@ -13,7 +13,6 @@ from datafree.cli.options import (
     field_options,
     given_fields,
     run_options,
-    unfinished,
 )
 from datafree.config import RunConfig, build, merge
 from datafree.config.fields import meaning
@@ -46,10 +45,11 @@ def _quantize(  # noqa: PLR0913 - the options that are no fields
     model: str | None, config: str | None, resume: str | None, recipe: str | None,
     output: str | None, force: bool | None, dry_run: bool, trust_code: bool, **options: Any,
 ) -> None:  # fmt: skip
+    from datafree.runs.folder import interrupted
     from datafree.runs.repeating import repeated
 
     if resume is not None:
-        place, output = unfinished(Path(resume)), resume
+        place, output = interrupted(Path(resume)), resume
         config, force = str(place), place.parent != Path(resume)  # else it replaces a run
     if (model is None) == (config is None):
         raise ConfigError("give either a MODEL or --config with the config.yaml of an earlier run")

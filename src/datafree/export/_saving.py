@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from pathlib import Path
 
 import onnx
@@ -11,9 +12,9 @@ from onnx.external_data_helper import uses_external_data
 
 ONE_FILE = 2**31 - 2**20
 """Bytes of tensors that one file may hold: what protobuf writes, with room for all else."""
-
-
 _INSIDE = 1024  # smaller tensors stay: runtimes infer shapes from some of them
+
+_OURS = re.compile(r"weights-[0-9a-f]{12}\.data")
 
 
 def save(model: onnx.ModelProto, path: Path, *, limit: int = ONE_FILE) -> int:
@@ -46,7 +47,12 @@ def save(model: onnx.ModelProto, path: Path, *, limit: int = ONE_FILE) -> int:
 
 
 def beside(path: Path) -> set[Path]:
-    """Files that the model at `path` keeps tensors in; none where there is no model."""
+    """Files that the model at `path` keeps tensors in, as `save` names them.
+
+    None where there is no model; what else a stranger's model names is not ours to remove.
+    """
+    if not path.is_file():
+        return set()
     try:
         model = onnx.load(path, load_external_data=False)
     except (OSError, DecodeError):
@@ -58,4 +64,4 @@ def beside(path: Path) -> set[Path]:
         for entry in tensor.external_data
         if entry.key == "location"
     )
-    return {path.parent / name for name in entries}
+    return {path.parent / name for name in entries if _OURS.fullmatch(name)}

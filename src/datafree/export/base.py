@@ -17,7 +17,7 @@ from torch import Tensor, fx, nn
 from torch.export import Dim, ExportedProgram
 
 from datafree.config import Frozen, InputSpec
-from datafree.errors import ExportError, OutputExistsError, ParityError
+from datafree.errors import ExportError, ParityError
 from datafree.export._differs import Differs
 from datafree.export._notes import float_notes
 from datafree.export._optional import needed
@@ -29,7 +29,7 @@ from datafree.export._parity import (
     predict,
     sensitivity,
 )
-from datafree.files import atomic_path
+from datafree.files import atomic_path, refuse_existing
 from datafree.graph.capture import to_device
 from datafree.graph.floats import computations
 from datafree.graph.inputs import fed
@@ -154,14 +154,12 @@ class Exporter(Frozen):
 
         Raises:
             OutputExistsError: `path` exists and `force` is not set.
+            OutputError: `path` is no regular file, or cannot be written.
             ExportError: the student has no ranges yet, or the format cannot express it.
             ParityError: the file does not hold the student's numbers, or does not compute what it
                 does; it is not left behind.
         """
-        if path.exists() and not force:
-            raise OutputExistsError(
-                f"{path} exists: choose another path, or replace it with --force"
-            )
+        refuse_existing(path, force=force)
         check_ready(student)
         self.check_target(student)
         student = plain_copy(together(student))

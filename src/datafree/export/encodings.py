@@ -16,13 +16,13 @@ from onnx import helper, numpy_helper
 from torch import Tensor, fx
 
 from datafree.config import InputSpec
-from datafree.errors import ExportError, OutputExistsError
+from datafree.errors import ExportError
 from datafree.export._differs import Differs
 from datafree.export._markers import DOMAIN, with_markers
 from datafree.export._readback import check_state, quantized_layers
 from datafree.export._traced import INPUT, OPSET, describe, first_line, strip, traced
 from datafree.export.base import About, Exporter, ExportReport, Predictor, Written
-from datafree.files import TEMPORARY
+from datafree.files import TEMPORARY, refuse_existing
 from datafree.graph.fold import fold_into_grids
 from datafree.graph.outputs import lined_up
 from datafree.quant.modules import QUANTIZED, ActivationQuantizer, Quantizer
@@ -52,10 +52,7 @@ class Encodings(Exporter):
             OutputExistsError: either file exists and `force` is not set.
         """
         beside = _network(path)
-        if beside.exists() and not force:
-            raise OutputExistsError(
-                f"{beside} exists: choose another path, or replace it with --force"
-            )
+        refuse_existing(beside, force=force)
         try:
             report = super().export(student, spec, path, force=force, **options)
             (written,) = path.parent.glob(f"{TEMPORARY}{path.stem}-*.onnx")

@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from datafree.config import Method, RunConfig, build
-from datafree.errors import ConfigError, DatafreeError, ModelError, OutputError, OutputExistsError
+from datafree.errors import ConfigError, DatafreeError, ModelError, OutputError
 from datafree.export.base import Exporter
-from datafree.files import make_folder
+from datafree.files import make_folder, refuse_existing
 from datafree.graph.capture import capture, to_device
 from datafree.graph.inputs import fed
 from datafree.graph.integer import as_computed
@@ -209,12 +209,13 @@ def export_run(
 
     Raises:
         UntrustedCodeError: it names code, and `trust_code` is not set.
+        OutputError: `path` is no regular file, or cannot be written.
         OutputExistsError: `path` exists and `force` was not given.
         ConfigError: an unknown format or option.
         ParityError: the file does not compute what the student computes.
     """
     exporter = exporter_for(path, format, options)
-    _refuse_existing(path, force)
+    refuse_existing(path, force=force)
     make_folder(path.parent, parents=True)
     result = restored(folder, trust_code=trust_code)
     config, notes = result.config, []
@@ -231,10 +232,3 @@ def export_run(
     )
     told = summarize(report)
     return {**told, "notes": [*told["notes"], *notes]}
-
-
-def _refuse_existing(path: Path, force: bool) -> None:
-    if path.exists() and not force:
-        raise OutputExistsError(
-            f"{path} exists: choose another output, or pass --force to replace it"
-        )

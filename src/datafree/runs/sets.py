@@ -13,8 +13,8 @@ from datafree.adapters import save_numpy, save_pictures
 from datafree.adapters.excite import Excite
 from datafree.config import InputSpec, RunConfig, build
 from datafree.config.options import ExciteOptions
-from datafree.errors import ConfigError, OutputExistsError
-from datafree.files import make_folder
+from datafree.errors import ConfigError
+from datafree.files import make_folder, refuse_existing
 from datafree.graph.capture import capture, to_device
 from datafree.images import SyntheticSet
 from datafree.models import Teacher, load_teacher
@@ -142,7 +142,7 @@ def synthesize_to_file(
     options = options or ExciteOptions()
     excite_step(options)
     for place in (path, picture):
-        _refuse_existing(place, force)
+        refuse_existing(place, force=force, folder=place == path and not path.suffix)
     teacher = load_teacher(config.teacher)
     graph = opened(teacher, config)
     make_folder(path.parent, parents=True)
@@ -153,10 +153,3 @@ def synthesize_to_file(
     images.save_grid(picture)
     shutil.rmtree(checkpoint, ignore_errors=True)
     return images
-
-
-def _refuse_existing(path: Path, force: bool) -> None:
-    if path.exists() and not force:
-        raise OutputExistsError(
-            f"{path} exists: choose another output, or pass --force to replace it"
-        )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,7 @@ from torch import Tensor, fx
 from datafree.calibrators.base import calibrate
 from datafree.calibrators.mse import MSE
 from datafree.config import Frozen, Scheme
-from datafree.errors import ExportError, OutputExistsError, ParityError
+from datafree.errors import ExportError, OutputError, OutputExistsError, ParityError
 from datafree.export.base import Exporter
 from datafree.graph.fold import fold_batch_norms
 from datafree.graph.insert import insert_quantizers
@@ -89,6 +90,14 @@ class ExportContract(Contract):
         assert path.read_text(encoding="utf-8") == "mine"
         self.method.export(self.student(), SPEC, path, force=True)
         assert path.read_bytes() != b"mine"
+
+    def test_what_is_no_regular_file_is_refused_before_it_is_opened(self, tmp_path: Path) -> None:
+        """A pipe that nobody writes to would never end."""
+        path = self.path(tmp_path)
+        os.mkfifo(path)
+        with pytest.raises(OutputError, match="is no regular file"):
+            self.method.export(self.student(), SPEC, path, force=True)
+        assert path.is_fifo()
 
     def test_a_student_without_ranges_leaves_no_file(self, tmp_path: Path) -> None:
         """It is refused with the name of the quantizer."""
