@@ -11,8 +11,8 @@ from datafree.config import RunConfig
 from datafree.images import SyntheticSet
 from datafree.progress import Progress
 from datafree.runs.choices import settled
-from datafree.runs.pipeline import synthesize_images
 from datafree.runs.plan import make_method
+from datafree.runs.synthesizing import synthesize_images
 from datafree.synthesis.base import Stored, Synthesizer
 
 

@@ -88,7 +88,7 @@ def test_an_interrupt_says_that_the_run_goes_on(
     def interrupt(*args: object, **kwargs: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(pipeline, "_evaluate", interrupt)
+    monkeypatch.setattr(pipeline, "evaluated", interrupt)
     done = datafree_command("quantize", "digits_resnet8", *QUICK)
     assert done.code == 130
     assert "goes on where it stopped" in done.err

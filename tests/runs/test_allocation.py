@@ -14,7 +14,7 @@ from datafree.cli.console import bits_rows
 from datafree.config import RunConfig, load_config, merge
 from datafree.errors import ConfigError
 from datafree.graph.insert import quantizable_layers
-from datafree.runs import pipeline, post_training
+from datafree.runs import post_training, synthesizing
 from datafree.runs.finished import restored
 from datafree.runs.pipeline import Result, run
 from networks import SPEC, build, images
@@ -132,7 +132,7 @@ def test_mistakes_are_told_before_images_are_made(
     def never(*args: Any, **kwargs: Any) -> None:
         raise AssertionError("synthesised before checking")
 
-    monkeypatch.setattr(pipeline, "synthesize_images", never)
+    monkeypatch.setattr(synthesizing, "synthesize_images", never)
     with pytest.raises(ConfigError, match=message):
         run(config(**changes), folder=tmp_path / "run")
     assert not (tmp_path / "run").exists()

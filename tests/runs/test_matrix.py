@@ -13,7 +13,8 @@ from datafree.graph.capture import capture
 from datafree.images import SyntheticSet
 from datafree.models import load_teacher
 from datafree.registry import available, load
-from datafree.runs.pipeline import run, synthesize_images
+from datafree.runs.pipeline import run
+from datafree.runs.synthesizing import synthesize_images
 from datafree.synthesis.base import Synthesizer
 from networks import saved_generator
 

@@ -18,7 +18,7 @@ from datafree.evaluate import outputs_of
 from datafree.files import sha256
 from datafree.images import SyntheticSet, device_batches
 from datafree.models import Teacher, from_module
-from datafree.runs import judging, post_training
+from datafree.runs import judging, measuring, post_training, synthesizing
 from datafree.runs.pipeline import Result, run
 from datafree.runs.plan import resolve_device
 from datafree.synthesis.zeroq import ZeroQ
@@ -195,7 +195,7 @@ def test_a_file_is_no_output_folder(tmp_path: Path) -> None:
         run(config(), folder=tmp_path / "file", force=True)
 
 
-@pytest.mark.parametrize("stage", ["_evaluate", "export_student"])
+@pytest.mark.parametrize("stage", ["evaluated", "export_student"])
 def test_an_interrupted_run_goes_on_without_synthesising_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stage: str
 ) -> None:
@@ -222,7 +222,7 @@ def test_an_unfinished_run_of_other_options_is_not_continued(
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(pipeline, "_evaluate", interrupt)
+        patch.setattr(pipeline, "evaluated", interrupt)
         run(config(), folder=tmp_path)
     with pytest.raises(OutputExistsError):
         run(config(seed=1), folder=tmp_path)
@@ -377,7 +377,7 @@ def test_a_result_can_be_run_again_with_the_bits_it_found() -> None:
 def test_a_layer_that_is_not_there_is_told_before_images_are_made(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(pipeline, "synthesize_images", None)
+    monkeypatch.setattr(synthesizing, "synthesize_images", None)
     with pytest.raises(ConfigError, match="layer_bits"):
         run(config(layer_bits={"no_such": 4}))
 
@@ -460,7 +460,7 @@ def test_images_per_batch_are_those_that_pass_together(monkeypatch: pytest.Monke
             seen.append(len(batch))
             yield batch
 
-    monkeypatch.setattr(pipeline, "device_batches", spy)
+    monkeypatch.setattr(measuring, "device_batches", spy)
     monkeypatch.setattr(post_training, "device_batches", spy)
     monkeypatch.setattr(judging, "device_batches", spy)
     few = {"method": "noise", "images": 4, "holdout": 2}

@@ -13,7 +13,7 @@ import datafree
 from datafree.config import load_config
 from datafree.config.parsing import points
 from datafree.errors import ConfigError, VerdictError
-from datafree.runs import pipeline
+from datafree.runs import measuring
 from datafree.runs.searching import by_blame
 from datafree.verdict.estimate import Verdict
 from datafree.zoo import load_digits_test
@@ -93,7 +93,7 @@ def test_where_nothing_does_eight_bits_are_taken_and_it_is_said(
     def judged(*_: Any) -> dict[str, Any]:
         return {"verdict": bad}
 
-    monkeypatch.setattr(pipeline, "judged", judged)
+    monkeypatch.setattr(measuring, "judged", judged)
     found = datafree.quantize(
         "digits_resnet8", max_drop=3, reconstruction="adaround",
         reconstruction_options={"iterations": 1}, **QUICK,
@@ -115,7 +115,7 @@ def test_what_was_tried_is_kept_of_a_run_that_fails_by_its_verdict(
     def judged(*_: Any) -> dict[str, Any]:
         return {"verdict": poor}
 
-    monkeypatch.setattr(pipeline, "judged", judged)
+    monkeypatch.setattr(measuring, "judged", judged)
     with pytest.raises(VerdictError):
         datafree.quantize(
             "digits_resnet8", target="executorch", max_drop=3, fail_below="poor",

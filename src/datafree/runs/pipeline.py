@@ -12,25 +12,19 @@ from torch import Tensor, fx, nn
 from torch.export import ExportedProgram
 
 from datafree.calibrators.base import Calibrator
-from datafree.config import InputSpec, RunConfig, Scheme
+from datafree.config import InputSpec, RunConfig
 from datafree.errors import VerdictError
-from datafree.evaluate import Predictor, layer_sqnr
 from datafree.files import sha256
-from datafree.graph.chosen import kept_in_float
 from datafree.graph.integer import as_computed
-from datafree.graph.normalisation import behind_normalisation
 from datafree.graph.outputs import rebuilt, structured, together
-from datafree.graph.settle import settle
-from datafree.images import SyntheticSet, device_batches
+from datafree.images import SyntheticSet
 from datafree.models import Teacher
 from datafree.progress import Progress, silent, waiting
-from datafree.progress.deadline import NEVER, Deadline
-from datafree.runs.accuracy import Metric, accuracy
-from datafree.runs.choices import settled
+from datafree.progress.deadline import Deadline
+from datafree.runs.accuracy import Metric
 from datafree.runs.exporting import export_student
 from datafree.runs.fine_tuning import dreamt, save_generators, tune
 from datafree.runs.folder import (
-    IMAGES,
     METRICS,
     ONNX,
     TRAINING,
@@ -41,19 +35,18 @@ from datafree.runs.folder import (
     writing,
 )
 from datafree.runs.forecast import foretell, roughly
-from datafree.runs.judging import held_out_of, judged, measured_verdict, verdict_in
+from datafree.runs.judging import verdict_in
 from datafree.runs.keeping import TEACHER, save_teacher
 from datafree.runs.limits import Counted, Limits, check_limit, cut_short
+from datafree.runs.measuring import Made, evaluated
 from datafree.runs.opening import Opened, open_run
-from datafree.runs.plan import make_method, resolve_device
 from datafree.runs.post_training import allocated, quantize_weights
 from datafree.runs.record import Stopwatch, environment, write_metrics
 from datafree.runs.reporting import Told, weights_of, write_report
 from datafree.runs.runtime import facts_of_run
 from datafree.runs.snippet import snippet
+from datafree.runs.synthesizing import images_of_run
 from datafree.runs.weak import weak_points
-from datafree.runs.weakest import weakest_layer
-from datafree.synthesis.base import Stored, Synthesizer
 from datafree.tensors import fast_layout
 from datafree.verdict.estimate import Verdict
 
@@ -188,7 +181,7 @@ def _carried_out(job: _Job, place: Path | None) -> Result:
     graph, spec = begun.graph, begun.spec
     with watch.stage("synthesis"):
         until = limits.of("synthesis")
-        images = _images(graph, spec, config, begun.images, place, progress, until)
+        images = images_of_run(graph, spec, config, begun.images, place, progress, until)
     metrics: dict[str, Any] = {
         "teacher": begun.teacher.digest, "input": spec.model_dump(mode="json"),
         "images": images.digest(), "task": spec.task,
@@ -204,7 +197,7 @@ def _carried_out(job: _Job, place: Path | None) -> Result:
     if plan.trainer is None:
         until = limits.of("reconstruction")
         found = quantize_weights(graph, config, plan, images, place, watch, progress, until)
-        made = _Made(found.student, found.folded, found.metrics)
+        made = Made(found.student, found.folded, found.metrics)
     else:
         with watch.stage("training"):
             shown = progress if team.rank == 0 else silent
@@ -218,7 +211,7 @@ def _carried_out(job: _Job, place: Path | None) -> Result:
     if not limits.leaves("export"):
         config = config.model_copy(update={"isolate": False})
     cut = cut_short(progress.cut()) if limits.whole.limited else []
-    metrics |= _evaluate(graph, made, config, images, metric, watch, progress)
+    metrics |= evaluated(graph, made, config, images, metric, watch, progress)
     metrics |= _notes(metrics, cut, spec)
     if place is not None:
         metrics |= _files_written(
@@ -276,7 +269,7 @@ def _digest(images: SyntheticSet | None) -> str:
 def _files_written(  # noqa: PLR0913 - what a run hands over
     folder: Path,
     begun: Opened,
-    made: _Made,
+    made: Made,
     config: RunConfig,
     images: SyntheticSet,
     watch: Stopwatch,
@@ -318,25 +311,6 @@ def _files(config: RunConfig) -> str:
     return "".join(f" {sha256(path)}" for path in paths if path.is_file())
 
 
-@dataclass(frozen=True)
-class _Made:
-    """A student, the float network its layers are those of, and what was measured on the way.
-
-    `last` is that of a training: the student after its last step.
-    """
-
-    student: fx.GraphModule
-    folded: fx.GraphModule | None
-    metrics: dict[str, Any]
-    last: fx.GraphModule | None = None
-
-    def settle(self) -> None:
-        """Give the students the numbers that their target has."""
-        for student in (self.student, self.last):
-            if student is not None:
-                settle(student)
-
-
 def _train(
     begun: Opened,
     config: RunConfig,
@@ -344,7 +318,7 @@ def _train(
     folder: Path | None,
     progress: Progress,
     deadline: Deadline,
-) -> tuple[_Made, SyntheticSet]:
+) -> tuple[Made, SyntheticSet]:
     """Fine-tune a student; with it the images to check it on, the generator's if none are given."""
     plan, spec, team = begun.plan, images.spec, begun.team
     assert plan.trainer is not None  # noqa: S101 - asked for by the caller
@@ -363,113 +337,10 @@ def _train(
         save_generators(trained, folder, config)
     corrected = {"bias_not_corrected": list(trained.not_corrected)} if config.bias_rule else {}
     rounding = {"reconstruction": list(trained.rounding)} if config.rounding else {}
-    made = _Made(
+    made = Made(
         fast_layout(trained.student),
         tuned.folded,
         {"training": trained.summary} | corrected | rounding,
         fast_layout(trained.last),
     )
     return made, images
-
-
-def synthesize_images(  # noqa: PLR0913 - what a run hands over
-    graph: fx.GraphModule,
-    spec: InputSpec,
-    config: RunConfig,
-    progress: Progress = silent,
-    checkpoint: Path | None = None,
-    scheme: Scheme | None = None,
-    deadline: Deadline = NEVER,
-) -> SyntheticSet:
-    """The calibration images `config` asks for.
-
-    Arguments as in `Synthesizer.generate`; `scheme` is that of the student they are for, if known.
-    """
-    config = settled(config, graph).config
-    synthesizer: Synthesizer = make_method(config.synthesis, "synthesis", Synthesizer)
-    if scheme is not None:
-        synthesizer = synthesizer.for_scheme(scheme)
-    inner, normalised = behind_normalisation(graph, spec)
-    return synthesizer.generate(
-        inner, normalised, config.images, seed=config.seed, progress=progress,
-        checkpoint=checkpoint, deadline=deadline,
-    ).fitted(spec)  # fmt: skip
-
-
-def _images(  # noqa: PLR0913 - what a run hands over
-    graph: fx.GraphModule,
-    spec: InputSpec,
-    config: RunConfig,
-    given: SyntheticSet | None,
-    folder: Path | None,
-    progress: Progress,
-    deadline: Deadline,
-) -> SyntheticSet:
-    """The images of this run: given, or those an interrupted run left in `folder`, or new ones."""
-    if given is not None:
-        if folder is not None and len(given):
-            save_images(given, folder)
-        return given
-    if folder is None:
-        return synthesize_images(
-            graph, spec, config, progress, scheme=config.scheme, deadline=deadline
-        )
-    if (folder / IMAGES).exists():
-        return SyntheticSet.load(folder / IMAGES)
-    checkpoint = folder / UNFINISHED
-    images = synthesize_images(graph, spec, config, progress, checkpoint, config.scheme, deadline)
-    save_images(images, folder)
-    Stored.clear(checkpoint)
-    return images
-
-
-def _evaluate(  # noqa: PLR0913 - what a run hands over
-    graph: fx.GraphModule,
-    made: _Made,
-    config: RunConfig,
-    images: SyntheticSet,
-    metric: Metric | None,
-    watch: Stopwatch,
-    progress: Progress,
-) -> dict[str, Any]:
-    """Everything that is measured on a student in torch."""
-    with watch.stage("evaluation"):
-        measured, held = _measured(graph, made, config, images, metric, progress)
-    if config.isolate and made.folded is not None and len(images):
-        spent = sum(watch.seconds.values())
-        shown = images if held is None else held
-        with watch.stage("layers"):
-            found = weakest_layer(made.folded, made.student, shown, config, spent, progress)
-        measured["isolation"] = found
-    return measured
-
-
-def _measured(
-    graph: fx.GraphModule,
-    made: _Made,
-    config: RunConfig,
-    images: SyntheticSet,
-    metric: Metric | None,
-    progress: Progress,
-) -> tuple[dict[str, Any], SyntheticSet | None]:
-    """What student and teacher reach or differ by, and the held-out images if there are any."""
-    spec, device = images.spec, resolve_device(config.device)
-    size = config.images_per_batch
-    # Folding and equalizing keep the function and make it faster; these two change it a little.
-    changed = config.replace_relu6 or config.absorb_biases
-    teacher = graph if changed or made.folded is None else made.folded
-    kept = kept_in_float(made.student)
-    measured: dict[str, Any] = {"keep_float": list(kept)} if kept else {}
-    if len(images) and made.folded is not None:
-        batches = device_batches(images, device, size)
-        measured["sqnr_db"] = layer_sqnr(made.folded, made.student, batches)
-    if config.data is not None:
-        networks: dict[str, Predictor] = {"teacher": teacher, "student": as_computed(made.student)}
-        if made.last is not None:
-            networks["student after the last step"] = as_computed(made.last)
-        found = accuracy(networks, graph, spec, config, metric, progress)
-        return measured | found | measured_verdict(found), None
-    if not config.holdout:
-        return measured, None
-    held, noise = held_out_of(graph, spec, config, progress), measured.get("sqnr_db", {})
-    return measured | judged(held, teacher, as_computed(made.student), config, noise), held

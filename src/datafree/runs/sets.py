@@ -21,8 +21,8 @@ from datafree.models import Teacher, load_teacher
 from datafree.progress import Progress, silent
 from datafree.runs.choices import settled
 from datafree.runs.notes import noted
-from datafree.runs.pipeline import synthesize_images
 from datafree.runs.plan import make_method, resolve_device
+from datafree.runs.synthesizing import synthesize_images
 from datafree.synthesis.base import Stored, Synthesizer
 
 WRITERS: dict[str, Callable[[SyntheticSet, Path], None]] = {
