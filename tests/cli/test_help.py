@@ -20,7 +20,7 @@ from datafree.config import Frozen, RunConfig
 from datafree.config.fields import PANELS, describe, option_name
 
 COMMANDS = sorted(app.commands)
-ONLY_COMMAND_LINE = {"config", "resume", "help", "dry_run"}
+ONLY_COMMAND_LINE = {"config", "resume", "help", "dry_run", "trust_code"}  # of a configuration file
 CALLS: dict[str, type[Frozen]] = {
     "quantize": QuantizeCall,
     "distill": DistillCall,
