@@ -138,3 +138,36 @@ def test_a_body_called_twice_has_one_weight_and_integer_kernels(tmp_path: Path, 
     assert len(layers) == 7
     ran = OnnxRuntime().kernels(path)
     assert (ran.integer, ran.total, ran.floats) == (7, 7, ())
+
+
+class Frequencies(nn.Module):
+    """A transform on both axes with the same weights, and a convolution on one part of many."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.transform = nn.Linear(4, 4, bias=False)
+        self.each = nn.ModuleList([nn.Conv2d(16, 5, 1) for _ in range(3)])
+        self.last = nn.Linear(5, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = x.unflatten(2, (4, 4)).unflatten(4, (4, 4)).permute(0, 1, 2, 4, 3, 5)
+        x = self.transform(self.transform(x).transpose(-1, -2)).flatten(4)
+        parts = x.permute(0, 1, 4, 2, 3)
+        found = [each(parts[:, i]) for i, each in enumerate(self.each)]
+        return self.last(torch.relu(found[0] + found[1] + found[2]).mean((2, 3)))
+
+
+@pytest.mark.skipif(not X86, reason="other processors round additions in fixed point")
+def test_parts_that_are_picked_and_weights_read_twice_are_integers(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    spec = InputSpec(shape=(3, 16, 16), mean=(0.5,) * 3, std=(0.25,) * 3, classes=4)
+    x = torch.randn(8, 3, 16, 16, generator=torch.Generator().manual_seed(1))
+    folded = fold_batch_norms(capture(Frequencies().eval(), spec))
+    made = insert_quantizers(folded, Scheme(target="onnxruntime", bits="W8A8"), spec)
+    calibrate(made, [x], MinMax())
+    path = tmp_path / "student.onnx"
+    Onnx().export(settle(made), spec, path, check=x)
+    expected, found = predict(integer_model(made), x), predict(Onnx().run(path), x)
+    assert float((expected - found).abs().max()) < 0.02 * float(expected.max() - expected.min())
+    ran = OnnxRuntime().kernels(path)
+    assert (ran.integer, ran.total, ran.floats) == (6, 6, ())

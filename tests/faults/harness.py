@@ -236,7 +236,7 @@ def acting(fault: str, folder: Path, moment: float) -> Callable[[int], None] | N
         if fault in signals:
             os.kill(process, signals[fault])
         elif fault == "read-only":
-            mounted("-o", "remount,ro", str(folder))
+            _protect(folder)
         elif fault == "vanished":
             for name in ("out", "run", ".out-unfinished"):
                 shutil.rmtree(folder / name, ignore_errors=True)
@@ -261,6 +261,18 @@ def prepared(folder: Path, fault: str, draws: random.Random) -> Generator[None]:
         yield
     finally:
         subprocess.run(["umount", "-l", str(folder)], check=True)
+
+
+def _protect(folder: Path) -> None:
+    """Make the disk read-only, as soon as no file on it is open for writing."""
+    until = time.monotonic() + _UNTIL
+    while True:
+        try:
+            return mounted("-o", "remount,ro", str(folder))
+        except subprocess.CalledProcessError:
+            if time.monotonic() > until:
+                raise
+            time.sleep(0.002)
 
 
 def relieved(folder: Path, fault: str) -> None:

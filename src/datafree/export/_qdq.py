@@ -31,6 +31,7 @@ _SAME_BEHIND = frozenset(("Split", "DepthToSpace", "Resize", "Upsample"))
 _MOVES = _RESHAPES | _SAME_BEHIND | {
     "Transpose", "Slice", "MaxPool", "Unsqueeze", "Identity", "Gather", "Pad",
 }  # fmt: skip
+_HIDES = frozenset(("Gather",))  # onnxruntime looks for the grid of a convolution through others
 _LAYERS = ("Conv", "Gemm", "MatMul")
 
 
@@ -250,18 +251,31 @@ class _Rewriter:
         grid = self._grids.get(source)
         moved = next((n for n in reversed(self.out.nodes) if source in n.output), None)
         if (
-            grid is not None and self._integer and node.op_type != "Conv"
-            and moved is not None and moved.op_type in _MOVES
+            grid is not None and self._integer and moved is not None
+            and moved.op_type in (_MOVES if node.op_type != "Conv" else _HIDES)
         ):  # fmt: skip
             node.input[0] = f"{source}/again"
             if node.input[0] not in self._grids:
                 self.out.pair(source, grid, source, node.input[0])
                 self._grids[node.input[0]] = grid
+        self._own_transpose(node)
         if len(node.input) > 2 and layer.bias is not None:
             self._bias(node, 2, path, layer)
         else:
             self.out.nodes.append(node)
         self._layers[node.output[0]] = (path, layer)
+
+    def _own_transpose(self, node: onnx.NodeProto) -> None:
+        """Transposed weights that several calls of a layer read, once for every call of it."""
+        name = node.input[1]
+        maker = self.made.get(name)
+        if maker is None or maker.op_type != "Transpose" or len(self.readers[name]) < 2:
+            return
+        own = onnx.NodeProto()
+        own.CopyFrom(maker)
+        node.input[1] = own.output[0] = f"{node.output[0]}/{maker.op_type}"
+        own.name = own.output[0]
+        self.out.nodes.append(own)
 
     def _added_bias(self, node: onnx.NodeProto) -> bool:
         """Whether this is the bias of a linear layer, which is then put on its grid."""
