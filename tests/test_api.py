@@ -129,7 +129,7 @@ def test_quantize_by_name() -> None:
     [
         ({"input_shape": None}, "input_shape"),
         ({"input_shape": (1, 8, 8), "mean": None, "std": None}, "does not take images of 1, 8, 8"),
-        ({"mean": (0.5,)}, "mean has 1 values for 3 channels"),
+        ({"mean": (0.5, 0.5)}, "mean has 2 values for 3 channels"),
         ({"std": (0.2, 0.0, 0.2)}, "std must be positive"),
         ({"bits": "W9A8"}, "weights"),
         ({"bits": "W8A1"}, "2 to 8"),

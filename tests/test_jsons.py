@@ -31,6 +31,11 @@ def test_infinities_are_strings_at_any_depth_and_come_back() -> None:
     assert from_json(text) == {**VALUE, "g": [0.5, math.inf]}
 
 
+@pytest.mark.parametrize("text", ["Infinity", "-Infinity", "\\Infinity", "\\\\-Infinity", "\\x"])
+def test_texts_that_read_like_infinities_stay_texts(text: str) -> None:
+    assert from_json(to_json([text, math.inf])) == [text, math.inf]
+
+
 @pytest.mark.parametrize("value", [{"a": {"b": math.nan}}, [1.0, [math.nan]]])
 def test_nan_is_refused_by_its_place(value: Any) -> None:
     with pytest.raises(DatafreeError, match=r"^metrics\.json, (a, b|1, 0): .* not a number"):

@@ -1,6 +1,7 @@
 """JSON that every reader takes: no NaN, and infinities as the strings Infinity and -Infinity.
 
-JSON has neither; what Python writes by default, others refuse.
+JSON has neither; what Python writes by default, others refuse. Texts that read like these have a
+backslash in front.
 """
 
 from __future__ import annotations
@@ -45,6 +46,8 @@ def _told(value: Any, place: str) -> Any:
     if isinstance(value, list | tuple):
         items = enumerate(cast("list[Any]", value))
         return [_told(item, f"{place}, {index}") for index, item in items]
+    if isinstance(value, str):
+        return f"\\{value}" if value.lstrip("\\") in _INFINITIES else value
     if not isinstance(value, float) or math.isfinite(value):
         return value
     if math.isnan(value):
@@ -60,4 +63,8 @@ def _read(value: Any) -> Any:
         return {key: _read(item) for key, item in cast("dict[str, Any]", value).items()}
     if isinstance(value, list):
         return [_read(item) for item in cast("list[Any]", value)]
-    return _INFINITIES.get(value, value) if isinstance(value, str) else value
+    if not isinstance(value, str):
+        return value
+    if value[:1] == "\\" and value.lstrip("\\") in _INFINITIES:
+        return value[1:]
+    return _INFINITIES.get(value, value)

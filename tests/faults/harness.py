@@ -62,8 +62,13 @@ COMMANDS: dict[str, tuple[str, ...]] = {
 """What is carried out; `run` is a finished run and `test.npz` labelled images."""
 FAULTS = ("kill", "terminate", "interrupt", "full", "size", "read-only", "vanished", "twice")
 _UNTIL = 300  # seconds a try may take
+_ENDING = 0.3  # seconds that a process takes to end once all is written
 _ENDED = {0, 2, 130, 143, -signal.SIGKILL}
 _SAME = (".safetensors", ".onnx", ".pt2", "config.yaml", "allocation.json")
+
+
+Fault = Callable[[int], float]
+"""What happens to a process, by its number; returns when it did."""
 
 
 @dataclass
@@ -83,18 +88,26 @@ class Table:
 
 @dataclass(frozen=True)
 class Undisturbed:
-    """How a command ends when nothing happens: its seconds, and digests of what it writes."""
+    """How a command ends when nothing happens.
+
+    Attributes:
+        seconds: it took.
+        files: digests of those that are there afterwards.
+        writes: the folder that it writes into.
+    """
 
     seconds: float
     files: dict[str, str]
+    writes: str
 
 
 @dataclass(frozen=True)
 class Ended:
-    """How a process ended, and what it said on standard error."""
+    """How a process ended, what it said on standard error, and seconds since the fault."""
 
     code: int
     said: str
+    since: float
 
 
 class Harness:
@@ -115,17 +128,13 @@ class Harness:
         self.known: dict[str, Undisturbed] = {}
 
     def carry_out(
-        self, words: tuple[str, ...], folder: Path, fault: Callable[[int], None] | None = None,
+        self, words: tuple[str, ...], folder: Path, fault: Fault | None = None,
         size: int | None = None,
     ) -> Ended:  # fmt: skip
         """Run a command in `folder`; `fault` is told the process, `size` limits its files."""
-        said = self.place / "said"
-        child = os.fork()
-        if not child:
-            _become(words, folder, said, size)
+        child, said = begun(words, folder, size)
         began = time.monotonic()
-        if fault is not None:
-            fault(child)
+        happened = began if fault is None else fault(child)
         while True:
             found, status = os.waitpid(child, os.WNOHANG)
             if found:
@@ -133,9 +142,9 @@ class Harness:
             if time.monotonic() - began > _UNTIL:
                 os.kill(child, signal.SIGKILL)
                 os.waitpid(child, 0)
-                return Ended(-999, "it hung")
+                return Ended(-999, "it hung", 0.0)
             time.sleep(0.005)
-        return Ended(os.waitstatus_to_exitcode(status), said.read_text(errors="replace"))
+        return Ended(os.waitstatus_to_exitcode(status), read_all(said), time.monotonic() - happened)
 
     def undisturbed(self, name: str) -> Undisturbed:
         """How command `name` ends by itself; found once."""
@@ -144,7 +153,9 @@ class Harness:
                 began = time.monotonic()
                 ended = self.carry_out(COMMANDS[name], folder)
                 assert ended.code == 0, ended.said
-                self.known[name] = Undisturbed(time.monotonic() - began, digests(folder))
+                writes = written_to(COMMANDS[name])
+                seconds = time.monotonic() - began
+                self.known[name] = Undisturbed(seconds, digests(folder), writes)
         return self.known[name]
 
     @contextmanager
@@ -165,10 +176,11 @@ class Harness:
                 ended = self._twice(words, folder, moment)
             else:
                 size = self.random.choice((0, 300, 3000, 30_000)) if fault == "size" else None
-                happens = acting(fault, folder, moment)
+                happens = acting(fault, folder, moment, words)
                 ended = self.carry_out(words, folder, happens, size)
             batches = finished_batches(folder)
-            wrong = judged(ended, folder, expected)
+            removed = vanishing(words) if fault == "vanished" else None
+            wrong = judged(ended, folder, expected, removed)
             relieved(folder, fault)
             if fault == "vanished":
                 shutil.copytree(self.start, folder, dirs_exist_ok=True)
@@ -187,29 +199,43 @@ class Harness:
 
     def _twice(self, words: tuple[str, ...], folder: Path, moment: float) -> Ended:
         """The command, with another one of the same words that starts a moment later."""
-        other: list[int] = []
+        other: list[tuple[int, int]] = []
 
-        def second(_: int) -> None:
+        def second(_: int) -> float:
             time.sleep(min(moment, 1.0))
-            child = os.fork()
-            if not child:
-                _become(words, folder, self.place / "said_second", None)
-            other.append(child)
+            other.append(begun(words, folder, None))
+            return time.monotonic()
 
         ended = self.carry_out(words, folder, second)
-        code = os.waitstatus_to_exitcode(os.waitpid(other[0], 0)[1])
-        said = (self.place / "said_second").read_text(errors="replace")
+        child, said_second = other[0]
+        code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+        said = read_all(said_second)
         if ended.code and not code:
-            return Ended(0, said)
-        return Ended(ended.code, ended.said + (said if "Traceback" in said else ""))
+            return Ended(0, said, 0.0)
+        return Ended(ended.code, ended.said + (said if "Traceback" in said else ""), 0.0)
 
 
-def _become(words: tuple[str, ...], folder: Path, said: Path, size: int | None) -> None:
+def begun(words: tuple[str, ...], folder: Path, size: int | None) -> tuple[int, int]:
+    """A process that carries a command out, and the end of a pipe where it is heard."""
+    said, errors = os.pipe()  # a file would be within the limit of sizes
+    child = os.fork()
+    if not child:
+        _become(words, folder, errors, size)
+    os.close(errors)
+    return child, said
+
+
+def read_all(said: int) -> str:
+    """What a process that has ended wrote into its pipe."""
+    with os.fdopen(said, "rb") as pipe:
+        return pipe.read().decode(errors="replace")
+
+
+def _become(words: tuple[str, ...], folder: Path, errors: int, size: int | None) -> None:
     """Be the command, in a process that was forked for it; never returns."""
     code = 99
     try:
         os.chdir(folder)
-        errors = os.open(said, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644)
         os.dup2(errors, 2)
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         if size is not None:
@@ -227,21 +253,40 @@ def _become(words: tuple[str, ...], folder: Path, said: Path, size: int | None) 
         os._exit(code)
 
 
-def acting(fault: str, folder: Path, moment: float) -> Callable[[int], None] | None:
+def acting(fault: str, folder: Path, moment: float, words: tuple[str, ...]) -> Fault | None:
     """What happens to a process at its `moment`; None where something was there from the start."""
     signals = {"kill": signal.SIGKILL, "terminate": signal.SIGTERM, "interrupt": signal.SIGINT}
 
-    def act(process: int) -> None:
+    def act(process: int) -> float:
         time.sleep(moment)
+        if _has_ended(process):
+            return time.monotonic()
         if fault in signals:
             os.kill(process, signals[fault])
         elif fault == "read-only":
             _protect(folder)
         elif fault == "vanished":
-            for name in ("out", "run", ".out-unfinished"):
+            for name in (vanishing(words), f".{vanishing(words)}-unfinished"):
                 shutil.rmtree(folder / name, ignore_errors=True)
+        return time.monotonic()
 
     return None if fault in ("full", "size") else act
+
+
+def written_to(words: tuple[str, ...]) -> str:
+    """The file or folder that a command writes; empty where it writes none."""
+    if "--output" in words:
+        return words[words.index("--output") + 1]
+    return "run" if words[0] == "report" else ""
+
+
+def vanishing(words: tuple[str, ...]) -> str:
+    """The folder that is taken away from a command."""
+    return "run" if "run" in words else "out"
+
+
+def _has_ended(process: int) -> bool:
+    return os.waitid(os.P_PID, process, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
 
 
 @contextmanager
@@ -299,16 +344,18 @@ def can_mount() -> bool:
     return True
 
 
-def judged(ended: Ended, folder: Path, expected: Undisturbed) -> list[str]:
-    """What a disturbed process left that should not be."""
+def judged(
+    ended: Ended, folder: Path, expected: Undisturbed, removed: str | None = None
+) -> list[str]:
+    """What a disturbed process left that should not be; the folder `removed` was taken away."""
     wrong: list[str] = []
     if ended.code not in _ENDED:
         wrong.append(f"ended with {ended.code}: {ended.said.strip()[-300:]}")
     if "Traceback" in ended.said:
         wrong.append(f"a traceback: {ended.said.strip()[-300:]}")
     wrong += [f"{path.relative_to(folder)} is torn" for path in folder.rglob("*") if _torn(path)]
-    if ended.code == 0 and digests(folder) != expected.files:
-        wrong.append(f"a success with other files: {_differing(folder, expected)}")
+    if ended.code == 0:
+        wrong += _false_success(ended, folder, expected, removed)
     for run in ("out", "run"):
         record = folder / run / "metrics.json"
         if record.exists():
@@ -319,6 +366,25 @@ def judged(ended: Ended, folder: Path, expected: Undisturbed) -> list[str]:
                 if not (folder / run / name).exists() or sha256(folder / run / name) != digest
             ]
     return wrong
+
+
+def _false_success(
+    ended: Ended, folder: Path, expected: Undisturbed, removed: str | None
+) -> list[str]:
+    """What is missing or different after a success; what was removed need not be there.
+
+    A result may have been whole when its folder vanished, if the process ended at once.
+    """
+    if removed is None or (folder / removed).exists():
+        different = _differing(folder, expected)
+        return [f"a success with other files: {different}"] if different else []
+    left = {name for name in expected.files if not name.startswith(f"{removed}/")}
+    missing = sorted(name for name in left if not (folder / name).exists())
+    if missing:
+        return [f"a success without {', '.join(missing)}"]
+    if expected.writes == removed and ended.since > _ENDING:
+        return [f"a success {ended.since:.1f} s after {removed} had vanished"]
+    return []
 
 
 def _torn(path: Path) -> bool:

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.multiprocessing.reductions import StorageWeakRef
 
 from datafree import models
+from datafree.config.options import TeacherOptions
 from datafree.errors import ConfigError, DatafreeError, UnknownNameError
 from datafree.models import from_module, sources
 from datafree.tensors import state_digest
@@ -35,6 +36,16 @@ def test_zoo_network_brings_its_input_spec() -> None:
 def test_options_take_precedence_over_the_source() -> None:
     found = teacher("digits_resnet8", mean=(0.5,), std=(0.25,), input_shape=(1, 16, 16))
     assert (found.spec.shape, found.spec.mean, found.spec.std) == ((1, 16, 16), (0.5,), (0.25,))
+
+
+@pytest.mark.parametrize("given", ["0.5", 0.5, (0.5,)])
+def test_one_number_is_that_of_all_channels(given: object) -> None:
+    options = TeacherOptions.model_validate({"mean": given, "std": given})
+    found = from_module(
+        nn.Sequential(nn.Flatten(), nn.Linear(12, 4)), input_shape=(3, 2, 2),
+        mean=options.mean, std=options.std,
+    )  # fmt: skip
+    assert (found.spec.mean, found.spec.std) == ((0.5,) * 3, (0.5,) * 3)
 
 
 def test_unknown_name_offers_the_nearest() -> None:
@@ -83,9 +94,9 @@ def test_missing_normalisation_is_asked_for() -> None:
 
 def test_wrong_input_shape_is_named() -> None:
     message = complaint(
-        lambda: teacher("digits_resnet8", input_shape=(3, 8, 8), mean=(0, 0, 0)), ConfigError
+        lambda: teacher("digits_resnet8", input_shape=(3, 8, 8), std=(1, 1)), ConfigError
     )
-    assert "std has 1 values for 3 channels" in message
+    assert "std has 2 values for 3 channels" in message
     message = complaint(lambda: teacher(HERE + "tiny", input_shape=(1, 2, 2), **NORMAL))
     assert "does not take images of 1, 2, 2 (channels, height, width)" in message
     assert "Kernel size can't be greater" in message

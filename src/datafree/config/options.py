@@ -56,8 +56,8 @@ class TeacherOptions(Frozen):
         BeforeValidator(by_channel),
         Shown("the source's own", "M,M,M"),
     ] = None
-    """Mean per channel of images scaled to 0..1, which is taken off: 0.485,0.456,0.406. Of several
-    inputs those of the images, or of each, separated like shapes."""
+    """Mean per channel of images scaled to 0..1, which is taken off: 0.485,0.456,0.406, or one
+    number for all. Of several inputs those of the images, or of each, separated like shapes."""
     std: Annotated[
         tuple[float, ...] | tuple[tuple[float, ...], ...] | None,
         BeforeValidator(by_channel),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from datafree.config.base import Frozen
 from datafree.files import IMAGE_FORMAT, header
@@ -29,8 +29,7 @@ def shape(value: Any) -> Any:
     """
     if value is None:
         return None
-    parts = separated(value)
-    several = bool(parts) and all(isinstance(part, tuple | list) for part in parts)
+    parts, several = _parts(value)
     try:
         shapes = [tuple(int(size) for size in part) for part in (parts if several else [parts])]
         wrong = any(min(sizes, default=1 if several else 0) < 1 for sizes in shapes)
@@ -47,13 +46,14 @@ def shape(value: Any) -> Any:
 def by_channel(value: Any) -> Any:
     """Numbers from ``"0.5,0.5,0.5"``; of several inputs, ``"0.5,0.5,0.5;"``, a tuple of tuples.
 
+    One number by itself is a tuple of one.
+
     Raises:
         ValueError: anything but numbers.
     """
     if value is None:
         return None
-    parts = separated(value)
-    several = bool(parts) and all(isinstance(part, tuple | list) for part in parts)
+    parts, several = _parts(value)
     try:
         found = [tuple(float(one) for one in part) for part in (parts if several else [parts])]
     except (TypeError, ValueError):
@@ -61,6 +61,15 @@ def by_channel(value: Any) -> Any:
             f"{value!r} is not a number per channel, such as 0.485,0.456,0.406"
         ) from None
     return tuple(found) if several else found[0]
+
+
+def _parts(value: Any) -> tuple[Any, bool]:
+    """What a shape or means are made of, and whether these are those of several inputs."""
+    parts = separated(value)
+    if not isinstance(parts, Iterable):
+        return (parts,), False
+    parts = tuple(cast("Iterable[Any]", parts))
+    return parts, bool(parts) and all(isinstance(part, tuple | list) for part in parts)
 
 
 def separated(value: Any) -> Any:

@@ -35,6 +35,7 @@ from datafree.models.hubs import HUBS, Found, fetch, offered
 from datafree.models.inputs import (
     Numbers,
     argument_names,
+    by_channels,
     described_inputs,
     input_notes,
     unfilled,
@@ -159,8 +160,7 @@ def from_module(
     mean, std = mean or found.mean, std or found.std
     shapes = _shapes(input_shape, found, name, "pass input_shape=(C, H, W)")
     if is_plain(shapes):
-        ((channels, *_),) = shapes
-        mean, std = mean or (0.0,) * channels, std or (1.0,) * channels
+        mean, std = mean or (0.0,), std or (1.0,)
     else:
         images = sum(shape[0] for shape in shapes if kind_of_input(shape) == "image")
         mean, std = mean or (0.0,) * images, std or (1.0,) * images
@@ -204,7 +204,9 @@ def _teacher(  # noqa: PLR0913 - all that must be known of a network
     task: Task | None,
 ) -> Teacher:
     inputs = described_inputs(shapes, argument_names(model), mean, std, name)
-    given = packed_fields(inputs) if inputs else {"shape": shapes[0], "mean": mean, "std": std}
+    channels = shapes[0][0] if shapes[0] else 1
+    one = {"mean": by_channels(mean or (), channels), "std": by_channels(std or (), channels)}
+    given = packed_fields(inputs) if inputs else {"shape": shapes[0], **one}
     spec = build(InputSpec, {**given, "classes": classes or 1}, f"input of {name}")
     model, note = in_float32(model, shapes, name)
     check_finite(named_tensors(model), name)

@@ -52,6 +52,11 @@ def takes_something(call: Callable[..., Any]) -> bool:
     return any(p.kind in (*_POSITIONAL, inspect.Parameter.VAR_POSITIONAL) for p in parameters)
 
 
+def by_channels(numbers: Sequence[Any], channels: int) -> tuple[Any, ...]:
+    """`numbers` as they are; one by itself is that of all `channels`."""
+    return (*numbers,) * channels if len(numbers) == 1 else tuple(numbers)
+
+
 def described_inputs(
     shapes: Sequence[Shape], names: Sequence[str], mean: Numbers, std: Numbers, network: str
 ) -> tuple[Input, ...]:
@@ -85,7 +90,10 @@ def described_inputs(
                 f" {' and '.join(missing)} (0 and 1 if they are not)"
             )
         count = shape[0] if shape else 1
-        values = {"mean": own_mean or (0.0,) * count, "std": own_std or (1.0,) * count}
+        values = {
+            "mean": by_channels(own_mean or (0.0,), count),
+            "std": by_channels(own_std or (1.0,), count),
+        }
         fields = {"name": name, "shape": shape, "kind": kind, **values}
         found.append(build(Input, fields, f"input of {network}"))
     return tuple(found)
