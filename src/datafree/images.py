@@ -25,7 +25,7 @@ from datafree.tensors import on_device
 
 _CLASS = torch.int64
 _BATCH_VALUES = 40 * 3 * 224 * 224  # input values per forward pass: 40 ImageNet images
-_PIECE_VALUES = 4 * 3 * 224 * 224
+_PIECE_VALUES = 2 * 3 * 224 * 224
 
 
 @dataclass(frozen=True)
@@ -305,7 +305,7 @@ def device_batches(
 def in_pieces(batches: Iterable[Tensor]) -> Iterator[Tensor]:
     """The images of `batches` a few at a time, where nothing depends on the size of a batch.
 
-    What networks hold between their layers takes more memory than the images themselves: four of
+    What networks hold between their layers takes more memory than the images themselves: two of
     ImageNet's size together keep it below that of the network.
     """
     for batch in batches:

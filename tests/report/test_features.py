@@ -42,7 +42,7 @@ def test_values_that_are_kept_are_values_of_their_channel(source: Source) -> Non
     images = source.images.images
     found = features_of(source.teacher, [images], len(images)).norms[0]
     channel = inputs_of(source, found.path, images)[:, int(found.channels[2])].flatten()
-    assert found.values.shape[1] <= 4096
+    assert found.values.shape[1] <= 2048
     assert bool(torch.isin(found.values[2], channel).all())
 
 

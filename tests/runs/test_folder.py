@@ -199,3 +199,18 @@ def test_a_forced_run_that_is_killed_leaves_the_finished_one(tmp_path: Path) -> 
     assert again.returncode == 0, again.stderr
     assert datafree.load_run(tmp_path / "run").config.bits == "W2A8"
     assert not place.exists()
+
+
+def test_a_folder_stays_free_where_its_configuration_could_not_be_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> None:
+        raise OutputError("no room")
+
+    folder = tmp_path / "run"
+    with monkeypatch.context() as patch:
+        patch.setattr("datafree.runs.folder.save_config", full)
+        with pytest.raises(OutputError):
+            made(folder, ONE)
+    made(folder, OTHER)
+    assert (folder / METRICS).read_text() == "W4A8"

@@ -21,7 +21,7 @@ from datafree.report.layers import Layers, layers_of
 from datafree.report.pictures import Picture, pictures
 from datafree.report.sets import Sets, sets_of
 from datafree.report.source import Cited, Source
-from datafree.tensors import device_of
+from datafree.tensors import device_of, release_memory
 
 _VALUES = 64 * 3 * 32 * 32  # of the images whose activations are counted
 _LEAST = 4
@@ -87,6 +87,7 @@ def collect(source: Source) -> Report:
         few = images.subset(max(_LEAST, _VALUES // math.prod(images.spec.shape)))
         batches = list(device_batches(few, device_of(source.student))) if len(images) else []
         layers = layers_of(source.student, source.floats, batches, source.metrics)
+    release_memory(source.teacher)
     sets = sets_of(source.teacher, images, source.real) if len(images) else None
     return Report(
         name=source.name,

@@ -6,6 +6,7 @@ ones some values of each, so that a report costs a few per cent of the run it te
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
@@ -18,7 +19,6 @@ from datafree.graph.taps import (
     batch_norms,
     last_linear,
     stored_statistics,
-    tap_batch_norms,
     tap_calls,
 )
 from datafree.graph.untrained import virgin
@@ -26,7 +26,7 @@ from datafree.images import in_pieces
 from datafree.losses import sample_statistics
 
 _CHANNELS = 64  # of a layer, evenly spread
-_VALUES = 4096  # of a channel over all images
+_VALUES = 2048  # of a channel over all images
 
 
 @dataclass(frozen=True)
@@ -116,8 +116,10 @@ def features_of(
         seed: of the values that are kept.
     """
     random = torch.Generator().manual_seed(seed)
-    paths = {layer: path for path, layer in batch_norms(teacher).items()}
-    gathered: list[_Gathered] = []
+    layers = {path: one for path, one in batch_norms(teacher).items() if not virgin(one)}
+    gathered: dict[tuple[str, int], _Gathered] = {}  # by path and call of it in a pass
+    calls: Counter[str] = Counter()
+    share = 0.0
     last: list[Tensor] = []
     outputs: list[Tensor] = []
     name = last_linear(teacher) or quantizable_layers(teacher)[-1]
@@ -127,19 +129,21 @@ def features_of(
         places = tuple(range(1, features.ndim - 1) if linear else range(2, features.ndim))
         last.append((features.mean(places) if places else features).float().cpu())
 
+    def gather(path: str, features: Tensor, _output: Tensor) -> None:
+        new = _Gathered(layers[path], _spread(features.shape[1]))
+        gathered.setdefault((path, calls[path]), new).add(features, share, random)
+        calls[path] += 1
+
     with (
         torch.inference_mode(),
-        tap_batch_norms(teacher) as seen,
+        tap_calls(dict(layers), gather),
         tap_calls({name: teacher.get_submodule(name)}, keep),
     ):
         for images in in_pieces(batches):
+            calls.clear()
+            share = len(images) / count
             outputs.append(teacher(images).float().cpu())
-            known = [(layer, values) for layer, values in seen if not virgin(layer)]
-            if not gathered:
-                gathered = [_Gathered(layer, _spread(values.shape[1])) for layer, values in known]
-            for place, (_, values) in zip(gathered, known, strict=True):
-                place.add(values, len(images) / count, random)
-    norms = [place.statistics(paths[place.layer]) for place in gathered]
+    norms = [place.statistics(path) for (path, _), place in gathered.items()]
     return Features(norms, torch.cat(last)[:count], torch.cat(outputs))
 
 

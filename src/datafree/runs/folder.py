@@ -166,8 +166,9 @@ def _claim(place: Path, config: RunConfig, origin: str) -> None:
         _remove_run(place)
         shutil.rmtree(place / UNFINISHED, ignore_errors=True)
     make_folder(place)
-    make_folder(told.parent)
+    # First of all: a folder with anything else in it and no configuration is nobody's to go on in.
     save_config(config, place / CONFIG)
+    make_folder(told.parent)
     write_text(told, origin)
 
 
