@@ -30,7 +30,8 @@ class _Moments(torch.autograd.Function):
         centred = features - mean
         mean_square = centred.square().mean(dims, keepdim=True)
         count = features.numel() // mean.numel()
-        ctx.save_for_backward(centred)
+        # Not `centred`: features are kept by the layer behind anyway, and mean the same bits.
+        ctx.save_for_backward(features, mean)
         ctx.count = count
         return mean, mean_square * (count / (count - 1))
 
@@ -40,10 +41,10 @@ class _Moments(torch.autograd.Function):
         ctx: Any, *grad_outputs: Tensor
     ) -> tuple[Tensor, None]:
         """``d mean / d f = 1/n`` and ``d var / d f = 2 (f - mean) / (n - 1)``."""
-        (centred,) = ctx.saved_tensors
+        features, mean = ctx.saved_tensors
         grad_mean, grad_variance = grad_outputs
         slope = grad_variance * (2 / (ctx.count - 1))
-        return torch.addcmul(grad_mean / ctx.count, centred, slope), None
+        return torch.addcmul(grad_mean / ctx.count, features - mean, slope), None
 
 
 def _moments(features: Tensor, dims: tuple[int, ...]) -> tuple[Tensor, Tensor]:
