@@ -8,11 +8,18 @@ from pathlib import Path
 import pytest
 
 from datafree.calibrators.base import RangeRule
-from datafree.errors import UnknownNameError
-from datafree.registry import available, load
+from datafree.config import Frozen, build
+from datafree.errors import ConfigError, UnknownNameError
+from datafree.reconstruction.base import Reconstructor
+from datafree.registry import available, built_in, load
 from datafree.synthesis.base import Synthesizer
 from datafree.synthesis.zeroq import ZeroQ
+from datafree.training.base import Trainer
 
+METHODS: dict[str, type[Frozen]] = {
+    "datafree.synthesis": Synthesizer, "datafree.calibrators": RangeRule,
+    "datafree.reconstruction": Reconstructor, "datafree.training": Trainer,
+}  # fmt: skip
 PACKAGES: dict[str, type] = {"datafree.synthesis": Synthesizer, "datafree.calibrators": RangeRule}
 
 
@@ -78,3 +85,14 @@ def test_listing_does_not_import_methods() -> None:
         "sys.exit('torch' in sys.modules or 'datafree.synthesis.zeroq' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+@pytest.mark.parametrize("package", METHODS)
+def test_numbers_that_no_optimizer_takes_are_refused_by_every_method(package: str) -> None:
+    for name in built_in(package):
+        cls = load(package, name, METHODS[package])
+        floats = [key for key, field in cls.model_fields.items() if field.annotation is float]
+        for option in floats:
+            for value in (1e38, float("inf"), float("nan")):
+                with pytest.raises(ConfigError, match=rf"option of {name}: {option}"):
+                    build(cls, {option: value}, f"option of {name}")

@@ -10,7 +10,7 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from datafree.config import Frozen, InputSpec
+from datafree.config import Hyperparameters, InputSpec
 from datafree.graph.taps import BatchNorm, batch_norms, tap_batch_norms
 from datafree.images import SyntheticSet
 from datafree.losses import first_logits, margin_loss, standardized_distance
@@ -22,7 +22,7 @@ from datafree.tensors import device_of, fast_copy, state_digest
 _REACH = 4.0  # deviations that values reach which are no image
 
 
-class Excite(Frozen):
+class Excite(Hyperparameters):
     """Go on from finished images until classes are as sure, and ranges as wide, as on data.
 
     Methods that match the statistics of every image by itself make images of no class: all pooled

@@ -9,7 +9,7 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import Tensor, fx, nn
 
-from datafree.config import Frozen, InputSpec
+from datafree.config import Hyperparameters, InputSpec
 from datafree.errors import ModelError
 from datafree.graph.overflow import described
 from datafree.graph.statistics import Statistics
@@ -22,7 +22,7 @@ from datafree.tensors import extremes
 Observe = Literal["quantized", "float"]
 
 
-class RangeRule(Frozen):
+class RangeRule(Hyperparameters):
     """Base of all that choose activation ranges: from images (`Calibrator`), or without any."""
 
     citation: ClassVar[str] = ""

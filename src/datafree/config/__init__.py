@@ -3,7 +3,7 @@
 Unknown keys are errors everywhere. A `RunConfig` written to `config.yaml` repeats the run exactly.
 """
 
-from datafree.config.base import Frozen, Method, build
+from datafree.config.base import Frozen, Hyperparameters, Method, build
 from datafree.config.files import distillation, load_config, merge, save_config
 from datafree.config.options import BudgetOptions, DistillOptions, ModelConfig, QuantizeOptions
 from datafree.config.run import RunConfig
@@ -15,6 +15,7 @@ __all__ = [
     "BudgetOptions",
     "DistillOptions",
     "Frozen",
+    "Hyperparameters",
     "InputSpec",
     "Method",
     "ModelConfig",

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Mapping
-from typing import Any, TypeVar
+from typing import Any, Self, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from datafree.errors import ConfigError
 
 _TOLD, _LONGEST = 3, 400
+LARGEST = 1e30
+"""Optimizers divide a rate by numbers far below 1, and single precision ends at 3.4e38."""
 T = TypeVar("T", bound="Frozen")
 
 
@@ -23,6 +25,18 @@ class Frozen(BaseModel):
     model_config = ConfigDict(
         frozen=True, extra="forbid", validate_default=True, use_attribute_docstrings=True
     )
+
+
+class Hyperparameters(Frozen):
+    """Options of a method: numbers that single precision computes with."""
+
+    @model_validator(mode="after")
+    def _within_reach(self) -> Self:
+        for name in type(self).model_fields:
+            value = getattr(self, name)
+            if isinstance(value, float) and not abs(value) <= LARGEST:
+                raise ValueError(f"{name} is {value}: give a number of at most {LARGEST:g}")
+        return self
 
 
 class Method(Frozen):

@@ -13,7 +13,7 @@ import torch
 from pydantic import Field
 from torch import Tensor, fx, nn
 
-from datafree.config import Frozen
+from datafree.config import Hyperparameters
 from datafree.errors import ConfigError, DataError
 from datafree.graph.activations import share
 from datafree.graph.blocks import find_blocks, layer_blocks
@@ -34,7 +34,7 @@ _TENSORS_HELD = 8
 _ENOUGH_STEPS, _LARGEST_FACTOR = 5_000, 50.0
 
 
-class Reconstructor(Frozen):
+class Reconstructor(Hyperparameters):
     """Base of all reconstructions: learns to round the weights of a calibrated student."""
 
     citation: ClassVar[str] = ""

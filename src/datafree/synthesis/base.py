@@ -12,7 +12,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, fx, nn
 
-from datafree.config import Frozen, InputSpec, Scheme
+from datafree.config import Hyperparameters, InputSpec, Scheme
 from datafree.errors import DataError, ModelError
 from datafree.files import make_folder
 from datafree.graph.attention import find_attention
@@ -53,7 +53,7 @@ class Batch:
             yield done
 
 
-class Synthesizer(Frozen):
+class Synthesizer(Hyperparameters):
     """Base of all methods: a frozen set of hyper-parameters with one entry point, `generate`.
 
     A method implements `make_batch`, and says how many iterations a batch takes.

@@ -10,7 +10,7 @@ from pydantic import Field
 from torch import Tensor, fx, nn
 
 from datafree.calibrators.base import Calibrator, Observe
-from datafree.config import Frozen, InputSpec
+from datafree.config import Hyperparameters, InputSpec
 from datafree.errors import ConfigError, ModelError
 from datafree.generators import GeneratorConfig
 from datafree.graph.taps import batch_norms
@@ -24,7 +24,7 @@ Fraction = Annotated[float, Field(ge=0, le=1)]
 """A point of a phase of training: 0 is its beginning, 1 its end."""
 
 
-class Trainer(Frozen):
+class Trainer(Hyperparameters):
     """Base of all methods: hyper-parameters, and hooks for the losses.
 
     `datafree.training.train` takes one and goes the way: first the generator learns alone (or
