@@ -6,6 +6,7 @@ import torch.nn.functional as F
 
 from datafree.config.outputs import Output, kind_of
 from datafree.losses import (
+    class_logits,
     class_rows,
     distillation,
     first_logits,
@@ -103,3 +104,19 @@ def test_a_loss_of_numbers_alone_moves() -> None:
 )
 def test_what_a_tensor_means_is_guessed_by_its_shape(shape, task, kind) -> None:  # pyright: ignore
     assert kind_of(shape, task, (3, 32, 32)) == kind
+
+
+def test_one_logit_is_two_classes_of_which_a_positive_one_is_the_second() -> None:
+    logits = torch.tensor([[2.0], [-3.0]])
+    both = class_logits(logits)
+    assert both.tolist() == [[0.0, 2.0], [0.0, -3.0]]
+    assert torch.allclose(both.softmax(1)[:, 1], torch.sigmoid(logits[:, 0]))
+    assert class_logits(both) is both
+
+
+def test_without_heads_there_is_one_part_with_classes_and_no_value() -> None:
+    logits = torch.randn(3, 4, generator=torch.Generator().manual_seed(0))
+    assert parts(logits, ()) == [logits]
+    assert class_rows(logits) == [logits]
+    assert values(logits) == []
+    assert first_logits(logits) is logits

@@ -21,6 +21,7 @@ from datafree.losses import (
     slack_distance,
     slack_margin,
     standardized_distance,
+    values_distance,
     variance_distance,
 )
 from draws import normal
@@ -354,3 +355,18 @@ def test_standardized_distance_has_no_unit() -> None:
     assert standardized_distance(torch.ones(1, 2), mean, std).item() == pytest.approx(
         (((1 - mean) / std) ** 2).mean().item()
     )
+
+
+def test_values_are_standardised_over_what_there_is_most_of() -> None:
+    random = torch.Generator().manual_seed(3)
+    series = torch.randn(4, 3, 9, generator=random)  # over positions, a loss for each item
+    mean, std = series.mean(2), (series.var(2) + 1e-6).sqrt()
+    assert torch.allclose(values_distance(series), (mean**2 + (std - 1) ** 2).sum(1), rtol=1e-4)
+    vectors = torch.randn(4, 3, generator=random)  # over items, one loss
+    mean, std = vectors.mean(0), (vectors.var(0) + 1e-6).sqrt()
+    found = values_distance(vectors)
+    assert found.shape == (1,)
+    assert torch.allclose(found, (mean**2 + (std - 1) ** 2).sum(), rtol=1e-4)
+    (one,) = vectors[:1]  # over channels
+    expected = one.mean() ** 2 + ((one.var() + 1e-6).sqrt() - 1) ** 2
+    assert torch.allclose(values_distance(vectors[:1]), expected, rtol=1e-4)

@@ -156,7 +156,7 @@ def calibrate(
 
 def _source(student: nn.Module, quantizer: str) -> str:
     """What the values before `quantizer` come from, in words: the user's own name of a layer."""
-    if isinstance(student, fx.GraphModule):
-        for node in student.graph.find_nodes(op="call_module", target=quantizer):
-            return described(student, node.all_input_nodes[0])
-    return f"what {quantizer} reads"
+    if not isinstance(student, fx.GraphModule):
+        return f"what {quantizer} reads"
+    node = next(iter(student.graph.find_nodes(op="call_module", target=quantizer)))
+    return described(student, node.all_input_nodes[0])
