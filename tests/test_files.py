@@ -1,10 +1,13 @@
 from __future__ import annotations
 
+import errno
 import hashlib
+import io
 import os
 import resource
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,7 +15,7 @@ import torch
 from safetensors.torch import save_file
 
 from datafree.errors import OutputError
-from datafree.files import atomic_path, make_folder, sha256, write_text
+from datafree.files import Sink, atomic_path, make_folder, sha256, write_text
 
 
 def test_text_arrives_whole(tmp_path: Path) -> None:
@@ -117,3 +120,32 @@ def test_sha256(tmp_path: Path) -> None:
     path = tmp_path / "bytes"
     path.write_bytes(bytes(range(256)) * 5000)
     assert sha256(path) == hashlib.sha256(bytes(range(256)) * 5000).hexdigest()
+
+
+class Full(io.BytesIO):
+    """A file on a disk with room for five bytes."""
+
+    def write(self, data: Any) -> int:
+        if self.tell() + len(data) > 5:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return super().write(data)
+
+
+def test_a_sink_takes_everything_and_says_afterwards_what_failed() -> None:
+    file = Full()
+    sink = Sink(file)
+    assert [sink.write(data) for data in (b"1234", b"5678", b"9")] == [4, 4, 1]
+    assert file.getvalue() == b"1234"  # nothing after the gap
+    sink.flush()
+    with pytest.raises(OSError, match="No space left"):
+        sink.check()
+
+
+def test_a_sink_that_got_all_is_silent() -> None:
+    file = io.BytesIO()
+    sink = Sink(file)
+    sink.write(b"12")
+    sink.write(memoryview(b"34"))
+    sink.flush()
+    sink.check()
+    assert file.getvalue() == b"1234"

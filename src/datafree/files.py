@@ -5,10 +5,11 @@ from __future__ import annotations
 import hashlib
 import os
 import tempfile
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import IO
 
 from safetensors import SafetensorError, safe_open
 
@@ -145,6 +146,40 @@ def write_text(path: Path, text: str) -> None:
     """Write `text` to `path` atomically, as UTF-8."""
     with atomic_path(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
+
+
+class Sink:
+    """A file that takes whatever is written to it, and says afterwards what failed.
+
+    Torch writes archives in C++, which ends the whole process where a write fails while it cleans
+    up after another one that did.
+    """
+
+    def __init__(self, file: IO[bytes]) -> None:
+        """Write to `file`."""
+        self._file = file
+        self._failed: OSError | None = None
+
+    def write(self, data: bytes | memoryview) -> int:
+        """Write `data`, unless a write has failed before."""
+        self._try(lambda: self._file.write(data))
+        return len(data)
+
+    def flush(self) -> None:
+        """Hand what was written to the system."""
+        self._try(self._file.flush)
+
+    def check(self) -> None:
+        """Raise the `OSError` of the first write that failed."""
+        if self._failed is not None:
+            raise self._failed
+
+    def _try(self, step: Callable[[], object]) -> None:
+        if self._failed is None:
+            try:
+                step()
+            except OSError as error:
+                self._failed = error
 
 
 def sha256(path: Path) -> str:

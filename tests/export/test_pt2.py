@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import resource
+import signal
 from pathlib import Path
 
 import pytest
@@ -10,7 +12,7 @@ from torch import Tensor, fx, nn
 
 from datafree.calibrators.base import Calibrator, calibrate
 from datafree.config import InputSpec, Scheme
-from datafree.errors import ExportError, OutputExistsError, ParityError
+from datafree.errors import ExportError, OutputError, OutputExistsError, ParityError
 from datafree.export.base import Exporter, Predictor
 from datafree.export.pt2 import Pt2
 from datafree.graph.capture import capture
@@ -113,3 +115,19 @@ def test_existing_file_and_missing_ranges(tmp_path: Path) -> None:
 
 def test_found_by_name() -> None:
     assert load("datafree.export", "pt2", Exporter) is Pt2
+
+
+@pytest.mark.parametrize("size", [0, 300, 5000])
+def test_a_file_that_cannot_grow_is_refused_in_one_line(tmp_path: Path, size: int) -> None:
+    """Not by torch's archive writer, which ends the process."""
+    student = ready(8)
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+    try:
+        with pytest.raises(OutputError, match=r"cannot write .*student\.pt2: File too large"):
+            Pt2().export(student, SPEC, tmp_path / "student.pt2")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+        signal.signal(signal.SIGXFSZ, handler)
+    assert not list(tmp_path.iterdir())

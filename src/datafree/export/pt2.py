@@ -20,6 +20,7 @@ from datafree.export.base import (
     float_weight_bytes,
     trace,
 )
+from datafree.files import Sink
 from datafree.graph.capture import impersonal
 from datafree.graph.outputs import lined_up
 
@@ -36,11 +37,16 @@ class Pt2(Exporter):
             program = trace(student, spec)
             impersonal(program)
             # A path would put its own, temporary, name into the archive.
-            with path.open("wb") as archive:
-                torch.export.save(program, archive, extra_files=dict(about))
+            with path.open("wb") as file:
+                archive = Sink(file)
+                torch.export.save(program, archive, extra_files=dict(about))  # pyright: ignore
+                archive.flush()
+        except OSError:
+            raise
         except Exception as error:
             line = next(iter(str(error).splitlines()), type(error).__name__)
             raise ExportError(f"torch.export refuses the student: {line}") from error
+        archive.check()
         return Written(float_weight_bytes(student))
 
     def verify(self, student: fx.GraphModule, path: Path) -> None:

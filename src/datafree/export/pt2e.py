@@ -41,7 +41,7 @@ class Pt2e(Exporter):
         except Exception as error:
             line = next(iter(str(error).splitlines()), type(error).__name__)
             raise ExportError(f"torch.export refuses the student: {line}") from error
-        path.write_bytes(archive.getvalue())
+        path.write_bytes(archive.getbuffer())
         return Written(stored_bytes(made))
 
     def verify(self, student: fx.GraphModule, path: Path) -> None:

@@ -12,7 +12,7 @@ from torch import nn
 from torch.export import ExportedProgram
 
 from datafree.config import InputSpec, RunConfig, build
-from datafree.errors import ConfigError, ModelError
+from datafree.errors import ConfigError, ModelError, OutputError
 from datafree.files import atomic_path, sha256
 from datafree.graph.capture import exported, impersonal
 from datafree.models import Teacher
@@ -51,8 +51,10 @@ def save_teacher(program: ExportedProgram, path: Path, *, own: bool) -> dict[str
     try:
         torch.export.save(program, archive)
         with atomic_path(path) as temporary:
-            temporary.write_bytes(archive.getvalue())
+            temporary.write_bytes(archive.getbuffer())
             load_archive(temporary)
+    except OutputError:
+        raise
     except ModelError as error:
         return {"error": f"not kept: {str(error).partition(': ')[2] or error}"}
     except Exception as error:  # noqa: BLE001 - torch may refuse a stranger's program in any way
