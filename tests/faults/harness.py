@@ -11,6 +11,7 @@ By hand, for the record: ``python tests/faults/harness.py --tries 12 --record FI
 from __future__ import annotations
 
 import argparse
+import importlib
 import json
 import os
 import random
@@ -23,7 +24,7 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable, Generator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -126,13 +127,22 @@ class Harness:
         ended = self.carry_out(words, self.start)
         assert ended.code == 0, ended.said
         self.known: dict[str, Undisturbed] = {}
+        told = self.place / "modules"
+        with self.copied() as folder:
+            self.carry_out(COMMANDS["quantize"], folder, told=told)
+        for name in told.read_text().split():  # once for all processes to come
+            with suppress(Exception):
+                importlib.import_module(name)
 
     def carry_out(
         self, words: tuple[str, ...], folder: Path, fault: Fault | None = None,
-        size: int | None = None,
+        size: int | None = None, told: Path | None = None,
     ) -> Ended:  # fmt: skip
-        """Run a command in `folder`; `fault` is told the process, `size` limits its files."""
-        child, said = begun(words, folder, size)
+        """Run a command in `folder`; `fault` is told the process, `size` limits its files.
+
+        The names of the modules that it imports are written to the file `told`.
+        """
+        child, said = begun(words, folder, size, told)
         began = time.monotonic()
         happened = began if fault is None else fault(child)
         while True:
@@ -215,12 +225,14 @@ class Harness:
         return Ended(ended.code, ended.said + (said if "Traceback" in said else ""), 0.0)
 
 
-def begun(words: tuple[str, ...], folder: Path, size: int | None) -> tuple[int, int]:
+def begun(
+    words: tuple[str, ...], folder: Path, size: int | None, told: Path | None = None
+) -> tuple[int, int]:
     """A process that carries a command out, and the end of a pipe where it is heard."""
     said, errors = os.pipe()  # a file would be within the limit of sizes
     child = os.fork()
     if not child:
-        _become(words, folder, errors, size)
+        _become(words, folder, errors, size, told)
     os.close(errors)
     return child, said
 
@@ -231,7 +243,9 @@ def read_all(said: int) -> str:
         return pipe.read().decode(errors="replace")
 
 
-def _become(words: tuple[str, ...], folder: Path, errors: int, size: int | None) -> None:
+def _become(
+    words: tuple[str, ...], folder: Path, errors: int, size: int | None, told: Path | None
+) -> None:
     """Be the command, in a process that was forked for it; never returns."""
     code = 99
     try:
@@ -250,6 +264,8 @@ def _become(words: tuple[str, ...], folder: Path, errors: int, size: int | None)
 
         os.write(2, traceback.format_exc().encode())
     finally:
+        if told is not None:
+            told.write_text("\n".join(sys.modules))
         os._exit(code)
 
 
