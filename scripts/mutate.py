@@ -33,8 +33,9 @@ from types import ModuleType
 from typing import Any
 
 ROOT = Path(__file__).parents[1]
-RECORD = Path(__file__).with_suffix(".json")
+RECORD = ROOT / "benchmarks" / "results" / "mutations.json"
 _SLOW = ("torch.export", "torch.fx", "numpy", "pydantic", "safetensors.torch")
+_TOLD_TO_READERS = ("annotation", "returns", "decorator_list", "type_params")
 LIMIT = 120  # seconds of one change; endless loops count as noticed
 
 _COMPARED: dict[type[ast.cmpop], type[ast.cmpop]] = {
@@ -88,6 +89,16 @@ def changed(node: ast.AST) -> Iterator[ast.AST]:
         yield ast.Pass()
 
 
+def _computing(node: ast.AST) -> Iterator[ast.AST]:
+    """`node` and what is beneath it, without annotations and decorators."""
+    yield node
+    for name, value in ast.iter_fields(node):
+        if name not in _TOLD_TO_READERS:
+            for child in value if isinstance(value, list) else [value]:
+                if isinstance(child, ast.AST):
+                    yield from _computing(child)
+
+
 def _left_out(node: ast.AST) -> bool:
     """Whether nothing that can be tested depends on `node`: annotations, imports, assertions."""
     return isinstance(node, ast.Import | ast.ImportFrom | ast.Assert)
@@ -95,9 +106,9 @@ def _left_out(node: ast.AST) -> bool:
 
 def changes(tree: ast.AST) -> Iterator[tuple[int, str, str]]:
     """(line, place in words, source) of the module after every single change."""
-    for parent in list(ast.walk(tree)):
+    for parent in _computing(tree):
         for name, value in ast.iter_fields(parent):
-            if name in ("annotation", "returns", "decorator_list", "type_params"):
+            if name in _TOLD_TO_READERS:
                 continue
             held: list[Any] = value if isinstance(value, list) else [value]
             for place, node in enumerate(held):
@@ -181,39 +192,55 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("folders", nargs="+")
     parser.add_argument("--only", nargs="*", help="stems of modules")
+    parser.add_argument(
+        "--survivors", action="store_true", help="try those again that no test noticed"
+    )
     asked = parser.parse_args()
     for name in _SLOW:
         importlib.import_module(name)
     record: dict[str, Any] = json.loads(RECORD.read_text()) if RECORD.exists() else {}
-    for path in (
-        p for f in asked.folders for p in sorted((ROOT / "src/datafree" / f).glob("*.py"))
-    ):
-        if path.stem == "__init__" or (asked.only and path.stem not in asked.only):
-            continue
-        key = f"{path.parent.name}/{path.name}"
-        module, tests = f"datafree.{path.parent.name}.{path.stem}", tests_of(path)
-        text = path.read_text(encoding="utf-8")
-        if not noticed(module, path, "raise ImportError", tests):
-            raise SystemExit(f"{key}: its tests do not import it")
-        if noticed(module, path, text, tests):
-            raise SystemExit(f"{key}: its tests fail as it is")
-        record[key] = told = _begun(record.get(key, {}), text)
-        for place, (line, change, source) in enumerate(changes(ast.parse(text))):
-            if place < told["tried"]:
-                continue  # by an earlier call, on the same text
+    for folder in asked.folders:
+        for path in sorted((ROOT / "src/datafree" / folder).glob("*.py")):
+            if path.stem != "__init__" and (not asked.only or path.stem in asked.only):
+                mutate(path, record, again=asked.survivors)
+
+
+def mutate(path: Path, record: dict[str, Any], *, again: bool) -> None:
+    """Try every change of the module at `path`, and put into `record` what came of it."""
+    key = f"{path.parent.name}/{path.name}"
+    module, tests = f"datafree.{path.parent.name}.{path.stem}", tests_of(path)
+    text = path.read_text(encoding="utf-8")
+    if not noticed(module, path, "raise ImportError", tests):
+        raise SystemExit(f"{key}: its tests do not import it")
+    if noticed(module, path, text, tests):
+        raise SystemExit(f"{key}: its tests fail as it is")
+    record[key] = told = _begun(record.get(key, {}), text)
+    repeated = set(told["survived"]) if again else set[str]()
+    for place, (line, change, source) in enumerate(changes(ast.parse(text))):
+        name = f"{line}: {change}"
+        if place >= told["tried"]:
             told["tried"] += 1
-            if change in told["equivalent"]:
-                continue
-            if noticed(module, path, source, tests):
-                told["noticed"] += 1
-            else:
-                told["survived"].append(f"{line}: {change}")
-                print(f"{key}:{line}: {change}", flush=True)
-            RECORD.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
-        count = told["noticed"] + len(told["survived"])
-        told["score"] = round(100 * told["noticed"] / max(count, 1), 1)
-        RECORD.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
-        print(f"{key}: {told['score']} % of {count}", flush=True)
+        elif name in repeated:
+            told["survived"].remove(name)
+        else:
+            continue  # tried by an earlier call, on the same text
+        if change in told["equivalent"]:
+            continue
+        if noticed(module, path, source, tests):
+            told["noticed"] += 1
+        else:
+            told["survived"].append(name)
+            print(f"{key}:{name}", flush=True)
+        _keep(record)
+    count = told["noticed"] + len(told["survived"])
+    told["score"] = round(100 * told["noticed"] / max(count, 1), 1)
+    _keep(record)
+    print(f"{key}: {told['score']} % of {count}", flush=True)
+
+
+def _keep(record: dict[str, Any]) -> None:
+    RECORD.parent.mkdir(exist_ok=True)
+    RECORD.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
 
 
 def _begun(known: dict[str, Any], text: str) -> dict[str, Any]:

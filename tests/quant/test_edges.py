@@ -7,8 +7,8 @@ import torch
 from torch import nn
 
 from datafree.errors import ModelError
-from datafree.quant.grid import Grid
-from datafree.quant.learned import SoftRounding
+from datafree.quant.grid import Grid, smallest_step
+from datafree.quant.learned import LearnedStep, SoftRounding, chosen
 from datafree.quant.modules import ActivationQuantizer, ChannelCopies, Quantizer, add_to_bias
 from datafree.quant.ranges import mse_range
 
@@ -75,3 +75,50 @@ def test_a_bias_is_moved_and_made_where_there_is_none() -> None:
         assert layer.bias is not None
         assert layer.bias.tolist() == expected
     assert shared.tolist() == [1.0, 2.0]
+
+
+@pytest.mark.parametrize(
+    ("grid", "qmin"),
+    [
+        (Grid(4, symmetric=True, narrow=True), -7),
+        (Grid(4, narrow=True), 0),
+        (Grid(4, symmetric=True, signed=False, narrow=True), 0),
+    ],
+)
+def test_only_signed_symmetric_codes_are_narrowed(grid: Grid, qmin: int) -> None:
+    assert grid.qmin == qmin
+
+
+def test_a_range_wider_than_float32_has_the_scale_of_its_width() -> None:
+    largest = 0.98 * torch.finfo(torch.float32).max
+    scale, zero = Grid(8).parameters(torch.tensor(-largest), torch.tensor(largest))
+    assert float(scale) == pytest.approx(2 * largest / 255, rel=1e-6)
+    assert float(zero) == 128  # half to even of 127.5
+
+
+def test_the_largest_power_of_two_is_a_scale_and_none_reaches_beyond_float32() -> None:
+    grid = Grid(8, symmetric=True, power_of_two=True)
+    assert float(grid.rounded_scale(torch.tensor(3e38))) == 2.0**127
+    scale, _ = grid.parameters(torch.tensor(-3.3e38), torch.tensor(3.3e38))
+    assert float(scale) == 2.0**120  # 128 steps of 2^121 would be 2^128
+
+
+@pytest.mark.parametrize(("start", "least"), [(1e-6, 1e-9), (1.0, 1e-8), (1e-37, 1.1754944e-38)])
+def test_the_smallest_step_is_a_thousandth_of_a_tiny_start(start: float, least: float) -> None:
+    assert float(smallest_step(torch.tensor(start))) == pytest.approx(least, rel=1e-6)
+
+
+def test_learned_parts_keep_what_is_learned_and_no_limits() -> None:
+    quantizer = Quantizer(Grid(4, symmetric=True))
+    quantizer.set_range(torch.tensor(-7.0), torch.tensor(7.0))
+    soft = SoftRounding(torch.tensor([1.5]), quantizer)
+    assert set(soft.state_dict()) == {"logits", "base", "zero_point", "scale"}
+    random = torch.Generator().manual_seed(0)
+    assert set(LearnedStep(quantizer, 0.0, random).state_dict()) == {"scale", "zero_point"}
+
+
+@pytest.mark.parametrize("share", [0.1, 0.5, 0.75])
+def test_elements_are_chosen_as_often_as_asked(share: float) -> None:
+    mask = chosen(torch.empty(200_000), share, torch.Generator().manual_seed(0))
+    assert float(mask.mean()) == pytest.approx(share, abs=0.005)
+    assert set(mask.unique().tolist()) == {0.0, 1.0}
