@@ -114,7 +114,9 @@ def test_learned_parts_keep_what_is_learned_and_no_limits() -> None:
     soft = SoftRounding(torch.tensor([1.5]), quantizer)
     assert set(soft.state_dict()) == {"logits", "base", "zero_point", "scale"}
     random = torch.Generator().manual_seed(0)
-    assert set(LearnedStep(quantizer, 0.0, random).state_dict()) == {"scale", "zero_point"}
+    activations = ActivationQuantizer(Grid(4))
+    activations.set_range(torch.tensor(-1.0), torch.tensor(1.0))
+    assert set(LearnedStep(activations, 0.0, random).state_dict()) == {"scale", "zero_point"}
 
 
 @pytest.mark.parametrize("share", [0.1, 0.5, 0.75])
