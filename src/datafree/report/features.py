@@ -73,9 +73,17 @@ class _Gathered:
 
     layer: BatchNorm
     channels: Tensor
-    values: list[Tensor] = field(default_factory=list)
     means: list[Tensor] = field(default_factory=list)
     stds: list[Tensor] = field(default_factory=list)
+    filled: int = 0
+
+    def __post_init__(self) -> None:
+        """Take the room of all values at once.
+
+        Small tensors that stay, made between the large ones of a pass that do not, would keep the
+        system from getting memory back: that was more than two times the network.
+        """
+        self.values = torch.empty(len(self.channels), _VALUES)
 
     def add(self, features: Tensor, share: float, random: torch.Generator) -> None:
         """Statistics of a batch, and `share` of the `_VALUES` values a channel is to have."""
@@ -85,10 +93,11 @@ class _Gathered:
         if stds is not None:
             self.stds.append(stds.cpu())
         flat = chosen.transpose(0, 1).reshape(len(self.channels), -1).cpu()
-        wanted = max(1, round(share * _VALUES))
+        wanted = min(max(1, round(share * _VALUES)), _VALUES - self.filled)
         if flat.shape[1] > wanted:
             flat = flat[:, torch.randperm(flat.shape[1], generator=random)[:wanted]]
-        self.values.append(flat)
+        self.values[:, self.filled : self.filled + flat.shape[1]] = flat
+        self.filled += flat.shape[1]
 
     def statistics(self, path: str) -> NormStatistics:
         """All that was added."""
@@ -98,7 +107,7 @@ class _Gathered:
             channels=self.channels,
             mean=mean,
             std=std,
-            values=torch.cat(self.values, 1),
+            values=self.values[:, : self.filled],
             means=torch.cat(self.means),
             stds=torch.cat(self.stds) if self.stds else None,
         )
@@ -117,7 +126,10 @@ def features_of(
     """
     random = torch.Generator().manual_seed(seed)
     layers = {path: one for path, one in batch_norms(teacher).items() if not virgin(one)}
-    gathered: dict[tuple[str, int], _Gathered] = {}  # by path and call of it in a pass
+    gathered = {
+        (path, 0): _Gathered(one, _spread(one.num_features)) for path, one in layers.items()
+    }
+    called: dict[tuple[str, int], None] = {}  # path and call of it in a pass, in order
     calls: Counter[str] = Counter()
     share = 0.0
     last: list[Tensor] = []
@@ -130,8 +142,11 @@ def features_of(
         last.append((features.mean(places) if places else features).float().cpu())
 
     def gather(path: str, features: Tensor, _output: Tensor) -> None:
-        new = _Gathered(layers[path], _spread(features.shape[1]))
-        gathered.setdefault((path, calls[path]), new).add(features, share, random)
+        place = path, calls[path]
+        if place not in gathered:
+            gathered[place] = _Gathered(layers[path], _spread(layers[path].num_features))
+        gathered[place].add(features, share, random)
+        called[place] = None
         calls[path] += 1
 
     with (
@@ -143,7 +158,7 @@ def features_of(
             calls.clear()
             share = len(images) / count
             outputs.append(teacher(images).float().cpu())
-    norms = [place.statistics(path) for (path, _), place in gathered.items()]
+    norms = [gathered[place].statistics(place[0]) for place in called]
     return Features(norms, torch.cat(last)[:count], torch.cat(outputs))
 
 

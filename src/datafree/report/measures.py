@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 _GRID = 200  # points of the density's grid along each axis
+_AT_ONCE = 4096  # pixels of all images in double precision together
 
 
 def distance_to_normal(values: Tensor, mean: Tensor, std: Tensor) -> Tensor:
@@ -66,10 +67,13 @@ def projected(sets: Sequence[Tensor]) -> tuple[list[Tensor], tuple[float, float]
     Returns:
         (N_i, 2) each, and the shares of the variance that the two components explain.
     """
-    rows = torch.cat([one.flatten(1).double() for one in sets])
-    centred = rows - rows.mean(0)
+    rows = torch.cat([one.flatten(1) for one in sets])
     # Of the smaller of the two products; images have more pixels than there are images.
-    values, vectors = torch.linalg.eigh(centred @ centred.T)
+    products = torch.zeros(len(rows), len(rows), dtype=torch.float64)
+    for part in rows.split(_AT_ONCE, 1):
+        centred = part.double() - part.double().mean(0)
+        products += centred @ centred.T
+    values, vectors = torch.linalg.eigh(products)
     places = vectors[:, -2:].flip(1) * values[-2:].flip(0).clamp(min=0).sqrt()
     largest = places.abs().argmax(0)
     places = places * places.gather(0, largest[None]).sign()
