@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import os
 import tempfile
 from collections.abc import Callable, Generator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 from safetensors import SafetensorError, safe_open
 
@@ -148,7 +149,7 @@ def write_text(path: Path, text: str) -> None:
         temporary.write_text(text, encoding="utf-8")
 
 
-class Sink:
+class Sink(io.RawIOBase):
     """A file that takes whatever is written to it, and says afterwards what failed.
 
     Torch writes archives in C++, which ends the whole process where a write fails while it cleans
@@ -156,11 +157,24 @@ class Sink:
     """
 
     def __init__(self, file: IO[bytes]) -> None:
-        """Write to `file`."""
+        """Write to `file`, which can be sought in."""
+        super().__init__()
         self._file = file
         self._failed: OSError | None = None
 
-    def write(self, data: bytes | memoryview) -> int:
+    def writable(self) -> bool:
+        """It is."""
+        return True
+
+    def seekable(self) -> bool:
+        """As the file."""
+        return self._file.seekable()
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        """As the file."""
+        return self._file.seek(offset, whence)
+
+    def write(self, data: Any) -> int:
         """Write `data`, unless a write has failed before."""
         self._try(lambda: self._file.write(data))
         return len(data)

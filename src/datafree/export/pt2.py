@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import ClassVar
+from typing import IO, ClassVar, cast
 
 import torch
 from torch import Tensor, fx
@@ -39,7 +39,7 @@ class Pt2(Exporter):
             # A path would put its own, temporary, name into the archive.
             with path.open("wb") as file:
                 archive = Sink(file)
-                torch.export.save(program, archive, extra_files=dict(about))  # pyright: ignore
+                torch.export.save(program, cast("IO[bytes]", archive), extra_files=dict(about))
                 archive.flush()
         except OSError:
             raise

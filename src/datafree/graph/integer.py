@@ -19,6 +19,7 @@ from torch.fx.node import map_aggregate
 
 from datafree.graph.edges import fuses, module_of, moves, operator_of
 from datafree.graph.inputs import is_input_part
+from datafree.graph.logistic import logistic
 from datafree.graph.settle import bias_scale, rules_of
 from datafree.graph.sizes import is_size
 from datafree.quant.modules import QUANTIZED, ActivationQuantizer, QuantizedLayer
@@ -144,7 +145,9 @@ class _Integers(fx.Interpreter):
             return (_sum if kind == "add" else _product)(*operands)
         if not isinstance(first, _Codes):
             return None
-        if kind in ("sigmoid", "leaky_relu") and module is not None:
+        if kind == "sigmoid":
+            return _of_real(lambda: _looked_up(first, logistic))
+        if kind == "leaky_relu" and module is not None:
             return _of_real(lambda: module(first.real()))
         if kind == "avg_pool" and _whole_map(n, first):
             return _pooled(first, keep=_keeps(n))
@@ -172,6 +175,14 @@ def _quantized(value: Any, quantizer: ActivationQuantizer) -> _Codes:
     else:
         codes = quantizer.codes(_real(value).float())
     return _Codes(codes.sub_(quantizer.zero_point), quantizer)
+
+
+def _looked_up(source: _Codes, function: Callable[[Tensor], Tensor]) -> Tensor:
+    """`function` of the real values, computed once for every code."""
+    grid, zero = source.quantizer.grid, source.quantizer.zero_point
+    every = torch.arange(grid.qmin, grid.qmax + 1, device=zero.device) - zero
+    table = function(every * source.quantizer.scale)
+    return table[(source.centred + zero - grid.qmin).long()]
 
 
 def _of_real(real: Callable[[], Tensor]) -> _Pending:
@@ -222,7 +233,7 @@ def _sum(a: _Codes, b: _Codes) -> _Pending:
 def _product(a: _Codes, b: _Codes) -> _Pending:
     def codes(quantizer: ActivationQuantizer) -> Tensor:
         scale = a.quantizer.scale * b.quantizer.scale / quantizer.scale
-        return (a.centred * b.centred).mul_(scale).round_().add_(quantizer.zero_point)
+        return (a.centred * b.centred).mul_(scale).add_(quantizer.zero_point).round_()
 
     return _Pending(lambda: a.real() * b.real(), codes)
 

@@ -22,7 +22,7 @@ from datafree.report.measures import (
     similarity,
     variance_of_statistics,
 )
-from datafree.tensors import device_of
+from datafree.tensors import device_of, release_memory
 
 SYNTHETIC, NOISE, REAL = "synthetic", "noise", "real"
 _VALUES = 256 * 3 * 32 * 32  # of all images of a set: a few passes of a small network
@@ -130,10 +130,11 @@ def sets_of(
     given = {SYNTHETIC: images.subset(count), NOISE: SyntheticSet(noise, images.spec)}
     if real is not None:
         given[REAL] = real.subset(count)
-    found = {
-        name: features_of(teacher, device_batches(one, device_of(teacher)), count, seed)
-        for name, one in given.items()
-    }
+    found: dict[str, Features] = {}
+    for name, one in given.items():
+        batches = device_batches(one, device_of(teacher))
+        found[name] = features_of(teacher, batches, count, seed)
+        release_memory(teacher)
     features, own = projected([one.last for one in found.values()])
     pixels, share = projected([one.images for one in given.values()])
     rows = [
