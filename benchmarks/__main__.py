@@ -120,6 +120,7 @@ def run(
 @click.pass_obj
 def render(place: Place, names: tuple[str, ...], check: bool) -> None:
     """Make tables of pages anew from the records; all of them where none are named."""
+    from benchmarks import attacks
     from benchmarks.page import Source
     from benchmarks.page import render as rendered
     from datafree.files import write_text
@@ -137,6 +138,7 @@ def render(place: Place, names: tuple[str, ...], check: bool) -> None:
         text = path.read_text(encoding="utf-8")
         try:
             new = rendered(text, source, names)
+            new = new if names else attacks.render(new, place)
         except ConfigError as error:
             raise ConfigError(f"{path.name}: {error}") from None
         if new != text:

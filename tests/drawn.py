@@ -58,6 +58,17 @@ class _Concatenated(nn.Module):
         return torch.cat([self.left(x), self.right(x)], 1)
 
 
+class _Twice(nn.Module):
+    """One layer on what it made of its input, with the same weights."""
+
+    def __init__(self, draw: random.Random, channels: int) -> None:
+        super().__init__()
+        self.layer = _Layer(draw, channels, channels)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.layer(self.layer(x))
+
+
 class _Gate(nn.Module):
     """Squeeze and excitation."""
 
@@ -81,9 +92,15 @@ class Drawn(nn.Module):
         width = draw.choice((6, 8, 12))
         parts: list[nn.Module] = [_Layer(draw, 3, width)]
         for _ in range(draw.choice((2, 3, 4))):
-            kind = draw.choice(("plain", "depthwise", "residual", "concat", "gate", "pool"))
+            kind = draw.choice(
+                ("plain", "groups", "depthwise", "residual", "concat", "gate", "twice", "pool")
+            )
             if kind == "plain":
                 parts.append(_Layer(draw, width, width))
+            elif kind == "groups":
+                parts.append(_Layer(draw, width, width, groups=2))
+            elif kind == "twice":
+                parts.append(_Twice(draw, width))
             elif kind == "depthwise":
                 parts.append(_Layer(draw, width, width, groups=width))
             elif kind == "residual":

@@ -64,7 +64,7 @@ COMMANDS: dict[str, tuple[str, ...]] = {
 FAULTS = ("kill", "terminate", "interrupt", "full", "size", "read-only", "vanished", "twice")
 _UNTIL = 300  # seconds a try may take
 _ENDING = 0.3  # seconds that a process takes to end once all is written
-_ENDED = {0, 2, 130, 143, -signal.SIGKILL}
+_ENDED = {0, 2, 130, 143, -signal.SIGKILL, -signal.SIGTERM}  # the last before Python has begun
 _SAME = (".safetensors", ".onnx", ".pt2", "config.yaml", "allocation.json")
 
 

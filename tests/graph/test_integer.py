@@ -24,7 +24,11 @@ pytestmark = pytest.mark.skipif(
 
 
 def by_onnxruntime(
-    operator: str, given: list[Tensor], on: list[Parameters], result: Parameters
+    operator: str,
+    given: list[Tensor],
+    on: list[Parameters],
+    result: Parameters,
+    **window: list[int],
 ) -> NDArray[np.uint8]:
     """Codes of one operator between quantizers."""
     names = [f"x{k}" for k in range(len(given))]
@@ -35,7 +39,8 @@ def by_onnxruntime(
     for name in names:
         read = [name, f"{name}_scale", f"{name}_zero"]
         nodes.append(helper.make_node("DequantizeLinear", read, [f"{name}_real"]))
-    nodes.append(helper.make_node(operator, [f"{name}_real" for name in names], ["made"]))
+    real = [f"{name}_real" for name in names]
+    nodes.append(helper.make_node(operator, real, ["made"], **window))
     nodes.append(helper.make_node("QuantizeLinear", ["made", "y_scale", "y_zero"], ["y"]))
     graph = helper.make_graph(
         nodes, "one",
@@ -83,7 +88,7 @@ def by_the_integer_model(
         part = graph.call_function(torch.ops.aten.select.int, (image, 1, k))
         read.append(graph.call_module(f"on.{k}", (part,)))
     made = (
-        graph.call_function(operator.function, tuple(read))  # pyright: ignore[reportArgumentType]
+        graph.call_function(operator.function, (*read, *operator.options))  # pyright: ignore[reportArgumentType]
         if isinstance(operator, Function)
         else graph.call_module("operator", (read[0],))
     )
@@ -96,11 +101,11 @@ def by_the_integer_model(
 
 
 class Function(nn.Module):
-    """An operator of aten."""
+    """An operator of aten, with what it is told beside tensors."""
 
-    def __init__(self, function: object) -> None:
+    def __init__(self, function: object, *options: list[int]) -> None:
         super().__init__()
-        self.function = function
+        self.function, self.options = function, options
 
 
 def drawn(random: np.random.Generator, low: float, high: float) -> Parameters:
@@ -134,3 +139,17 @@ def test_functions_of_one_operand(name: str, seed: int) -> None:
     operator = nn.Sigmoid() if name == "Sigmoid" else nn.LeakyReLU(0.01)
     found = by_the_integer_model(operator, given, [(scale, zero)], result)
     assert np.array_equal(found.numpy(), by_onnxruntime(name, given, [(scale, zero)], result))
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_means_of_windows(seed: int) -> None:
+    """With the input's own grid every fourth mean of four lies between two codes."""
+    random = np.random.default_rng(seed)
+    given = [torch.from_numpy(random.integers(0, 256, (2, 8, 12, 12)).astype(np.float32))]
+    scale, zero = drawn(random, 0.005, 0.1)
+    on = [(scale, zero + seed % 2)]
+    found = by_the_integer_model(
+        Function(torch.ops.aten.avg_pool2d.default, [2, 2], [2, 2]), given, on, on[0]
+    )
+    window = {"kernel_shape": [2, 2], "strides": [2, 2]}
+    assert np.array_equal(found.numpy(), by_onnxruntime("AveragePool", given, on, on[0], **window))

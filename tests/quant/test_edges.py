@@ -105,7 +105,7 @@ def test_the_largest_power_of_two_is_a_scale_and_none_reaches_beyond_float32() -
 
 @pytest.mark.parametrize(("start", "least"), [(1e-6, 1e-9), (1.0, 1e-8), (1e-37, 1.1754944e-38)])
 def test_the_smallest_step_is_a_thousandth_of_a_tiny_start(start: float, least: float) -> None:
-    assert float(smallest_step(torch.tensor(start))) == pytest.approx(least, rel=1e-6)
+    assert float(smallest_step(torch.tensor(start))) == pytest.approx(least, rel=1e-6, abs=0)
 
 
 def test_learned_parts_keep_what_is_learned_and_no_limits() -> None:
@@ -124,3 +124,16 @@ def test_elements_are_chosen_as_often_as_asked(share: float) -> None:
     mask = chosen(torch.empty(200_000), share, torch.Generator().manual_seed(0))
     assert float(mask.mean()) == pytest.approx(share, abs=0.005)
     assert set(mask.unique().tolist()) == {0.0, 1.0}
+
+
+def test_a_bias_that_was_added_to_is_not_trained() -> None:
+    layer = nn.Conv2d(2, 3, 1)
+    add_to_bias(layer, torch.ones(3, dtype=torch.float64))
+    assert layer.bias is not None and not layer.bias.requires_grad
+
+
+def test_a_widened_quantizer_covers_so_many_times_its_range() -> None:
+    quantizer = ActivationQuantizer(Grid(8))
+    quantizer.widened = 4.0
+    quantizer.set_range(torch.tensor(-1.0), torch.tensor(3.0))
+    assert float(quantizer.scale) == pytest.approx(16 / 255, rel=1e-6, abs=0)

@@ -7,8 +7,8 @@ stored as int8 or uint8, narrower ones as int4 or uint4, two to a byte. Biases s
 from __future__ import annotations
 
 import json
-from collections import Counter
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -16,7 +16,7 @@ import onnx
 import onnxruntime
 import torch
 from pydantic import Field
-from torch import Tensor, fx, nn
+from torch import Tensor, fx
 
 from datafree.config import InputSpec
 from datafree.errors import ExportError, ParityError
@@ -38,6 +38,7 @@ from datafree.export._traced import (
     strip,
     traced,
 )
+from datafree.export._unshared import unshared
 from datafree.export.base import (
     About,
     Exporter,
@@ -115,13 +116,8 @@ class Onnx(Exporter):
         return as_computed(student)
 
     def exact(self, student: fx.GraphModule) -> bool:
-        """Where all that is computed between quantizers are whole numbers.
-
-        onnxruntime's exact mode loads no file in which two products read the same int8 weights;
-        such a file is checked in float, see `run`.
-        """
-        whole = rules_of(student).exact and not float_operators(student)
-        return whole and not _reads_twice(student)
+        """Where all that is computed between quantizers are whole numbers."""
+        return rules_of(student).exact and not float_operators(student)
 
     def write(self, student: fx.GraphModule, spec: InputSpec, path: Path, about: About) -> Written:
         """See `Exporter.write`."""
@@ -157,10 +153,11 @@ class Onnx(Exporter):
         Raises:
             ExportError: onnxruntime cannot load or run the file.
         """
-        try:
+        with suppress(ExportError):
             return _session(path, _PRECISE)
-        except ExportError:
-            return _session(path, _PRECISE, _PLAIN)
+        with suppress(Exception):  # the last attempt says what is wrong with the file
+            return _session(path, _PRECISE, model=unshared(onnx.load(path)).SerializeToString())
+        return _session(path, _PRECISE, _PLAIN)
 
     def inspect(
         self, student: fx.GraphModule, path: Path, images: Tensor, logits: Tensor
@@ -240,15 +237,10 @@ def _check_other_size(student: fx.GraphModule, file: Predictor, images: Tensor) 
         raise ParityError(f"with larger images the file computes something else: {found}")
 
 
-def _reads_twice(student: fx.GraphModule) -> bool:
-    """Whether a linear layer is called more than once."""
-    calls = Counter(node.target for node in student.graph.nodes if node.op == "call_module")
-    layers = dict(student.named_modules())
-    return any(n > 1 and isinstance(layers[str(t)], nn.Linear) for t, n in calls.items())
-
-
-def _session(path: Path, *entries: tuple[str, str]) -> Callable[..., Tensor]:
-    """`path` loaded with these session settings."""
+def _session(
+    path: Path, *entries: tuple[str, str], model: bytes | None = None
+) -> Callable[..., Tensor]:
+    """`path`, or a `model` made of it, loaded with these session settings."""
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 4
     options.intra_op_num_threads = torch.get_num_threads()
@@ -256,7 +248,7 @@ def _session(path: Path, *entries: tuple[str, str]) -> Callable[..., Tensor]:
         options.add_session_config_entry(key, value)
     try:
         session = onnxruntime.InferenceSession(
-            str(path), options, providers=["CPUExecutionProvider"]
+            model or str(path), options, providers=["CPUExecutionProvider"]
         )
     except Exception as error:  # its errors have no common base
         raise ExportError(f"onnxruntime cannot load {path}: {first_line(error)}") from error

@@ -8,6 +8,7 @@ from typing import IO, ClassVar, cast
 
 import torch
 from torch import Tensor, fx
+from torch.export import ExportedProgram
 
 from datafree.config import InputSpec
 from datafree.errors import ExportError, ParityError
@@ -51,12 +52,12 @@ class Pt2(Exporter):
 
     def verify(self, student: fx.GraphModule, path: Path) -> None:
         """See `Exporter.verify`: all parameters and buffers."""
-        program = torch.export.load(path)
+        program = _loaded(path)
         check_state(student.state_dict(keep_vars=True), program.state_dict | program.constants)
 
     def run(self, path: Path) -> Callable[..., Tensor]:
         """The file loaded by torch, which is safe only for files one has written oneself."""
-        module = torch.export.load(path).module()
+        module = _loaded(path).module()
 
         def run(*given: Tensor) -> Tensor:
             return lined_up(module(*given))
@@ -76,3 +77,9 @@ class Pt2(Exporter):
         """
         if parity.difference != 0:
             raise ParityError(f"{path} differs from the student: {parity}; the file was not kept")
+
+
+def _loaded(path: Path) -> ExportedProgram:
+    """The program of `path`; torch would log a traceback where a path is not there."""
+    with path.open("rb") as file:
+        return torch.export.load(file)

@@ -151,6 +151,9 @@ class _Integers(fx.Interpreter):
             return _of_real(lambda: module(first.real()))
         if kind == "avg_pool" and _whole_map(n, first):
             return _pooled(first, keep=_keeps(n))
+        if kind == "avg_pool":
+            args = map_aggregate(args, _real)
+            return _windows(lambda: getattr(self, n.op)(n.target, args, n.kwargs))
         return None
 
 
@@ -242,6 +245,13 @@ def _joined(parts: list[_Codes], dim: int) -> _Pending:
     return _Pending(
         lambda: torch.cat([part.real() for part in parts], dim),
         lambda quantizer: torch.cat([quantizer.codes(part.real()) for part in parts], dim),
+    )
+
+
+def _windows(real: Callable[[], Tensor]) -> _Pending:
+    """Means of windows, whose zero point is added before they are rounded."""
+    return _Pending(
+        real, lambda quantizer: (real() / quantizer.scale).add_(quantizer.zero_point).round_()
     )
 
 
