@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import platform
+from typing import Any
 
 import numpy as np
 import onnxruntime
@@ -28,7 +29,7 @@ def by_onnxruntime(
     given: list[Tensor],
     on: list[Parameters],
     result: Parameters,
-    **window: list[int],
+    **window: Any,
 ) -> NDArray[np.uint8]:
     """Codes of one operator between quantizers."""
     names = [f"x{k}" for k in range(len(given))]
