@@ -99,6 +99,8 @@ def markdown(source: Source, name: str) -> str:
         if any(text != _NOTHING for text in texts):
             labels = [view.labels.get(value, value) for (value,) in row.values()]
             lines.append([*labels, *texts])
+    if not lines and any(cell.within(view.where) for cell in source.records):
+        return "None.\n"
     heads = [*view.heads, *[""] * (len(view.rows) - len(view.heads))]
     heads += [column.name for column in columns]
     rows = [heads, ["---"] * len(heads), *lines]

@@ -1,6 +1,6 @@
 """Are files equal to students? Networks drawn at random through capture, quantize, export and run.
 
-    python tests/drawn_networks.py --networks 200 drawn.jsonl
+    python tests/drawn_networks.py --networks 500 --widths 1 drawn.jsonl
 
 One line per network and width goes to the file, with what was measured; a call goes on where an
 earlier one stopped. A network of which nothing but its input is rounded in float has to give the
@@ -15,6 +15,7 @@ import json
 import os
 import tempfile
 from concurrent.futures import ProcessPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -36,13 +37,14 @@ from drawn import DRAWN_SPEC, Drawn, drawn_images
 WIDTHS = ("W8A8", "W4A8", "W4A4", "W2A8")
 
 
-def measured(seed: int) -> list[dict[str, Any]]:
-    """What the network of `seed` gives at all widths."""
+def measured(seed: int, count: int = len(WIDTHS)) -> list[dict[str, Any]]:
+    """What the network of `seed` gives at `count` widths, others for the next seed."""
     torch.set_num_threads(1)
     folded = fold_batch_norms(capture(Drawn(seed), DRAWN_SPEC))
     images = drawn_images(64, 1000 + seed)
     found: list[dict[str, Any]] = []
-    for bits in WIDTHS:
+    for k in range(count):
+        bits = WIDTHS[(seed + k) % len(WIDTHS)]
         student = insert_quantizers(folded, Scheme(target="onnxruntime", bits=bits), DRAWN_SPEC)
         calibrate(student, [drawn_images(32, seed)], MSE())
         settle(student)
@@ -68,13 +70,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("file", type=Path, help="lines of JSON; made longer")
     parser.add_argument("--networks", type=int, default=200)
+    parser.add_argument("--widths", type=int, default=len(WIDTHS), help="of each network")
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1)
     given = parser.parse_args()
     text = given.file.read_text(encoding="utf-8") if given.file.exists() else ""
     cells: list[dict[str, Any]] = [json.loads(line) for line in text.splitlines()]
     missing = sorted(set(range(given.networks)) - {cell["seed"] for cell in cells})
     with ProcessPoolExecutor(given.jobs) as pool, given.file.open("a", encoding="utf-8") as file:
-        for found in pool.map(measured, missing):
+        for found in pool.map(partial(measured, count=given.widths), missing):
             cells += found
             file.write("".join(json.dumps(cell) + "\n" for cell in found))
             file.flush()

@@ -37,6 +37,13 @@ def of(table: Table, records: Iterable[Record]) -> Source:
     return Source(table, {record.of(table): record for record in records})
 
 
+def test_a_view_of_what_no_record_has_is_none(table: Table) -> None:
+    told = a_record("W8A8", "red", 0, 80.0).model_dump()
+    told["measured"] = {"test_images": 360}
+    assert markdown(of(table, [Record.model_validate(told)]), "top1") == "None.\n"
+    assert "Nothing is measured yet" in markdown(of(table, []), "top1")
+
+
 def test_a_table_by_hand(table: Table) -> None:
     """80 and 82 have the mean 81 and the deviation sqrt(2)."""
     records = [
