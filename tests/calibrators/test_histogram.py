@@ -103,3 +103,27 @@ def test_one_value(value: float) -> None:
     histogram = extend(None, torch.full((7,), value))
     assert histogram.quantile(0.5) == pytest.approx(value)
     assert histogram.means.tolist() == pytest.approx([value])
+
+
+def held(counts: dict[int, float], smallest: float, largest: float) -> Histogram:
+    """4096 bins of width 2 from 0 on."""
+    whole = torch.zeros(4096, dtype=torch.float64)
+    for place, count in counts.items():
+        whole[place] = count
+    return Histogram(0.0, 8192.0, whole, whole * 0, smallest, largest)
+
+
+@pytest.mark.parametrize(
+    ("share", "value"),
+    [(0.0, 20.5), (0.25, 21.0), (0.5, 22.0), (0.75, 41.0), (0.875, 41.5), (1.0, 41.5)],
+)
+def test_quantiles_are_linear_within_a_bin_and_end_at_what_was_seen(
+    share: float, value: float
+) -> None:
+    """Four values between 20 and 22, four between 40 and 42."""
+    assert held({10: 4, 20: 4}, 20.5, 41.5).quantile(share) == pytest.approx(value, abs=1e-9)
+
+
+def test_quantiles_reach_the_last_bin() -> None:
+    assert held({4095: 8}, 8190.0, 8192.0).quantile(0.5) == pytest.approx(8191.0, abs=1e-9)
+    assert held({4095: 0.5}, 8190.0, 8192.0).quantile(1.0) == pytest.approx(8191.0, abs=1e-9)
