@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 from datafree.errors import ModelError
+from datafree.quant import ranges
 from datafree.quant.grid import Grid, smallest_step
 from datafree.quant.learned import LearnedStep, SoftRounding, chosen
 from datafree.quant.modules import ActivationQuantizer, ChannelCopies, Quantizer, add_to_bias
@@ -137,3 +138,20 @@ def test_a_widened_quantizer_covers_so_many_times_its_range() -> None:
     quantizer.widened = 4.0
     quantizer.set_range(torch.tensor(-1.0), torch.tensor(3.0))
     assert float(quantizer.scale) == pytest.approx(16 / 255, rel=1e-6, abs=0)
+
+
+@pytest.mark.parametrize("sign", [-1, 1])
+@pytest.mark.parametrize("exponent", [-90, 90])
+def test_a_range_is_found_alike_at_any_size_and_on_either_side(sign: int, exponent: int) -> None:
+    values = sign * torch.rand(2, 200, generator=torch.Generator().manual_seed(0)).square()
+    expected = mse_range(values, Grid(3), 0)
+    found = mse_range(values * 2.0**exponent, Grid(3), 0)
+    assert any(float(end.abs().max()) for end in expected)
+    for end, wanted in zip(found, expected, strict=True):
+        assert torch.equal(end, wanted * 2.0**exponent)
+
+
+def test_rows_of_an_ordinary_size_are_not_scaled() -> None:
+    reach = torch.tensor([0.0, 2e-6, 1.0, 9e5, 1e-6, 1e6, 3e38])
+    unit = ranges._unit(reach)  # pyright: ignore[reportPrivateUsage]
+    assert unit.tolist() == [1, 1, 1, 1, 2.0**-19, 2.0**20, 2.0**127]
