@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import os
 import signal
+import time
 from collections.abc import Generator
 
 import click
@@ -58,3 +60,29 @@ def test_a_termination_ends_as_an_interruption_does(capsys: pytest.CaptureFixtur
         handler(signal.SIGTERM, None)  # no signal itself: it would end whatever runs the tests
     assert ended.value.code == 143
     assert capsys.readouterr().err.startswith("terminated; the same command goes on")
+
+
+class Dying:
+    """Ends or interrupts its process in its finaliser, where exceptions are swallowed."""
+
+    def __init__(self, number: int) -> None:
+        self.number = number
+
+    def __del__(self) -> None:
+        os.kill(os.getpid(), self.number)
+        for _ in range(10_000):
+            pass  # the handler is called in here
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_an_end_that_is_asked_for_in_a_finaliser_is_not_lost(
+    number: int, code: int, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as ended, endings():
+        dying = Dying(number)
+        del dying
+        time.sleep(5)
+        raise AssertionError("it went on")
+    assert ended.value.code == code
+    said = capsys.readouterr().err
+    assert "Traceback" not in said and said.count("the same command goes on") == 1

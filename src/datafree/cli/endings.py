@@ -20,6 +20,8 @@ _NO_MEMORY = (
 )
 _OUT_OF_MEMORY = ("not enough memory", "can't allocate memory", "out of memory", "bad allocation")
 _TOO_DEEP = "this is nested too deeply to be worked on: give a network or a file of fewer levels"
+_HAS_TIMER = hasattr(signal, "setitimer")  # Windows has none
+_SOON = 0.01  # seconds, by when a callback has ended
 _MISTAKE, _VERDICT, _INTERRUPTED = 2, 3, 130
 
 
@@ -32,7 +34,8 @@ def endings() -> Generator[None]:
     """
     signal.signal(signal.SIGTERM, _terminated)
     try:
-        yield
+        with _nothing_swallowed():
+            yield
     except click.exceptions.NoArgsIsHelpError as asked:
         click.echo(asked.format_message())
         sys.exit(0)
@@ -75,6 +78,35 @@ def _terminated(number: int, frame: object) -> NoReturn:
     del frame
     console.err.print("terminated; the same command goes on where it stopped")
     sys.exit(128 + number)
+
+
+@contextmanager
+def _nothing_swallowed() -> Generator[None]:
+    """Raise an end that was asked for again where Python swallows it.
+
+    A signal may arrive in a finaliser or in the callback of a weak reference. What is raised there
+    is printed with its traceback, and the program goes on as if nobody had asked.
+    """
+    before = sys.unraisablehook
+
+    def hook(found: sys.UnraisableHookArgs) -> None:
+        swallowed = found.exc_value
+        if not isinstance(swallowed, SystemExit | KeyboardInterrupt) or not _HAS_TIMER:
+            before(found)
+            return
+
+        def again(number: int, frame: object) -> NoReturn:
+            del number, frame
+            raise swallowed
+
+        signal.signal(signal.SIGALRM, again)
+        signal.setitimer(signal.ITIMER_REAL, _SOON)
+
+    sys.unraisablehook = hook
+    try:
+        yield
+    finally:
+        sys.unraisablehook = before
 
 
 def _refuse(text: str) -> NoReturn:
