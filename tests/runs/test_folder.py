@@ -214,3 +214,10 @@ def test_a_folder_stays_free_where_its_configuration_could_not_be_written(
             made(folder, ONE)
     made(folder, OTHER)
     assert (folder / METRICS).read_text() == "W4A8"
+
+
+def test_a_run_whose_configuration_was_removed_meanwhile_has_one(tmp_path: Path) -> None:
+    with writing(tmp_path, OTHER, "o", force=False) as place:
+        (place / "config.yaml").unlink()
+        (place / METRICS).write_text("{}")
+    assert load_config(tmp_path / "config.yaml") == OTHER

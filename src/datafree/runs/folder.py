@@ -131,6 +131,8 @@ def writing(
         place = workplace(folder)
         _claim(place, config, origin)
         yield place
+        if not (place / CONFIG).exists():  # whoever cleared the folder meanwhile took it along
+            save_config(config, place / CONFIG)
         _settle(folder)
 
 
