@@ -52,7 +52,14 @@ def fast_layout(network: M) -> M:
 
 def fast_copy(network: M) -> M:
     """A copy of `network` in the layout of `fast_layout`."""
-    return fast_layout(copy.deepcopy(network))
+    memo: dict[int, object] = {}  # laid out as it is copied: each tensor once
+    for tensor in (*network.parameters(), *network.buffers()):
+        layout = torch.channels_last if tensor.ndim == 4 else torch.preserve_format
+        laid = tensor.data.to(memory_format=layout, copy=True)
+        if isinstance(tensor, nn.Parameter):
+            laid = nn.Parameter(laid, requires_grad=tensor.requires_grad)
+        memo[id(tensor)] = laid
+    return copy.deepcopy(network, memo)
 
 
 def extremes(values: Tensor) -> tuple[Tensor, Tensor]:

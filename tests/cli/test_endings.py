@@ -86,3 +86,16 @@ def test_an_end_that_is_asked_for_in_a_finaliser_is_not_lost(
     assert ended.value.code == code
     said = capsys.readouterr().err
     assert "Traceback" not in said and said.count("the same command goes on") == 1
+
+
+def test_a_termination_that_a_library_turns_into_an_error_is_one(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    with pytest.raises(SystemExit) as ended, endings():
+        try:
+            os.kill(os.getpid(), signal.SIGTERM)
+            time.sleep(5)
+        except BaseException as error:
+            raise OutputError("Failed deserializing node") from error
+    assert ended.value.code == 143
+    assert "deserializing" not in capsys.readouterr().err

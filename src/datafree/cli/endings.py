@@ -32,10 +32,29 @@ def endings() -> Generator[None]:
     A mistake is 2, a verdict below what was asked for 3, an interruption 130 and a termination 143;
     what is being written then is left out, never torn. Anything else is a fault of this program.
     """
-    signal.signal(signal.SIGTERM, _terminated)
-    try:
-        with _nothing_swallowed():
+    asked: list[int] = []
+
+    def terminated(number: int, frame: object) -> NoReturn:
+        del frame
+        asked.append(number)
+        console.err.print("terminated; the same command goes on where it stopped")
+        sys.exit(128 + number)
+
+    signal.signal(signal.SIGTERM, terminated)
+    with _as_lines(), _nothing_swallowed():
+        try:
             yield
+        except Exception:
+            if asked:  # libraries turn whatever ends them into errors of their own
+                sys.exit(128 + asked[0])
+            raise
+
+
+@contextmanager
+def _as_lines() -> Generator[None]:
+    """What `endings` does with errors."""
+    try:
+        yield
     except click.exceptions.NoArgsIsHelpError as asked:
         click.echo(asked.format_message())
         sys.exit(0)
@@ -71,13 +90,6 @@ def _of_the_machine(error: Exception) -> str | None:
         )
     short = isinstance(error, MemoryError) or any(text in str(error) for text in _OUT_OF_MEMORY)
     return _NO_MEMORY if short else None
-
-
-def _terminated(number: int, frame: object) -> NoReturn:
-    """End as an interruption does."""
-    del frame
-    console.err.print("terminated; the same command goes on where it stopped")
-    sys.exit(128 + number)
 
 
 @contextmanager

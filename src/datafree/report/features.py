@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, fx
@@ -67,31 +67,31 @@ class Features:
     outputs: Tensor
 
 
-@dataclass
 class _Gathered:
-    """One batch norm while the images pass."""
+    """One batch norm while the images pass.
 
-    layer: BatchNorm
-    channels: Tensor
-    means: list[Tensor] = field(default_factory=list)
-    stds: list[Tensor] = field(default_factory=list)
-    filled: int = 0
+    All room is taken at once. Small tensors that stay, made between the large ones of a pass that
+    do not, would keep the system from getting memory back: four times that of the network.
+    """
 
-    def __post_init__(self) -> None:
-        """Take the room of all values at once.
-
-        Small tensors that stay, made between the large ones of a pass that do not, would keep the
-        system from getting memory back: that was more than two times the network.
-        """
+    def __init__(self, layer: BatchNorm, count: int) -> None:
+        """Before the first of `count` images."""
+        self.layer, self.channels = layer, _spread(layer.num_features)
         self.values = torch.empty(len(self.channels), _VALUES)
+        self.means, self.stds = torch.empty(2, count, len(self.channels))
+        self.filled = self.seen = 0
+        self.deviate = False
 
     def add(self, features: Tensor, share: float, random: torch.Generator) -> None:
         """Statistics of a batch, and `share` of the `_VALUES` values a channel is to have."""
         chosen = features.index_select(1, self.channels.to(features.device)).float()
         means, stds = sample_statistics(chosen)
-        self.means.append(means.cpu())
+        rows = slice(self.seen, self.seen + len(means))
+        self.means[rows] = means
+        self.deviate = stds is not None
         if stds is not None:
-            self.stds.append(stds.cpu())
+            self.stds[rows] = stds
+        self.seen += len(means)
         flat = chosen.transpose(0, 1).reshape(len(self.channels), -1).cpu()
         wanted = min(max(1, round(share * _VALUES)), _VALUES - self.filled)
         if flat.shape[1] > wanted:
@@ -108,8 +108,8 @@ class _Gathered:
             mean=mean,
             std=std,
             values=self.values[:, : self.filled],
-            means=torch.cat(self.means),
-            stds=torch.cat(self.stds) if self.stds else None,
+            means=self.means[: self.seen],
+            stds=self.stds[: self.seen] if self.deviate else None,
         )
 
 
@@ -126,9 +126,7 @@ def features_of(
     """
     random = torch.Generator().manual_seed(seed)
     layers = {path: one for path, one in batch_norms(teacher).items() if not virgin(one)}
-    gathered = {
-        (path, 0): _Gathered(one, _spread(one.num_features)) for path, one in layers.items()
-    }
+    gathered = {(path, 0): _Gathered(one, count) for path, one in layers.items()}
     called: dict[tuple[str, int], None] = {}  # path and call of it in a pass, in order
     calls: Counter[str] = Counter()
     share = 0.0
@@ -144,7 +142,7 @@ def features_of(
     def gather(path: str, features: Tensor, _output: Tensor) -> None:
         place = path, calls[path]
         if place not in gathered:
-            gathered[place] = _Gathered(layers[path], _spread(layers[path].num_features))
+            gathered[place] = _Gathered(layers[path], count)
         gathered[place].add(features, share, random)
         called[place] = None
         calls[path] += 1

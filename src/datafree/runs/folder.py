@@ -130,9 +130,13 @@ def writing(
         refuse(folder, config, force)
         place = workplace(folder)
         _claim(place, config, origin)
-        yield place
-        if not (place / CONFIG).exists():  # whoever cleared the folder meanwhile took it along
-            save_config(config, place / CONFIG)
+        try:
+            yield place
+        finally:
+            # Whoever cleared the folder meanwhile took it along; without it nobody could go on.
+            if place.is_dir() and not (place / CONFIG).exists():
+                with suppress(OutputError):
+                    save_config(config, place / CONFIG)
         _settle(folder)
 
 

@@ -25,6 +25,7 @@ from datafree.runs.accuracy import Metric
 from datafree.runs.exporting import export_student
 from datafree.runs.fine_tuning import dreamt, save_generators, tune
 from datafree.runs.folder import (
+    CONFIG,
     METRICS,
     ONNX,
     TRAINING,
@@ -41,7 +42,7 @@ from datafree.runs.limits import Counted, Limits, check_limit, cut_short
 from datafree.runs.measuring import Made, evaluated
 from datafree.runs.opening import Opened, open_run
 from datafree.runs.post_training import allocated, quantize_weights
-from datafree.runs.record import Stopwatch, environment, write_metrics
+from datafree.runs.record import Stopwatch, check_there, environment, write_metrics
 from datafree.runs.reporting import Told, weights_of, write_report
 from datafree.runs.runtime import facts_of_run
 from datafree.runs.snippet import snippet
@@ -300,6 +301,7 @@ def _recorded(
     if told.config.report:
         with watch.stage("report"):
             write_report(place, told, metric, name=folder)
+    check_there([place / CONFIG])
     write_metrics(place / METRICS, dict(told.metrics), watch.seconds)
     shutil.rmtree(place / UNFINISHED, ignore_errors=True)
 

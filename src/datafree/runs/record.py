@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import platform
 import time
-from collections.abc import Generator
+from collections.abc import Generator, Iterable
 from contextlib import contextmanager
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from datafree.errors import OutputError
 from datafree.files import sha256, write_text
 from datafree.jsons import to_json
 from datafree.runs.folder import REPORT
@@ -73,6 +74,7 @@ def write_metrics(path: Path, results: dict[str, Any], seconds: dict[str, float]
 
     Raises:
         DatafreeError: a number is NaN.
+        OutputError: it cannot be written, or files of the run were removed meanwhile.
     """
     results = dict(results)
     runtime = results.pop("runtime", None)
@@ -90,6 +92,24 @@ def write_metrics(path: Path, results: dict[str, Any], seconds: dict[str, float]
         "environment": environment(),
     }
     write_text(path, to_json(record, path.name, indent=2) + "\n")
+    try:
+        check_there(files)
+    except OutputError:  # a record would tell of a finished run
+        path.unlink(missing_ok=True)
+        raise
+
+
+def check_there(files: Iterable[Path]) -> None:
+    """Refuse to go on where somebody removes what a run has written.
+
+    Raises:
+        OutputError: one of `files` is not there.
+    """
+    for path in files:
+        if not path.exists():
+            raise OutputError(
+                f"{path} was removed while the run went on: the same command makes it again"
+            )
 
 
 def _version(package: str) -> str | None:
