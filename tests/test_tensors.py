@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import gc
 import weakref
 
@@ -9,7 +10,7 @@ import pytest
 import torch
 from torch import nn
 
-from datafree.tensors import extremes, fast_layout, release_memory, shared_copy
+from datafree.tensors import extremes, fast_copy, fast_layout, release_memory, shared_copy
 from networks import captured
 
 
@@ -83,3 +84,20 @@ def test_extremes_tell_what_is_not_finite() -> None:
     assert all(bool(end.isnan()) for end in extremes(values))
     values[2, 1] = -torch.inf
     assert [float(end) for end in extremes(values)] == [-torch.inf, 0]
+
+
+def test_a_fast_copy_is_a_copy_in_the_fast_layout() -> None:
+    network = nn.Sequential(
+        nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.Conv2d(8, 4, 1), nn.Conv1d(3, 3, 3),
+        nn.Linear(3, 3),
+    )  # fmt: skip
+    network[4].weight.requires_grad_(False)
+    network.append(network[0])  # a layer that is there twice
+    made = fast_copy(network)
+    laid = fast_layout(copy.deepcopy(network))
+    assert made[5] is made[0] and made[0] is not network[0]
+    kept = (one.state_dict(keep_vars=True) for one in (made, laid, network))
+    for found, expected, before in zip(*(state.values() for state in kept), strict=True):
+        assert torch.equal(found, before) and found.stride() == expected.stride()
+        assert (type(found), found.requires_grad) == (type(before), before.requires_grad)
+        assert found.data_ptr() != before.data_ptr()
