@@ -249,6 +249,8 @@ def _become(
     """Be the command, in a process that was forked for it; never returns."""
     code = 99
     try:
+        # A shell's background processes ignore Ctrl-C, and so would their children.
+        signal.signal(signal.SIGINT, signal.default_int_handler)
         os.chdir(folder)
         os.dup2(errors, 2)
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
