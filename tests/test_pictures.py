@@ -142,3 +142,22 @@ def test_numbers_of_a_map_stay_as_they_are(tmp_path: Path) -> None:
     assert np.array_equal(read_numbers(tmp_path / "x.png", (8, 8)), numbers)
     with pytest.raises(DataError, match="8x8 pixels, the network takes 9x8"):
         read_numbers(tmp_path / "x.png", (9, 8))
+
+
+def test_a_png_that_claims_more_than_its_bytes_can_hold_is_refused_unread(tmp_path: Path) -> None:
+    """9 x 6,881,288 pixels of 150 bytes took seconds to decode; found by fuzzing."""
+
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        check = struct.pack(">I", zlib.crc32(kind + data))
+        return struct.pack(">I", len(data)) + kind + data + check
+
+    header = struct.pack(">IIBBBBB", 9, 0x690008, 16, 0, 0, 0, 0)
+    parts = (chunk(b"IHDR", header), chunk(b"IDAT", zlib.compress(bytes(100))), chunk(b"IEND", b""))
+    file = tmp_path / "x.png"
+    file.write_bytes(b"\x89PNG\r\n\x1a\n" + b"".join(parts))
+    assert "claims 9x6881288 pixels, more than" in complaint(file)
+
+
+def test_a_png_of_one_colour_is_read_however_small_it_is(tmp_path: Path) -> None:
+    Image.new("1", (4096, 4096)).save(tmp_path / "x.png", optimize=True)
+    assert not read_picture(tmp_path / "x.png", 1).any()

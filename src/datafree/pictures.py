@@ -21,6 +21,8 @@ FORMATS = ("PNG", "JPEG", "BMP", "WEBP", "PPM", "TIFF")
 """What is opened, by Pillow's names; PPM includes PGM and PBM."""
 MOST_PIXELS = 2**26
 """Of one picture: 8192 x 8192. A file of some kB can claim thousands of times as many."""
+_DEFLATES = 1032
+"""So many bytes become one at most; a pixel of a PNG takes at least a bit."""
 _EIGHT_BITS = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr")
 _SIXTEEN_BITS = ("I;16", "I;16L", "I;16B", "I;16N")
 _NUMBERS = ("L", "P", *_SIXTEEN_BITS, "I")
@@ -122,6 +124,12 @@ class _Opened:
             raise DataError(
                 f"cannot read picture {self.file}: it claims {width}x{height} pixels, and"
                 f" {MOST_PIXELS} are the most"
+            )
+        size = self.file.stat().st_size
+        if self.picture.format == "PNG" and width * height > 8 * _DEFLATES * size:
+            raise DataError(
+                f"cannot read picture {self.file}: it claims {width}x{height} pixels, more than"
+                f" {size} bytes can hold"
             )
         # Photographs of some cameras hold a small second one (MPO); the first is the photograph.
         if self.picture.format != "MPO" and self._has_more():
