@@ -10,6 +10,8 @@ from torch import Tensor, nn
 from datafree.config import InputSpec
 
 DRAWN_SPEC = InputSpec(shape=(3, 12, 12), mean=(0.5,) * 3, std=(0.25,) * 3, classes=7)
+KINDS = ("plain", "depthwise", "residual", "concat", "gate", "pool")
+ALL_KINDS = ("plain", "groups", "depthwise", "residual", "concat", "gate", "twice", "pool")
 _ACTIVATIONS = (nn.ReLU, nn.ReLU, nn.ReLU6, nn.SiLU, nn.LeakyReLU, nn.Hardswish, nn.Identity)
 
 
@@ -85,16 +87,14 @@ class _Gate(nn.Module):
 class Drawn(nn.Module):
     """A network of a few parts; the same seed draws the same one."""
 
-    def __init__(self, seed: int) -> None:
+    def __init__(self, seed: int, kinds: tuple[str, ...] = KINDS) -> None:
         super().__init__()
         draw = random.Random(seed)
         torch.manual_seed(seed)
         width = draw.choice((6, 8, 12))
         parts: list[nn.Module] = [_Layer(draw, 3, width)]
         for _ in range(draw.choice((2, 3, 4))):
-            kind = draw.choice(
-                ("plain", "groups", "depthwise", "residual", "concat", "gate", "twice", "pool")
-            )
+            kind = draw.choice(kinds)
             if kind == "plain":
                 parts.append(_Layer(draw, width, width))
             elif kind == "groups":

@@ -32,7 +32,7 @@ from datafree.graph.fold import fold_batch_norms
 from datafree.graph.insert import insert_quantizers
 from datafree.graph.integer import float_operators, integer_model
 from datafree.graph.settle import settle
-from drawn import DRAWN_SPEC, Drawn, drawn_images
+from drawn import ALL_KINDS, DRAWN_SPEC, Drawn, drawn_images
 
 WIDTHS = ("W8A8", "W4A8", "W4A4", "W2A8")
 
@@ -40,7 +40,7 @@ WIDTHS = ("W8A8", "W4A8", "W4A4", "W2A8")
 def measured(seed: int, count: int = len(WIDTHS)) -> list[dict[str, Any]]:
     """What the network of `seed` gives at `count` widths, others for the next seed."""
     torch.set_num_threads(1)
-    folded = fold_batch_norms(capture(Drawn(seed), DRAWN_SPEC))
+    folded = fold_batch_norms(capture(Drawn(seed, ALL_KINDS), DRAWN_SPEC))
     images = drawn_images(64, 1000 + seed)
     found: list[dict[str, Any]] = []
     for k in range(count):
