@@ -39,6 +39,11 @@ def render(text: str, place: Place) -> str:
     return _BLOCK.sub(made, text)
 
 
+def tables_in(text: str) -> list[str]:
+    """Tables that a page shows."""
+    return [found[2] for found in _BLOCK.finditer(text)]
+
+
 def _faults(results: Path) -> str:
     """Command by fault: tries, and in brackets those that ended without a result."""
     told = json.loads((results / "faults.json").read_text(encoding="utf-8"))
