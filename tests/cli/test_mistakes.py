@@ -55,9 +55,9 @@ MISTAKES: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     ),
     "shape of two": (("net.py:net", "--input-shape", "8,8"), ("input_shape", "(8, 8)")),
     "shape of words": (("net.py:net", "--input-shape", "a,b,c"), ("input_shape", "3,224,224")),
-    "mean of one": (
-        ("net.py:net", "--input-shape", "3,8,8", "--mean", "0", "--std", "1,1,1"),
-        ("mean has 1 values",),
+    "mean of two": (
+        ("net.py:net", "--input-shape", "3,8,8", "--mean", "0,0", "--std", "1,1,1"),
+        ("mean has 2 values",),
     ),
     "no batch norm": (("net.py:net", *INPUT, "--method", "dsg"), ("dsg", "noise")),
     "not finite": (("net.py:broken", *INPUT), ("NaN", "0.weight")),

@@ -2,13 +2,22 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
-from datafree.config import BudgetOptions, RunConfig, Scheme, build, load_config, save_config
+from datafree.config import (
+    BudgetOptions,
+    Hyperparameters,
+    RunConfig,
+    Scheme,
+    build,
+    load_config,
+    save_config,
+)
 from datafree.errors import ConfigError
 from datafree.images import SyntheticSet
 from datafree.testing.networks import SPEC
@@ -178,3 +187,16 @@ def test_weight_ranges_follow_what_is_learned() -> None:
         }.items()
     }
     assert ranges == {"plain": "minmax", "rounded": "mse", "mixed": "mse", "told": "minmax"}
+
+
+class Clipped(Hyperparameters):
+    """Options of a method that may clip nothing."""
+
+    clip: float = math.inf
+
+
+def test_infinity_is_an_option_only_where_it_is_the_default() -> None:
+    assert Clipped().clip == math.inf
+    assert Clipped(clip=2.0).clip == 2.0
+    with pytest.raises(ConfigError, match="clip is -inf: give a number of at most 1e.30"):
+        build(Clipped, {"clip": -math.inf}, "option of clipped")

@@ -32,8 +32,10 @@ class Hyperparameters(Frozen):
 
     @model_validator(mode="after")
     def _within_reach(self) -> Self:
-        for name in type(self).model_fields:
+        for name, field in type(self).model_fields.items():
             value = getattr(self, name)
+            if value == field.default:  # a method may know what it does with infinity
+                continue
             if isinstance(value, float) and not abs(value) <= LARGEST:
                 raise ValueError(f"{name} is {value}: give a number of at most {LARGEST:g}")
         return self
