@@ -198,5 +198,5 @@ class Clipped(Hyperparameters):
 def test_infinity_is_an_option_only_where_it_is_the_default() -> None:
     assert Clipped().clip == math.inf
     assert Clipped(clip=2.0).clip == 2.0
-    with pytest.raises(ConfigError, match="clip is -inf: give a number of at most 1e.30"):
+    with pytest.raises(ConfigError, match=r"clip is -inf: give a number of at most 1e\+30"):
         build(Clipped, {"clip": -math.inf}, "option of clipped")
