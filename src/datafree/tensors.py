@@ -8,7 +8,7 @@ import gc
 import hashlib
 import json
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TypeVar
 
@@ -51,14 +51,23 @@ def fast_layout(network: M) -> M:
 
 
 def fast_copy(network: M) -> M:
-    """A copy of `network` in the layout of `fast_layout`."""
-    memo: dict[int, object] = {}  # laid out as it is copied: each tensor once
-    for tensor in (*network.parameters(), *network.buffers()):
+    """A copy of `network` in the layout of `fast_layout`, laid out as it is copied."""
+
+    def laid(tensor: Tensor) -> Tensor:
         layout = torch.channels_last if tensor.ndim == 4 else torch.preserve_format
-        laid = tensor.data.to(memory_format=layout, copy=True)
+        return tensor.to(memory_format=layout, copy=True)
+
+    return _copied(network, laid)
+
+
+def _copied(network: M, made: Callable[[Tensor], Tensor]) -> M:
+    """A copy of `network` whose parameters and buffers hold what is made of the data of each."""
+    memo: dict[int, object] = {}
+    for tensor in (*network.parameters(), *network.buffers()):
+        own = made(tensor.data)
         if isinstance(tensor, nn.Parameter):
-            laid = nn.Parameter(laid, requires_grad=tensor.requires_grad)
-        memo[id(tensor)] = laid
+            own = nn.Parameter(own, requires_grad=tensor.requires_grad)
+        memo[id(tensor)] = own
     return copy.deepcopy(network, memo)
 
 
@@ -93,13 +102,7 @@ def shared_copy(network: M) -> M:
     Replacing, moving or laying out a tensor of one leaves the other as it is; only writing into
     one's memory would change both. For a copy that nobody trains: it takes no memory for weights.
     """
-    memo: dict[int, object] = {}
-    for tensor in (*network.parameters(), *network.buffers()):
-        alike = tensor.data
-        if isinstance(tensor, nn.Parameter):
-            alike = nn.Parameter(alike, requires_grad=tensor.requires_grad)
-        memo[id(tensor)] = alike
-    return copy.deepcopy(network, memo)
+    return _copied(network, lambda data: data)
 
 
 def on_device(images: Tensor, device: torch.device) -> Tensor:

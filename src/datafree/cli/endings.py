@@ -119,6 +119,8 @@ def _nothing_swallowed() -> Generator[None]:
         yield
     finally:
         sys.unraisablehook = before
+        if _HAS_TIMER:  # what has ended meanwhile is not to be ended once more
+            signal.setitimer(signal.ITIMER_REAL, 0)
 
 
 def _refuse(text: str) -> NoReturn:
