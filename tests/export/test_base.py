@@ -43,13 +43,17 @@ def test_a_file_may_differ_by_four_times_what_the_student_differs_from_itself() 
             Onnx().judge(found, own, path)
 
 
-def test_whole_numbers_may_differ_in_the_last_digit_of_what_follows_them() -> None:
-    for difference in (0.0, 9e-6):
-        same = Parity(images=32, mismatches=0, difference=difference, spread=10.0, noise=0.0)
-        Onnx().judge(same, None, Path("student.onnx"))
-    other = Parity(images=32, mismatches=0, difference=2e-5, spread=10.0, noise=0.0)
-    with pytest.raises(ParityError, match="no difference at all"):
-        Onnx(noise=10).judge(other, None, Path("student.onnx"))
+def test_whole_numbers_may_differ_in_nothing_but_a_mean_of_them_in_its_last_digit() -> None:
+    path = Path("student.onnx")
+
+    def by(difference: float) -> Parity:
+        return Parity(images=32, mismatches=0, difference=difference, spread=10.0, noise=0.0)
+
+    Onnx().judge(by(0.0), None, path)
+    Onnx().judge(by(9e-6), None, path, rounded=True)
+    for difference, rounded in ((1e-9, False), (2e-5, True)):
+        with pytest.raises(ParityError, match="no difference at all"):
+            Onnx(noise=10).judge(by(difference), None, path, rounded=rounded)
 
 
 class Upsampling(nn.Module):

@@ -156,7 +156,9 @@ def test_a_strangers_file_that_is_replaced_takes_no_other_with_it(
 class Failing(Onnx):
     """Refuses everything that it wrote."""
 
-    def judge(self, parity: Parity, own: Parity | None, path: Path) -> None:
+    def judge(
+        self, parity: Parity, own: Parity | None, path: Path, *, rounded: bool = False
+    ) -> None:
         raise ExportError("no")
 
 

@@ -33,6 +33,7 @@ from datafree.files import atomic_path, refuse_existing
 from datafree.graph.capture import to_device
 from datafree.graph.floats import computations
 from datafree.graph.inputs import fed
+from datafree.graph.integer import returns_mean
 from datafree.graph.outputs import separate, together
 from datafree.losses import unpack
 from datafree.quant.modules import QUANTIZED, ActivationQuantizer, Quantizer
@@ -44,8 +45,8 @@ About = Mapping[str, str]
 NOTHING_MORE: About = MappingProxyType({})
 
 CHECK_IMAGES = 32
-_LAST_STEP = 1e-6
-"""Relative; of float32 computing on after the last codes. Another code would be far more."""
+LAST_STEP = 1e-6
+"""Relative; of a mean in float32 after the last codes. Another code would be far more."""
 _OWN = 4  # so often the student's own noise is allowed
 
 
@@ -186,7 +187,7 @@ class Exporter(Frozen):
             parity = compare_outputs(expected, actual, spec.outputs)
             exact = self.exact(student)
             own = None if exact else sensitivity(student, check, spec.outputs)
-            self.judge(parity, own, path)
+            self.judge(parity, own, path, rounded=returns_mean(student))
             findings = self.inspect(stored, temporary, check, actual)
             size = written.bytes or temporary.stat().st_size
         steps = computations(stored, spec.shape)
@@ -279,7 +280,9 @@ class Exporter(Frozen):
             (B, numbers).
         """
 
-    def judge(self, parity: Parity, own: Parity | None, path: Path) -> None:
+    def judge(
+        self, parity: Parity, own: Parity | None, path: Path, *, rounded: bool = False
+    ) -> None:
         """Accept or refuse the file.
 
         A few bits make a network chaotic: a sum rounded in another order tips an activation to the
@@ -289,19 +292,19 @@ class Exporter(Frozen):
         Args:
             parity: the file against the student.
             own: the student against itself, see `sensitivity`; None where the file's runtime
-                computes whole numbers, of which there is one right result; only what is done with
-                the last of them, a mean say, is rounded.
+                computes whole numbers, of which there is one right result.
             path: for the message.
+            rounded: of these a mean is returned, which is taken in float.
 
         Raises:
             ParityError: predictions or logits differ beyond `tolerance` or `noise`.
         """
         if own is None:
-            if not parity.relative <= _LAST_STEP:
+            if not parity.relative <= (LAST_STEP if rounded else 0.0):
                 raise ParityError(
                     f"{path} does not compute what the student computes: {parity} (allowed: no"
-                    " difference at all but in the last digit, since all between quantizers are"
-                    " whole numbers); the file was not kept"
+                    " difference at all, since all between quantizers are whole numbers); the file"
+                    " was not kept"
                 )
             return
         spared = math.floor((1 - self.tolerance) * parity.rows)

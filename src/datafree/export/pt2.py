@@ -69,7 +69,9 @@ class Pt2(Exporter):
         del student
         return True
 
-    def judge(self, parity: Parity, own: Parity | None, path: Path) -> None:
+    def judge(
+        self, parity: Parity, own: Parity | None, path: Path, *, rounded: bool = False
+    ) -> None:
         """Refuse any difference at all.
 
         Raises:

@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, fx, nn
 from torch.fx.node import map_aggregate
 
-from datafree.graph.edges import fuses, module_of, moves, operator_of
+from datafree.graph.edges import fuses, is_result, module_of, moves, operator_of
 from datafree.graph.inputs import is_input_part
 from datafree.graph.logistic import logistic
 from datafree.graph.settle import bias_scale, rules_of
@@ -105,6 +105,14 @@ def float_operators(student: fx.GraphModule) -> list[str]:
         if not fused and operator_of(student, node) is None:
             found.append(node.name)
     return found
+
+
+def returns_mean(student: fx.GraphModule) -> bool:
+    """Whether a mean that no quantizer follows is among what `student` returns."""
+    return any(
+        operator_of(student, node) == "avg_pool" and is_result(student, node)
+        for node in student.graph.nodes
+    )
 
 
 class _Integers(fx.Interpreter):
