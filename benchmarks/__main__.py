@@ -71,10 +71,11 @@ def list_(place: Place, names: tuple[str, ...]) -> None:
     help="Cells with this value; several of one axis add up. `seed` is an axis too.",
 )
 @click.option("--stale", is_flag=True, help="Measure cells again that the library has overtaken.")
+@click.option("--device", default="cpu", help="Where images are made and students learned: cuda.")
 @click.pass_obj
-def run(
+def run(  # noqa: PLR0913 - one for each option
     place: Place, names: tuple[str, ...], seeds: int | None, budget: str | None,
-    chosen: tuple[str, ...], stale: bool,
+    chosen: tuple[str, ...], stale: bool, device: str,
 ) -> None:  # fmt: skip
     """Measure the missing cells of each TABLE, a record for each as soon as it is there.
 
@@ -101,7 +102,7 @@ def run(
 
     def measure(table: Table, cell: Cell, progress: Progress) -> dict[str, Any]:
         kind, config = kind_and_config(table.fields(cell), f"{table.name}, {cell}")
-        return kind.measure(config, Bench(place, progress))
+        return kind.measure(config, Bench(place, progress, device))
 
     for table in wanted:
         done = fill(table, asked, place, measure, console.progress, click.echo)

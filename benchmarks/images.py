@@ -5,9 +5,12 @@ from __future__ import annotations
 import hashlib
 import json
 
+import torch
+
 from benchmarks.networks import Network
 from benchmarks.place import Place
 from datafree.config import RunConfig
+from datafree.graph.capture import to_device
 from datafree.images import SyntheticSet
 from datafree.progress import Progress
 from datafree.runs.choices import settled
@@ -23,7 +26,7 @@ def needs_images(config: RunConfig) -> bool:
 
 
 def images_of(
-    config: RunConfig, network: Network, place: Place, progress: Progress
+    config: RunConfig, network: Network, place: Place, progress: Progress, device: str = "cpu"
 ) -> SyntheticSet:
     """The images that `config` asks for, from their file if they were made before.
 
@@ -32,6 +35,7 @@ def images_of(
         network: they are made for.
         place: where they are kept.
         progress: shown while they are made.
+        device: where they are made.
     """
     config = settled(config, network.graph).config
     method: Synthesizer = make_method(config.synthesis, "synthesis", Synthesizer)
@@ -46,8 +50,9 @@ def images_of(
         return SyntheticSet.load(path)
     unfinished = path.with_suffix(".unfinished")
     made = synthesize_images(
-        network.graph, network.teacher.spec, config, progress, unfinished, config.scheme
-    )
+        to_device(network.graph, torch.device(device)), network.teacher.spec, config, progress,
+        unfinished, config.scheme,
+    )  # fmt: skip
     made.save(path)
     Stored.clear(unfinished)
     return made

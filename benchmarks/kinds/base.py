@@ -5,18 +5,23 @@ from __future__ import annotations
 import hashlib
 import shutil
 from abc import abstractmethod
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
+
+import torch
 
 from benchmarks import networks
 from benchmarks.images import images_of, needs_images
 from benchmarks.networks import Network
 from benchmarks.place import Place
 from datafree.config import Frozen, RunConfig
+from datafree.graph.capture import to_device
 from datafree.images import SyntheticSet
 from datafree.progress import Progress
 from datafree.runs.pipeline import Result, run
+
+_PROCESSOR = torch.device("cpu")
 
 
 @dataclass(frozen=True)
@@ -26,10 +31,12 @@ class Bench:
     Attributes:
         place: folders.
         progress: shown while it takes.
+        device: where images are made and students learned; students are measured on the processor.
     """
 
     place: Place
     progress: Progress
+    device: str = "cpu"
 
     def network(self, config: RunConfig) -> Network:
         """The teacher of a run."""
@@ -60,7 +67,7 @@ class Kind(Frozen):
         if self.real:
             return network.real_images(config.images, seed)
         asked = config.model_copy(update={"seed": seed})
-        return images_of(asked, network, bench.place, bench.progress)
+        return images_of(asked, network, bench.place, bench.progress, bench.device)
 
     def run(
         self,
@@ -81,7 +88,7 @@ class Kind(Frozen):
         """
         network = bench.network(config)
         changes: dict[str, Any] = {
-            "data": network.test, "holdout": 0, "device": "cpu", "isolate": isolate,
+            "data": network.test, "holdout": 0, "device": bench.device, "isolate": isolate,
         }  # fmt: skip
         if config.student is not None:
             changes["student"] = f"{bench.place.house / 'students.py'}:{config.student}"
@@ -95,7 +102,17 @@ class Kind(Frozen):
         )  # fmt: skip
         if kept is not None:
             shutil.rmtree(kept)
+        return on_processor(result)
+
+
+def on_processor(result: Result) -> Result:
+    """`result` with its networks where test images are; itself if they are there."""
+    if result.config.device == "cpu":
         return result
+    return replace(
+        result, teacher=to_device(result.teacher, _PROCESSOR),
+        student=to_device(result.student, _PROCESSOR),
+    )  # fmt: skip
 
 
 def _unfinished(config: RunConfig, images: SyntheticSet | None, place: Place) -> Path:

@@ -23,6 +23,7 @@ from datafree import adapters
 from datafree.adapters.excite import Excite, full_range
 from datafree.config import RunConfig
 from datafree.evaluate import top1
+from datafree.graph.capture import to_device
 from datafree.graph.taps import last_linear
 from datafree.images import SyntheticSet, batch_size
 from datafree.models.hubs import operators_of_torchvision
@@ -85,8 +86,8 @@ class ExportedImages(Kind):
         if not path.exists():
             unfinished = path.with_suffix(".unfinished")
             step.apply(
-                bench.network(config).graph, images, seed=config.seed, progress=bench.progress,
-                checkpoint=unfinished,
+                to_device(bench.network(config).graph, torch.device(bench.device)), images,
+                seed=config.seed, progress=bench.progress, checkpoint=unfinished,
             ).save(path)  # fmt: skip
             Stored.clear(unfinished)
         return SyntheticSet.load(path)

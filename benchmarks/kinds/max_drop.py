@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from typing import Any
 
-from benchmarks.kinds.base import Bench, Kind
+from benchmarks.kinds.base import Bench, Kind, on_processor
 from datafree.config import RunConfig
 from datafree.evaluate import top1
 from datafree.graph.integer import as_computed
@@ -23,10 +23,11 @@ class MaxDrop(Kind):
         """See the base class."""
         network = bench.network(config)
         changes = {
-            "max_drop": self.bound, "data": None, "device": "cpu", "export": False, "report": False,
+            "max_drop": self.bound, "data": None, "device": bench.device, "export": False,
+            "report": False,
         }  # fmt: skip
         asked, began = config.model_copy(update=changes), time.perf_counter()
-        found = carry_out(asked, teacher=network.teacher, progress=bench.progress)
+        found = on_processor(carry_out(asked, teacher=network.teacher, progress=bench.progress))
         seconds = time.perf_counter() - began
         search, verdict = found.metrics["search"], found.metrics["verdict"]
         student = as_computed(together(found.student))

@@ -14,11 +14,12 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from benchmarks.images import needs_images
-from benchmarks.kinds.base import Bench, Kind
+from benchmarks.kinds.base import Bench, Kind, on_processor
 from benchmarks.networks import Network
 from datafree.config import RunConfig
 from datafree.evaluate import Predictor
 from datafree.files import atomic_path
+from datafree.graph.capture import to_device
 from datafree.graph.fold import fold_batch_norms
 from datafree.graph.integer import as_computed
 from datafree.images import SyntheticSet, batch_size
@@ -71,8 +72,8 @@ class Verdict(Kind):
         path = self.kept("images", network, bench)
         if not path.exists():
             made = held_out_images(
-                network.graph, network.teacher.spec, self.held_out, seed=HELD_OUT_SEED,
-                progress=bench.progress,
+                to_device(network.graph, torch.device(bench.device)), network.teacher.spec,
+                self.held_out, seed=HELD_OUT_SEED, progress=bench.progress,
             )  # fmt: skip
             made.save(path)
         return SyntheticSet.load(path)
@@ -87,8 +88,9 @@ class Verdict(Kind):
 
     def _students_answers(self, config: RunConfig, bench: Bench, network: Network) -> Answers:
         images = self.images(config, bench) if needs_images(config) else None
-        alone = config.model_copy(update={"holdout": 0, "device": "cpu", "export": False})
+        alone = config.model_copy(update={"holdout": 0, "device": bench.device, "export": False})
         result = run(alone, teacher=network.teacher, images=images, progress=bench.progress)
+        result = on_processor(result)
         worst = min(result.metrics.get("sqnr_db", {"": None}).values())
         held_out = self.held_out_set(network, bench)
         return Answers.of(as_computed(result.student), held_out, network, config.limit, worst)
