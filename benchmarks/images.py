@@ -38,14 +38,7 @@ def images_of(
         device: where they are made.
     """
     config = settled(config, network.graph).config
-    method: Synthesizer = make_method(config.synthesis, "synthesis", Synthesizer)
-    told = method.for_scheme(config.scheme).describe() | {
-        "teacher": network.teacher.digest, "count": config.images, "seed": config.seed,
-    }  # fmt: skip
-    digest = hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()[:12]
-    model = config.model.replace("/", "_")
-    stem = f"{model}_{config.method}_{config.images}_seed{config.seed}_{digest}"
-    path = place.made / f"{stem}.safetensors"
+    path = place.made / f"{stem_of(config, network)}.safetensors"
     if path.exists():
         return SyntheticSet.load(path)
     unfinished = path.with_suffix(".unfinished")
@@ -56,3 +49,15 @@ def images_of(
     made.save(path)
     Stored.clear(unfinished)
     return made
+
+
+def stem_of(config: RunConfig, network: Network) -> str:
+    """What the file of the images that `config` asks for is called: all that they follow from."""
+    config = settled(config, network.graph).config
+    method: Synthesizer = make_method(config.synthesis, "synthesis", Synthesizer)
+    told = method.for_scheme(config.scheme).describe() | {
+        "teacher": network.teacher.digest, "count": config.images, "seed": config.seed,
+    }  # fmt: skip
+    digest = hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()[:12]
+    model = config.model.replace("/", "_")
+    return f"{model}_{config.method}_{config.images}_seed{config.seed}_{digest}"

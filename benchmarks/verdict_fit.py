@@ -15,7 +15,7 @@ from datafree.verdict.estimate import Verdict, estimate
 from datafree.verdict.features import Features
 from datafree.verdict.model import Model, inputs, log_odds
 
-USED = ("flips", "sqnr_db")
+USED = ("flips", "near_flips")
 """Features of the estimate."""
 FLOOR = 0.002
 """Shares nearer to 0 or 1 are not told apart: half an image of 256."""

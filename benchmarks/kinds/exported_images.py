@@ -16,6 +16,7 @@ import onnxruntime
 import torch
 from torch import Tensor, nn
 
+from benchmarks.images import stem_of
 from benchmarks.kinds.base import Bench, Kind
 from benchmarks.networks import Network
 from benchmarks.tools import by_onnxruntime, prepared
@@ -74,16 +75,15 @@ class ExportedImages(Kind):
         return {"onnxruntime": _onnxruntime, "mct": _mct}[self.tool](network, images, folder)
 
     def _images(self, config: RunConfig, bench: Bench) -> SyntheticSet:
-        images = self.images(config, bench)
-        if self.full_range:
-            return full_range(images)
         if not self.excite:
-            return images
-        step = Excite()
-        told = json.dumps([step.model_dump(mode="json"), images.digest(), config.seed])
+            images = self.images(config, bench)
+            return full_range(images) if self.full_range else images
+        step, stem = Excite(), stem_of(config, bench.network(config))
+        told = json.dumps([step.model_dump(mode="json"), stem, config.seed])
         digest = hashlib.sha256(told.encode()).hexdigest()[:12]
-        path = bench.place.made / f"{config.model}_excited_{len(images)}_{digest}.safetensors"
+        path = bench.place.made / f"{config.model}_excited_{config.images}_{digest}.safetensors"
         if not path.exists():
+            images = self.images(config, bench)
             unfinished = path.with_suffix(".unfinished")
             step.apply(
                 to_device(bench.network(config).graph, torch.device(bench.device)), images,

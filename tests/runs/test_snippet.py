@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 from importlib.util import find_spec
@@ -11,6 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 from PIL import Image
+from torch import Tensor, nn
 
 import datafree
 from datafree.config import InputSpec, RunConfig
@@ -59,3 +61,35 @@ def test_pictures_of_a_network() -> None:
     assert fixed is not None and ".resize((30, 20))" in fixed
     depth = InputSpec(shape=(4, 8, 8), mean=(0.0,) * 4, std=(1.0,) * 4, classes=2)
     assert snippet(Path("student.onnx"), depth, config) is None
+
+
+@pytest.mark.integration
+@pytest.mark.parametrize("target", ["onnxruntime", "openvino"])
+def test_what_is_printed_fits_the_task(tmp_path: Path, target: str) -> None:
+    """Runs the lines for classes at every position, for one logit, and for several tensors."""
+    if find_spec(target) is None:
+        pytest.skip(f"{target} is not installed")
+    Image.new("RGB", (16, 16), (200, 40, 90)).save(tmp_path / "image.png")
+    for head, printed in (
+        (nn.Conv2d(4, 5, 1), r"(?s)\[\[[0-4] .*[0-4]\]\]"),
+        (nn.Sequential(nn.Flatten(), nn.Linear(4 * 16 * 16, 1)), "[01]"),
+        (Two(), r"\[\(1, 4, 16\), \(1, 2, 16\)\]"),
+    ):
+        torch.manual_seed(0)
+        net = nn.Sequential(nn.Conv2d(3, 4, 3, padding=1), nn.ReLU(), head).eval()
+        result = datafree.quantize(
+            net, input_shape=(3, 16, 16), method="noise", images=4, target=target, latency=False,
+            holdout=0, output=tmp_path / "run", force=True,
+        )  # fmt: skip
+        code = result.snippet()
+        assert code is not None and len(code.splitlines()) <= 15
+        done = subprocess.run(
+            [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=True,
+            env={**os.environ, "PYTHONWARNINGS": "ignore"},
+        )  # fmt: skip
+        assert re.fullmatch(printed, done.stdout.strip()), done.stdout
+
+
+class Two(nn.Module):
+    def forward(self, x: Tensor) -> dict[str, Tensor]:
+        return {"rows": x.mean(3), "columns": x[:, :2].mean(2)}

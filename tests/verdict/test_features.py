@@ -70,13 +70,18 @@ def test_near_flips_are_those_of_gaussian_errors() -> None:
     assert found.near_flips == pytest.approx(found.flips, abs=0.01)
 
 
-def test_the_least_sure_images_are_left_out_until_the_mean_is_enough() -> None:
-    """Confidences 0.95, 0.9, 0.85, 0.6: the mean of the first three is 0.9."""
-    shares = torch.tensor([0.6, 0.95, 0.85, 0.9], dtype=torch.float64)
-    teacher = torch.stack((shares.logit(), torch.zeros(4)), 1)
-    assert sure_enough(teacher, 0.8999).tolist() == [1, 3, 2]
+@pytest.mark.parametrize("softened", [1.0, 0.8])
+def test_the_least_sure_images_are_left_out_until_the_mean_is_enough(softened: float) -> None:
+    """Confidences 0.95, 0.9, 0.85, 0.6: the surest is sure, and the first three have a mean of 0.9.
+
+    A network that is never sure is judged by the same images.
+    """
+    shares = softened * torch.tensor([0.6, 0.95, 0.85, 0.9], dtype=torch.float64)
+    rest = (1 - shares) / 3
+    teacher = torch.stack((shares, rest, rest, rest), 1).log()
+    assert sure_enough(teacher, 0.9 / 0.95 - 1e-9).tolist() == [1, 3, 2]
     assert sure_enough(teacher, 0.1).tolist() == [1, 3, 2, 0]
-    assert sure_enough(teacher, 0.99).tolist() == [1, 3]  # never fewer than half
+    assert sure_enough(teacher, 1.0).tolist() == [1, 3]  # never fewer than half
 
 
 def test_shares_of_answers_are_those_of_all_images() -> None:

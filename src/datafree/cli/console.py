@@ -109,6 +109,7 @@ def run_and_show(config: RunConfig, output: Path, *, force: bool) -> None:
     """
     from datafree.runs.judging import next_command
     from datafree.runs.searching import carry_out
+    from datafree.runs.snippet import purpose
 
     failed: VerdictError | None = None
     try:
@@ -121,7 +122,7 @@ def run_and_show(config: RunConfig, output: Path, *, force: bool) -> None:
     names = sorted(path.name for path in output.iterdir())
     out.print(f"written to [bold]{escape(str(output))}[/bold]: {', '.join(names)}")
     if (code := result.snippet()) is not None:
-        out.print("\n[bold]To classify a picture with it:[/bold]\n")
+        out.print(f"\n[bold]To {purpose(result.spec)} with it:[/bold]\n")
         out.print(code, markup=False, highlight=False, soft_wrap=True)
     show_verdict(result.verdict, next_command(result.config, output))
     if failed is not None:

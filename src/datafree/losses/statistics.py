@@ -28,7 +28,7 @@ class _Moments(torch.autograd.Function):
         """Mean and unbiased variance of `features` over `dims`, which are kept with size 1."""
         mean = features.mean(dims, keepdim=True)
         centred = features - mean
-        mean_square = centred.square().mean(dims, keepdim=True)
+        mean_square = centred.square_().mean(dims, keepdim=True)
         count = features.numel() // mean.numel()
         # Not `centred`: features are kept by the layer behind anyway, and mean the same bits.
         ctx.save_for_backward(features, mean)

@@ -5,29 +5,48 @@ from __future__ import annotations
 from pathlib import Path
 
 from datafree.config import InputSpec, RunConfig
+from datafree.config.outputs import Kind
 from datafree.runs.runtime import runtime_of
 
 _RUNTIMES = {
     "onnxruntime": (
         "import onnxruntime",
         'session = onnxruntime.InferenceSession("{path}")',
-        '(logits,) = session.run(None, {{"images": images}})',
+        '({own},) = session.run(["{name}"], {{"images": images}})',
+        'outputs = session.run(None, {"images": images})',
     ),
     "openvino": (
         "import openvino",
         'model = openvino.Core().compile_model("{path}", "CPU")',
-        "logits = model(images)[0]",
+        '{own} = model(images)["{name}"]',
+        "outputs = model(images).values()",
     ),
 }
-_NAMED = [
-    'names = session.get_modelmeta().custom_metadata_map["class_names"]',
-    "print(json.loads(names)[logits[0].argmax()])",
-]
+"""Lines that import it, open a file, ask for one output, and for all."""
+_TOLD: dict[Kind, str] = {
+    "classes": "{own}[0].argmax()",
+    "one_logit": "int({own}[0, 0] > 0)",
+    "dense_classes": "{own}[0].argmax(0)",
+    "values": "{own}[0]",
+}
+"""What is printed of an output."""
+_DONE: dict[Kind, str] = {
+    "classes": "classify a picture", "one_logit": "classify a picture",
+    "dense_classes": "classify every position of a picture", "values": "carry it out on a picture",
+}  # fmt: skip
 _MODES = {1: "L", 3: "RGB"}  # of Pillow, by channels
 
 
+def purpose(spec: InputSpec) -> str:
+    """What `snippet` does with a picture, for people: ``classify a picture``."""
+    return _DONE[spec.principal.kind]
+
+
 def snippet(path: Path, spec: InputSpec, config: RunConfig) -> str | None:
-    """Python that classifies ``image.png`` with the ONNX file at `path`, without datafree.
+    """Python that carries the ONNX file at `path` out on ``image.png``, without datafree.
+
+    It prints the class, or the class at every position; of numbers those of the only output, or
+    the shapes of all.
 
     Args:
         path: of the file, as it is to stand there.
@@ -40,8 +59,8 @@ def snippet(path: Path, spec: InputSpec, config: RunConfig) -> str | None:
     channels, height, width = spec.shape
     if spec.inputs or channels not in _MODES:
         return None
-    imported, opened, run = _RUNTIMES[runtime_of(config.target)]
-    named = config.class_names is not None and imported.endswith("onnxruntime")
+    imported, opened, one, every = _RUNTIMES[runtime_of(config.target)]
+    named = config.class_names is not None and imported.endswith("onnxruntime") and spec.labelled
     size = "" if config.any_size else f".resize(({width}, {height}))"
     lines = [
         *(["import json", ""] if named else []),
@@ -52,10 +71,22 @@ def snippet(path: Path, spec: InputSpec, config: RunConfig) -> str | None:
         opened.format(path=path.as_posix()),
         f'image = Image.open("image.png").convert("{_MODES[channels]}"){size}',
         *_prepared(spec, config),
-        run.format(),
-        *(_NAMED if named else ["print(logits[0].argmax())"]),
+        *_answered(spec, one, every, named=named),
     ]
     return "\n".join(lines) + "\n"
+
+
+def _answered(spec: InputSpec, one: str, every: str, *, named: bool) -> list[str]:
+    """From `images` to what is printed."""
+    head = spec.principal
+    if head.kind == "values" and len(spec.heads) > 1:
+        return [every, "print([output.shape for output in outputs])"]
+    own = "values" if head.kind == "values" else "logits"
+    asked, told = one.format(own=own, name=head.name), _TOLD[head.kind].format(own=own)
+    if not named:
+        return [asked, f"print({told})"]
+    names = 'names = session.get_modelmeta().custom_metadata_map["class_names"]'
+    return [asked, names, f"print(json.loads(names)[{told}])"]
 
 
 def _prepared(spec: InputSpec, config: RunConfig) -> list[str]:

@@ -54,7 +54,10 @@ _MARGIN = 4.0
 
 
 _SURE = 0.9
-"""Mean confidence of teachers on real images, about, from 99 % right down to 75 %."""
+"""Mean confidence of teachers on real images over that of sure answers: 0.81 to 0.99 of seven."""
+_SURE_ANSWER = 0.9
+"""Share of images that are less sure than a sure answer. Networks trained on softened labels are
+never sure, so that confidence itself compares nothing."""
 
 
 def judged_features(
@@ -63,8 +66,8 @@ def judged_features(
     """`features` of images that are as hard for the teacher as real ones.
 
     How sure a teacher is of mixtures differs between networks much more than on real images. So
-    the images that it is least sure of are left out until its mean confidence is `_SURE`, at most
-    half of them.
+    the images that it is least sure of are left out, at most half of them, until its mean
+    confidence is as far below that of its sure answers as on real images.
 
     Args:
         teacher: logits (N, K) of all images.
@@ -77,16 +80,18 @@ def judged_features(
     return found.model_copy(update=shares)
 
 
-def sure_enough(logits: Tensor, confidence: float = _SURE) -> Tensor:
+def sure_enough(logits: Tensor, share_of_sure: float = _SURE) -> Tensor:
     """Places of the images that count, the surest first.
 
     Args:
         logits: of the teacher, (N, K).
-        confidence: that their mean is to be.
+        share_of_sure: their mean confidence over that of a sure answer.
     """
     values, order = logits.double().softmax(1).amax(1).sort(descending=True, stable=True)
+    # Like torch.quantile, which refuses more than 2**24 values.
+    sure = values[len(values) - 1 - round(_SURE_ANSWER * (len(values) - 1))]
     means = values.cumsum(0) / torch.arange(1, len(values) + 1)
-    count = max(int((means >= confidence).sum()), -(-len(values) // 2))
+    count = max(int((means >= share_of_sure * sure).sum()), -(-len(values) // 2))
     return order[:count]
 
 
