@@ -5,6 +5,7 @@ import math
 import pytest
 
 from datafree.reconstruction._schedule import Penalty, Stage
+from datafree.reconstruction.brecq import BRECQ
 
 
 def test_the_exponent_of_the_penalty() -> None:
@@ -27,3 +28,14 @@ def test_rates_of_step_sizes_grow_at_most_tenfold() -> None:
     faster = stage.faster(50)
     rates = (faster.rounding_lr, faster.weight_step_lr, faster.activation_lr)
     assert rates == pytest.approx((0.05, 0.2, 3.0))
+
+
+def test_brecq_shares_its_steps_as_published() -> None:
+    """20,000 for the weights and 5,000 for activations, or as many fewer of both."""
+    for chosen, expected in (
+        (BRECQ(), [20_000, 5_000]),
+        (BRECQ(iterations=500), [500, 125]),
+        (BRECQ(iterations=2), [2, 1]),
+        (BRECQ(iterations=500, activation_iterations=7), [500, 7]),
+    ):
+        assert [stage.iterations for stage in chosen.stages()] == expected

@@ -13,6 +13,7 @@ import datafree
 from datafree.config import Frozen, RunConfig, build, merge
 from datafree.config.options import ExciteOptions
 from datafree.errors import ModelError, NetworkWarning, UnknownNameError
+from datafree.graph.capture import capture
 from datafree.models import from_module
 from datafree.recipes import RECIPES, recipe_fields
 from datafree.registry import available, load
@@ -161,3 +162,21 @@ def test_a_finished_run_is_read_back_with_what_it_chose(tmp_path: Path) -> None:
     again, first = (path.read_bytes() for path in
                     (tmp_path / "again.onnx", tmp_path / "run" / "student.onnx"))  # fmt: skip
     assert again == first
+
+
+@pytest.mark.parametrize("method", ["zeroq", "dsg", "dsg,psaq,prior"])
+def test_the_protocol_of_papers_takes_all_steps(method: str) -> None:
+    graph = capture(ready(Tiny()), SPEC)
+    own = settled(config(method=method), graph).config
+    assert own.method_options == {}
+    paper = settled(config(method=method, protocol="paper"), graph).config
+    assert paper.method_options == {"least_fall": 0.0}
+    assert settled(paper, graph).config == paper
+    chosen = config(method=method, protocol="paper", method_options={"least_fall": 0.5})
+    assert settled(chosen, graph).config.method_options == {"least_fall": 0.5}
+
+
+def test_methods_whose_defaults_are_the_papers_get_no_option() -> None:
+    graph = capture(ready(Tiny()), SPEC)
+    found = settled(config(method="genie", protocol="paper"), graph).config
+    assert found.method_options == {}

@@ -65,7 +65,9 @@ def test_the_rate_falls_when_the_loss_does_not(monkeypatch: pytest.MonkeyPatch) 
     rates = Watched(monkeypatch).rates
     # A loss that never falls: one bad step that counts, then a tenth of the rate.
     monkeypatch.setattr(_images, "alignment_loss", never_falling)
-    method = ZeroQ(iterations=12, patience=2, learning_rate=0.5, min_learning_rate=0.01)
+    method = ZeroQ(
+        iterations=12, least_fall=0, patience=2, learning_rate=0.5, min_learning_rate=0.01
+    )
     method.generate(captured("Tiny"), SPEC, 2)
     assert rates[0] == 0.5
     assert rates == sorted(rates, reverse=True)

@@ -131,6 +131,9 @@ class ImageOptions(Frozen):
     is taken: `dsg` needs batch norms, `psaq` attention, `prior` neither."""
     method_options: ShortOptions = Field(default_factory=dict)
     """Hyper-parameter of the image method: iterations=200."""
+    protocol: Annotated[Literal["paper"] | None, Shown("the methods' own")] = None
+    """`paper`: image methods take all the steps that their papers do, and change their rates as
+    these do, instead of ending when their loss moves no more."""
 
 
 class ImageCount(Frozen):

@@ -26,8 +26,9 @@ class BRECQ(Reconstructor):
         " Reconstruction, ICLR"
     )
 
-    activation_iterations: int = Field(default=5000, ge=1)
-    """Steps per block of the second pass, which learns the activation steps."""
+    activation_iterations: int | None = Field(default=None, ge=1)
+    """Steps per block of the second pass, which learns the activation steps; None is a quarter of
+    `iterations`, as was published: 5,000 of 20,000."""
     activation_lr: float = Field(default=4e-4, gt=0)
     """Adam's rate for the activation steps; falls to 0 along a cosine."""
     steps_below: int = Field(default=9, ge=2, le=9)
@@ -46,7 +47,7 @@ class BRECQ(Reconstructor):
         """Weights under float activations; then activation steps under fixed weights."""
         weights = Stage(self.iterations, self.rounding_lr, activations=False, fisher=self.fisher)
         steps = Stage(
-            self.activation_iterations,
+            self.activation_iterations or max(self.iterations // 4, 1),
             rounding_lr=0.0,
             activation_lr=self.activation_lr,
             steps_below=self.steps_below,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 from torch import fx
 
@@ -44,7 +45,8 @@ def settled(config: RunConfig, graph: fx.GraphModule, *, given: bool = False) ->
     """`config` with all that it leaves to the network decided.
 
     Of several image methods or calibrators the first that fits is taken, the last if none does. On
-    a network without batch norms, biases that these were to correct are corrected on images.
+    a network without batch norms, biases that these were to correct are corrected on images. The
+    protocol of papers becomes options of the method.
 
     Args:
         config: of the run.
@@ -54,7 +56,7 @@ def settled(config: RunConfig, graph: fx.GraphModule, *, given: bool = False) ->
     Raises:
         UnknownNameError: there is no method of one of the names.
     """
-    changes: dict[str, str] = {}
+    changes: dict[str, Any] = {}
     notes: list[str] = []
     plain = not batch_norms(graph)
     method, calibrator = str(config.method), str(config.calibrator)
@@ -65,6 +67,9 @@ def settled(config: RunConfig, graph: fx.GraphModule, *, given: bool = False) ->
     if "," in calibrator:
         changes["calibrator"] = _calibrator(calibrator, plain=plain)
         notes.append(f"ranges by {changes['calibrator']}")
+    if config.protocol == "paper":
+        cls = load("datafree.synthesis", changes.get("method", method), Synthesizer)
+        changes["method_options"] = {**cls.paper_options, **config.method_options}
     if plain and config.tuning is None and _analytic(config):
         changes["bias_correction"] = "empirical"
         notes.append("biases corrected on images")

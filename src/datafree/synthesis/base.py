@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from abc import abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar
@@ -61,6 +61,8 @@ class Synthesizer(Hyperparameters):
 
     citation: ClassVar[str] = ""
     """Where the method comes from: authors, title, venue, year."""
+    paper_options: ClassVar[Mapping[str, Any]] = {}
+    """Hyper-parameters that make the steps those of the paper, where the defaults do not."""
     needs_batch_norm: ClassVar[bool] = False
     needs_attention: ClassVar[bool] = False
     needs_image: ClassVar[bool] = False
