@@ -12,7 +12,7 @@ WORKERS := -n auto --dist loadfile --no-loadscope-reorder
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help install demo test quick reference lint types layers docs check format lowest bill
+.PHONY: help install demo test quick reference lint types layers docs check format lowest newest bill
 .PHONY: wheel clean
 
 help: ## list the targets
@@ -74,21 +74,25 @@ format: $(VENV)/.dev ## put the code into its format
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-# The lowest versions of everything that pyproject.toml names, but for torch, in an environment of
-# their own: a network through every stage, the readers and the command line.
-lowest: $(VENV)/.created ## test the lowest versions that are allowed
-	rm -rf .venv-lowest
-	$(PYTHON) -m venv .venv-lowest
+# The lowest and the newest versions of everything that pyproject.toml names, but for torch, each in
+# an environment of its own: a network through every stage, the readers and the command line.
+lowest: RESOLUTION := lowest-direct
+lowest: ## test the lowest versions that are allowed
+newest: RESOLUTION := highest
+newest: ## test the newest versions that there are
+lowest newest: $(VENV)/.created
+	rm -rf .venv-$@
+	$(PYTHON) -m venv .venv-$@
 	$(PIP) install --quiet 'uv>=0.8'
-	.venv-lowest/bin/python -m pip --disable-pip-version-check install --quiet -c constraints.txt torch
-	$(BIN)/uv pip compile --quiet --resolution lowest-direct --no-header --no-annotate pyproject.toml \
-		| grep -vE '^(torch|triton|nvidia|cuda)' > .venv-lowest/versions.txt
-	.venv-lowest/bin/python -m pip --disable-pip-version-check install --quiet \
-		-r .venv-lowest/versions.txt 'pytest>=8.4' 'hypothesis>=6.130'
-	.venv-lowest/bin/python -m pip --disable-pip-version-check install --quiet --no-deps -e .
-	.venv-lowest/bin/python -m pytest -q $(LOWEST) $(PYTEST_ARGS)
+	.venv-$@/bin/python -m pip --disable-pip-version-check install --quiet -c constraints.txt torch
+	$(BIN)/uv pip compile --quiet --resolution $(RESOLUTION) --no-header --no-annotate pyproject.toml \
+		| grep -vE '^(torch|triton|nvidia|cuda)' > .venv-$@/versions.txt
+	.venv-$@/bin/python -m pip --disable-pip-version-check install --quiet \
+		-r .venv-$@/versions.txt 'pytest>=8.4' 'hypothesis>=6.130'
+	.venv-$@/bin/python -m pip --disable-pip-version-check install --quiet --no-deps -e .
+	.venv-$@/bin/python -m pytest -q $(ANY_VERSION) $(PYTEST_ARGS)
 
-LOWEST := tests/test_images.py tests/config tests/quant tests/calibrators tests/models/test_models.py \
+ANY_VERSION := tests/test_images.py tests/config tests/quant tests/calibrators tests/models/test_models.py \
 	tests/export/test_onnx.py tests/export/test_pt2.py tests/runs/test_pipeline.py tests/cli/test_app.py
 
 bill: $(VENV)/.runtime ## write what an installation brings, with licences, as dist/sbom.json
@@ -101,6 +105,6 @@ wheel: $(VENV)/.created ## build the wheel into dist/
 	$(PIP) wheel --quiet --no-deps --wheel-dir dist .
 
 clean: ## remove .venv, caches and build results (never runs/)
-	rm -rf $(VENV) .venv-lowest dist docs/_build .coverage htmlcov
+	rm -rf $(VENV) .venv-lowest .venv-newest dist docs/_build .coverage htmlcov
 	rm -rf .pytest_cache .ruff_cache .import_linter_cache .hypothesis
 	find src tests scripts -name __pycache__ -type d -prune -exec rm -rf {} +

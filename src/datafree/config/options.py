@@ -132,8 +132,8 @@ class ImageOptions(Frozen):
     method_options: ShortOptions = Field(default_factory=dict)
     """Hyper-parameter of the image method: iterations=200."""
     protocol: Annotated[Literal["paper"] | None, Shown("the methods' own")] = None
-    """`paper`: image methods take all the steps that their papers do, and change their rates as
-    these do, instead of ending when their loss moves no more."""
+    """How long image methods go on: `paper` takes all the steps of their papers, and changes rates
+    as these do, instead of ending when the loss moves no more."""
 
 
 class ImageCount(Frozen):
