@@ -40,8 +40,8 @@ def told(name: str) -> str:
     """What the installed package says of its licence."""
     fields = metadata(name).json
     classes = [str(c) for c in fields.get("classifier", []) if str(c).startswith("License ::")]
-    alone = fields.get("license_expression") or fields.get("license") or ""
-    return "; ".join([*classes, str(alone)])
+    alone = str(fields.get("license_expression") or "")
+    return alone or "; ".join(classes) or str(fields.get("license") or "").partition("\n")[0]
 
 
 def test_every_dependency_is_named() -> None:
