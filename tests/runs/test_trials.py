@@ -42,7 +42,7 @@ def test_a_pace_stops_work_that_would_go_on() -> None:
 def test_a_trial_leaves_the_teacher_as_it_was() -> None:
     teacher = captured("Tiny")
     before = state_digest(teacher.state_dict())
-    assert synthesis_seconds(ZeroQ(iterations=10_000), teacher, SPEC, 4) > 1
+    assert synthesis_seconds(ZeroQ(iterations=10_000, least_fall=0), teacher, SPEC, 4) > 1
     assert state_digest(teacher.state_dict()) == before
     assert not any(module._forward_hooks for module in teacher.modules())
 
@@ -54,7 +54,8 @@ def test_what_has_no_steps_is_done() -> None:
 
 def test_methods_are_shortened_in_all_their_phases() -> None:
     assert shortened(BRECQ(), 2).stages()[0].iterations == 2
-    assert all(stage.iterations == 2 for stage in shortened(BRECQ(), 2).stages())
+    # of its second pass a quarter, which is at least one
+    assert [stage.iterations for stage in shortened(BRECQ(), 2).stages()] == [2, 1]
     short = shortened(DFQF(warmup=0), 3)
     assert (short.warmup, short.iterations, short.checks) == (0, 3, 1)
 

@@ -119,7 +119,9 @@ def synthesis_seconds(
         ((_, (each, steps)),) = pace.tasks.items()
         told = f"{synthesizer.name} images" in pace.tasks
         if told:
-            return each * steps
+            # Of steps that end once the loss has settled, those that are to be expected.
+            most = count * synthesizer.batch_iterations
+            return each * steps * min(synthesizer.passes(count) / most, 1.0)
         # Of a method with several phases the first was timed; images per step tell the rest.
         per_pass = each / max(synthesizer.batch_images(graph, count), 1)
         return per_pass * synthesizer.passes(count)
