@@ -21,7 +21,7 @@ from datafree.errors import ConfigError, DataError, DatafreeError, ModelError
 from datafree.images import SyntheticSet
 
 QUICK: dict[str, Any] = {
-    "images": 16, "latency": False, "holdout": 0,
+    "images": 16, "latency": False, "holdout": 0, "protocol": "paper",
     "method_options": {"iterations": 30, "margin_images": 32},
 }  # fmt: skip
 

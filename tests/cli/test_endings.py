@@ -1,8 +1,8 @@
 from __future__ import annotations
 
-import os
 import signal
-import time
+import subprocess
+import sys
 from collections.abc import Generator
 
 import click
@@ -63,42 +63,50 @@ def test_a_termination_ends_as_an_interruption_does(capsys: pytest.CaptureFixtur
     assert capsys.readouterr().err.startswith("terminated; the same command goes on")
 
 
+DYING = """
+import os, signal, time
+from datafree.cli.endings import endings
+
 class Dying:
-    """Ends or interrupts its process in its finaliser, where exceptions are swallowed."""
-
-    def __init__(self, number: int) -> None:
-        self.number = number
-
-    def __del__(self) -> None:
-        os.kill(os.getpid(), self.number)
+    def __del__(self):
+        os.kill(os.getpid(), NUMBER)
         for _ in range(10_000):
-            pass  # the handler is called in here
+            pass  # the handler is called in here, and what it raises is swallowed
+
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell may have it ignored
+with endings():
+    dying = Dying()
+    del dying
+    time.sleep(5)
+    raise AssertionError("it went on")
+"""
+IN_A_LIBRARY = """
+import os, signal, time
+from datafree.cli.endings import endings
+from datafree.errors import OutputError
+
+with endings():
+    try:
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(5)
+    except BaseException as error:
+        raise OutputError("Failed deserializing node") from error
+"""
+
+
+def ended_by_itself(code: str) -> subprocess.CompletedProcess[str]:
+    """`code` in a process of its own: signals end whatever runs the tests."""
+    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
-def test_an_end_that_is_asked_for_in_a_finaliser_is_not_lost(
-    number: int, code: int, capsys: pytest.CaptureFixture[str]
-) -> None:
-    if number == signal.SIGINT:  # ignored where a shell runs the tests in the background
-        signal.signal(number, signal.default_int_handler)
-    with pytest.raises(SystemExit) as ended, endings():
-        dying = Dying(number)
-        del dying
-        time.sleep(5)
-        raise AssertionError("it went on")
-    assert ended.value.code == code
-    said = capsys.readouterr().err
-    assert "Traceback" not in said and said.count("the same command goes on") == 1
+def test_an_end_that_is_asked_for_in_a_finaliser_is_not_lost(number: int, code: int) -> None:
+    done = ended_by_itself(DYING.replace("NUMBER", str(int(number))))
+    assert done.returncode == code, done.stderr
+    assert "Traceback" not in done.stderr and done.stderr.count("the same command goes on") == 1
 
 
-def test_a_termination_that_a_library_turns_into_an_error_is_one(
-    capsys: pytest.CaptureFixture[str],
-) -> None:
-    with pytest.raises(SystemExit) as ended, endings():
-        try:
-            os.kill(os.getpid(), signal.SIGTERM)
-            time.sleep(5)
-        except BaseException as error:
-            raise OutputError("Failed deserializing node") from error
-    assert ended.value.code == 143
-    assert "deserializing" not in capsys.readouterr().err
+def test_a_termination_that_a_library_turns_into_an_error_is_one() -> None:
+    done = ended_by_itself(IN_A_LIBRARY)
+    assert done.returncode == 143, done.stderr
+    assert "deserializing" not in done.stderr

@@ -143,7 +143,7 @@ LEARNED: dict[str, Any] = {
 
 def test_a_run_without_training_keeps_its_time_limit_too() -> None:
     started = time.monotonic()
-    made = quantized(network(norms=True), **LEARNED, max_time=8)
+    made = quantized(network(norms=True), **LEARNED, protocol="paper", max_time=8)
     assert time.monotonic() - started < 12
     (told,) = (n for n in made.metrics["notes"] if n.startswith("max_time ended early"))
     assert "zeroq images after" in told

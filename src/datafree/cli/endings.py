@@ -99,27 +99,34 @@ def _nothing_swallowed() -> Generator[None]:
     A signal may arrive in a finaliser or in the callback of a weak reference. What is raised there
     is printed with its traceback, and the program goes on as if nobody had asked.
     """
-    before = sys.unraisablehook
+    before, over, telling = sys.unraisablehook, False, False
 
     def hook(found: sys.UnraisableHookArgs) -> None:
+        nonlocal telling
         swallowed = found.exc_value
         if not isinstance(swallowed, SystemExit | KeyboardInterrupt) or not _HAS_TIMER:
             before(found)
             return
 
-        def again(number: int, frame: object) -> NoReturn:
+        def again(number: int, frame: object) -> None:
             del number, frame
+            if over or telling:  # what is raised in here would be swallowed too
+                return
+            signal.setitimer(signal.ITIMER_REAL, 0)  # what ends then is to end undisturbed
             raise swallowed
 
+        telling = True
         signal.signal(signal.SIGALRM, again)
-        signal.setitimer(signal.ITIMER_REAL, _SOON)
+        signal.setitimer(signal.ITIMER_REAL, _SOON, _SOON)
+        telling = False
 
     sys.unraisablehook = hook
     try:
         yield
     finally:
+        over = True  # what has ended is not to be ended once more
         sys.unraisablehook = before
-        if _HAS_TIMER:  # what has ended meanwhile is not to be ended once more
+        if _HAS_TIMER:
             signal.setitimer(signal.ITIMER_REAL, 0)
 
 
