@@ -14,8 +14,8 @@ from datafree.errors import UnknownNameError
 _CHOSEN = frozenset(
     ("method", "method_options", "protocol", "images", "calibrator", "calibrator_options",
      "equalize", "replace_relu6", "absorb_biases", "split_outliers", "bias_correction",
-     "reconstruction", "reconstruction_options", "training", "training_options", "generator", "max_time",
-     "precision", "average_bits", "budget", "candidate_bits", "weight_range",
+     "reconstruction", "reconstruction_options", "training", "training_options", "generator",
+     "max_time", "precision", "average_bits", "budget", "candidate_bits", "weight_range",
      "weight_granularity", "layer_bits")
 )  # fmt: skip
 
