@@ -90,7 +90,7 @@ lowest newest: $(VENV)/.created
 	.venv-$@/bin/python -m pip --disable-pip-version-check install --quiet \
 		-r .venv-$@/versions.txt 'pytest>=8.4' 'hypothesis>=6.130'
 	.venv-$@/bin/python -m pip --disable-pip-version-check install --quiet --no-deps -e .
-	.venv-$@/bin/python -m pytest -q $(ANY_VERSION) $(PYTEST_ARGS)
+	.venv-$@/bin/python -m pytest -q -m "not gpu" $(ANY_VERSION) $(PYTEST_ARGS)
 
 ANY_VERSION := tests/test_images.py tests/config tests/quant tests/calibrators tests/models/test_models.py \
 	tests/export/test_onnx.py tests/export/test_pt2.py tests/runs/test_pipeline.py tests/cli/test_app.py
