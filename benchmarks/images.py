@@ -37,7 +37,6 @@ def images_of(
         progress: shown while they are made.
         device: where they are made.
     """
-    config = settled(config, network.graph).config
     path = place.made / f"{stem_of(config, network)}.safetensors"
     if path.exists():
         return SyntheticSet.load(path)

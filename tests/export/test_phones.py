@@ -19,7 +19,11 @@ from datafree.errors import ExportError
 from datafree.export import _optional
 from datafree.export._decomposed import decomposed, one_reader_each
 from datafree.export._differs import Differs
-from datafree.export._packed import biases, orders
+from datafree.export._packed import (
+    _rounded_in,  # pyright: ignore[reportPrivateUsage]
+    biases,
+    orders,
+)
 from datafree.export.base import predict
 from datafree.export.pt2e import Pt2e
 from datafree.export.pte import Pte
@@ -135,6 +139,18 @@ def test_without_the_runtime_the_extra_is_named(
     with pytest.raises(ExportError, match=told):
         exporter.export(branches(exporter.targets[0]), RESIDUAL_SPEC, tmp_path / "student")
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("codes", "held"),
+    [([7, -32707], True), ([7, -32706], True), ([7, -32705], False), ([8, -32706], False)],
+)
+def test_ties_of_a_bias_may_fall_to_either_side(codes: list[int], held: bool) -> None:
+    """The second is 32706.5012 steps, which float32 cannot tell from a tie; the first is 7.1."""
+    step = torch.tensor([2.0**-10, 2.0**-13])
+    bias = torch.tensor([7.1, -32706.5012]) * step
+    content = np.array([5, *codes, 9], np.int32).tobytes() + b"abc"
+    assert _rounded_in(content, bias, step) is held
 
 
 @pytest.mark.skipif(not importlib.util.find_spec("executorch"), reason="needs executorch")

@@ -7,7 +7,7 @@ import torch
 _WINDOW = 10
 """Steps over which a fall of the loss is looked at."""
 _RATES = 3
-"""Rates tried, each a tenth of the one before; of further ones no loss fell."""
+"""Rates that are tried, each a tenth of the one before."""
 
 
 class Settling:
