@@ -2,9 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Self
+from typing import Any, Self
 
-from pydantic import Field, FiniteFloat, field_validator, model_validator
+from pydantic import (
+    Field,
+    FiniteFloat,
+    SerializerFunctionWrapHandler,
+    field_validator,
+    model_serializer,
+    model_validator,
+)
 
 from datafree.config.base import Frozen
 from datafree.config.inputs import Input, check_normalisation, layout
@@ -26,9 +33,16 @@ class InputSpec(Frozen):
     outputs: tuple[Output, ...] = ()
     """What it returns; empty where that is one tensor of (batch, classes). Graphs return several as
     one tensor: `datafree.graph.outputs`."""
-    inputs: Annotated[tuple[Input, ...], Field(exclude_if=lambda inputs: not inputs)] = ()
+    inputs: tuple[Input, ...] = ()
     """What it takes; empty where that is one image. Graphs take several as one tensor, which
     `shape`, `mean` and `std` then describe: `datafree.graph.inputs`."""
+
+    @model_serializer(mode="wrap")
+    def _told(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        found = handler(self)
+        if not self.inputs:  # as files had it before there were several
+            found.pop("inputs", None)
+        return found
 
     @property
     def picture(self) -> tuple[int, int] | None:
