@@ -269,3 +269,19 @@ def test_a_scheme_is_searched_without_labels_and_measured_with_some(bench: Bench
     assert found["taken"] == "W4A8" and found["tried"] == 1
     assert found["loss"] == pytest.approx(found["teacher"] - found["top1"])
     assert found["test_images"] == 360
+
+
+@pytest.mark.integration
+def test_steps_of_images_end_with_their_loss_or_at_the_papers(bench: Bench) -> None:
+    asked = {"kind": "image_steps", "method": "zeroq", "images": 4}
+    settled = measured(bench, **asked, method_options={"iterations": 450})
+    assert 30 < settled["steps"] < 450 and settled["images"] == 4
+    paper = measured(bench, **asked, protocol="paper", method_options={"iterations": 40})
+    assert paper["steps"] == 40 and paper["processor_seconds"] > 0
+
+
+def test_a_step_of_a_generator_is_timed_both_ways(bench: Bench) -> None:
+    found = measured(bench, kind="generator_step", pixels=8, together=2, rounds=3)
+    assert found["ratio"] == pytest.approx(found["plain"] / found["fused"])
+    larger = measured(bench, kind="generator_step", pixels=16, together=2, rounds=3)
+    assert larger["weights"] > found["weights"] > 0 and found["generator"] > 0

@@ -33,8 +33,9 @@ from datafree.tensors import device_of, fast_copy
 
 _CHUNK_POSITIONS = 2**18
 """Positions (height x width x images) passed through the network at once on a CPU."""
-_SETTLED = 90
-"""Steps, about, after which losses move no more: 56 to 110 on six networks."""
+_SETTLED = 210
+"""Steps after which losses move no more: the median of six networks, which lie between 58 and 493
+(benchmarks/tables/settling_steps.yaml)."""
 _ALONE = 2**15
 """Positions of an image beyond which it passes alone: to go back, ResNet-50 keeps twice the memory
 of its weights for one of 224 x 224."""
