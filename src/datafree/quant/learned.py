@@ -49,6 +49,10 @@ class SoftRounding(nn.Module):
         else:
             self.register_buffer("scale", scale)
 
+    def learned(self) -> nn.Parameter:
+        """What is learned beside the step."""
+        return self.logits
+
     def shares(self) -> Tensor:
         """h(V) in [0, 1]: 0 rounds down, 1 rounds up."""
         stretched = torch.sigmoid(self.logits) * (_STRETCH_HIGH - _STRETCH_LOW) + _STRETCH_LOW

@@ -14,6 +14,7 @@ from datafree.progress import Step
 from datafree.progress.deadline import NEVER, Deadline
 from datafree.quant.learned import LearnedStep, SoftRounding, mix
 from datafree.quant.modules import QUANTIZED, ActivationQuantizer, QuantizedLayer, Quantizer
+from datafree.quant.straight import StraightWeight
 from datafree.reconstruction._error import output_error
 from datafree.reconstruction._schedule import Penalty, Stage
 
@@ -98,7 +99,8 @@ def learn(  # noqa: PLR0913 - what one unit needs
     """
     before = _error(task)
     learned = _Learned.install(task, student, generator)
-    rounding = list(learned.rounding.values())
+    weights = list(learned.weights.values())
+    rounding = [one for one in weights if isinstance(one, SoftRounding)]
     try:
         if groups := learned.groups(task.stage):
             _optimize(task, groups, rounding, batch, penalty, generator, step, deadline)
@@ -111,7 +113,7 @@ def learn(  # noqa: PLR0913 - what one unit needs
         raise FloatingPointError
     return Outcome(
         task.unit.name, before, after,
-        rounded=sum(variables.logits.numel() for variables in rounding),
+        rounded=sum(one.learned().numel() for one in weights),
         undecided=sum(variables.undecided() for variables in rounding),
     )  # fmt: skip
 
@@ -124,14 +126,15 @@ class _Learned:
     part: fx.GraphModule
     layers: dict[str, QuantizedLayer]
     quantizers: dict[str, Quantizer]
-    rounding: dict[str, SoftRounding]
+    weights: dict[str, SoftRounding | StraightWeight]
     steps: dict[str, LearnedStep]
 
     @classmethod
     def install(cls, task: Task, student: fx.GraphModule, generator: torch.Generator) -> _Learned:
         stage = task.stage
         layers: dict[str, QuantizedLayer] = {}
-        rounding: dict[str, SoftRounding] = {}
+        weights: dict[str, SoftRounding | StraightWeight] = {}
+        stand_in = StraightWeight if stage.straight else SoftRounding
         steps: dict[str, LearnedStep] = {}
         for name in task.layers if stage.rounding_lr else ():
             layer = student.get_submodule(name)
@@ -139,10 +142,10 @@ class _Learned:
             layers[name] = layer
         quantizers = {name: layer.weight_quantizer for name, layer in layers.items()}
         for name, layer in layers.items():
-            rounding[name] = SoftRounding(
+            weights[name] = stand_in(
                 layer.weight, quantizers[name], learn_step=stage.weight_step_lr > 0
             )
-            layer.add_module("weight_quantizer", rounding[name])
+            layer.add_module("weight_quantizer", weights[name])
         for name in task.quantizers if stage.activation_lr else ():
             quantizer = task.part.get_submodule(name)
             assert isinstance(quantizer, ActivationQuantizer)  # noqa: S101 - the walk found it
@@ -150,13 +153,13 @@ class _Learned:
                 continue
             steps[name] = LearnedStep(quantizer, stage.drop, generator)
             task.part.set_submodule(name, steps[name])
-        return cls(student, task.part, layers, quantizers, rounding, steps)
+        return cls(student, task.part, layers, quantizers, weights, steps)
 
     def groups(self, stage: Stage) -> list[tuple[list[Tensor], float]]:
-        """Parameters with their rates: rounding, weight steps, activation steps."""
-        scales = [r.scale for r in self.rounding.values()] if stage.weight_step_lr else []
+        """Parameters with their rates: rounding or weights, weight steps, activation steps."""
+        scales = [w.scale for w in self.weights.values()] if stage.weight_step_lr else []
         found: list[tuple[list[Tensor], float]] = [
-            ([r.logits for r in self.rounding.values()], stage.rounding_lr),
+            ([w.learned() for w in self.weights.values()], stage.rounding_lr),
             (scales, stage.weight_step_lr),
             ([s.scale for s in self.steps.values()], stage.activation_lr),
         ]
@@ -166,8 +169,8 @@ class _Learned:
         """Put ordinary modules back, with what was learned."""
         for name, layer in self.layers.items():
             layer.weight_quantizer = self.quantizers[name]
-            layer.weight_quantizer.scale = self.rounding[name].step().detach().clone()
-            layer.weight = nn.Parameter(self.rounding[name].hard(), requires_grad=False)
+            layer.weight_quantizer.scale = self.weights[name].step().detach().clone()
+            layer.weight = nn.Parameter(self.weights[name].hard(), requires_grad=False)
         for name, step in self.steps.items():
             quantizer = self.student.get_submodule(name)
             assert isinstance(quantizer, ActivationQuantizer)  # noqa: S101 - names are shared
@@ -187,7 +190,7 @@ def _optimize(  # noqa: PLR0913 - all of `learn` and what it installed
 ) -> None:
     stage, time = task.stage, deadline.left
     optimizer = torch.optim.Adam([{"params": p, "lr": rate} for p, rate in groups])
-    # Rounding variables keep their rate; step sizes, which come after them, anneal to 0.
+    # Rounding variables keep their rate; all else, which comes after them, anneals to 0.
     annealed = list(zip(optimizer.param_groups, groups, strict=True))[bool(rounding) :]
     parameters = [parameter for group, _ in groups for parameter in group]
     for done in range(stage.iterations):

@@ -21,6 +21,8 @@ class Stage:
         drop: probability of every activation, and every input of the unit, to be the float one.
         power: exponent of the error.
         fisher: weigh the error by its influence on the network's output.
+        straight: the weights themselves are learned, straight through their rounding; their rate,
+            in step sizes, is that of the rounding variables.
     """
 
     iterations: int
@@ -32,6 +34,7 @@ class Stage:
     drop: float = 0.0
     power: float = 2.0
     fisher: bool = False
+    straight: bool = False
 
     def faster(self, factor: float) -> Stage:
         """The same with `factor` on the rounding rate, and up to 10 of it on those of steps.
