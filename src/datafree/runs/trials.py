@@ -18,6 +18,7 @@ from datafree.graph.normalisation import behind_normalisation
 from datafree.graph.settle import settle
 from datafree.images import SyntheticSet
 from datafree.progress import Step
+from datafree.reconstruction.base import Reconstructor
 from datafree.runs.fine_tuning import tune
 from datafree.runs.opening import Opened
 from datafree.runs.plan import Plan
@@ -33,7 +34,10 @@ _MOST, _FEWEST = 64, 2  # images of a trial
 _STEPS = 3  # that are timed at least, after the first
 _SECONDS = 0.3  # and for so long, if there are more
 _ENOUGH = 12
-_SHORT, _LONGER = 2, 6  # steps of two learnings whose difference tells what a step takes
+_SHORT = 2  # steps of the shorter of two learnings, whose difference tells what a step takes
+_LONGER = (6, 24, 96)  # of the longer one, as many as make a difference
+_TELLING = 0.5  # seconds that can be told from noise
+_LEARNED = "reconstruction"
 _REPEATS = 2
 
 
@@ -130,49 +134,83 @@ def synthesis_seconds(
 
 @dataclass(frozen=True)
 class Quantized:
-    """What quantizing the weights cost for a few images.
+    """What quantizing the weights costs, from trials with few images and few steps.
 
     Attributes:
-        images: their number.
-        seconds: by stage, a reconstruction of no steps among them.
+        fixed: seconds by stage that it takes with any number of images, and no step of a
+            reconstruction.
+        per_image: seconds by stage that every image adds to these.
         per_pass: seconds of the reconstruction for one image sent through the network and back.
         per_answer: seconds in which teacher and integer student answer for one image.
     """
 
-    images: int
-    seconds: dict[str, float]
+    fixed: dict[str, float]
+    per_image: dict[str, float]
     per_pass: float
     per_answer: float
+
+    def seconds(self, images: int) -> dict[str, float]:
+        """By stage, with so many images and no step of a reconstruction."""
+        return {name: one + self.per_image[name] * images for name, one in self.fixed.items()}
 
 
 def quantizing_seconds(begun: Opened) -> Quantized:
     """Quantize with a few random images and a few steps, as the run will with all of them."""
-    graph, config, plan, spec = begun.graph, begun.config, begun.plan, begun.spec
-    device = device_of(graph)
-    images = SyntheticSet(random_images(spec, torch.device("cpu")), spec)
-    runs = (_SHORT, _LONGER) if plan.reconstructor is not None else (_SHORT,)
-    watches: list[Stopwatch] = []
-    students: list[fx.GraphModule] = []
-    for steps in runs:
-        watch = Stopwatch()
-        tried = plan if plan.reconstructor is None else _shorter(plan, steps)
-        made = quantize_weights(graph, config, tried, images, None, watch, Pace(stop=False))
-        students.append(made.student)
-        watches.append(watch)
-    seconds, per_pass = dict(watches[0].seconds), 0.0
+    graph, plan, spec = begun.graph, begun.plan, begun.spec
+    images = random_images(spec, torch.device("cpu"))
+    _quantized(begun, images[:_FEWEST], _SHORT)  # what is only done the first time
+    _, fewest = _quantized(begun, images[:_FEWEST], _SHORT)
+    student, short = _quantized(begun, images, _SHORT)
+    more = max(len(images) - _FEWEST, 1)
+    per_image = {name: max(short[name] - fewest[name], 0.0) / more for name in short}
+    per_pass = 0.0
     if plan.reconstructor is not None:
-        short, longer = (watch.seconds["reconstruction"] for watch in watches)
-        passes = [_shorter(plan, n).reconstructor.passes(len(images)) for n in runs]  # pyright: ignore[reportOptionalMemberAccess]
-        steps = passes[1] - passes[0]  # none where it learns for two steps at most
-        per_pass = max(longer - short, 0.0) / steps if steps else 0.0
-        seconds["reconstruction"] = max(0.0, short - per_pass * passes[0])
-    answering = answer_seconds((graph, as_computed(settle(students[0]))), spec, device)
-    return Quantized(len(images), seconds, per_pass, answering)
+        passes, learned = _steps_learned(begun, images, short[_LEARNED])
+        per_pass = learned / passes if passes else 0.0
+        # Every trial had some steps, and a step sends as many images as there are, up to a batch.
+        taken = per_pass * _shorter(plan, _SHORT).passes(len(images))
+        per_image[_LEARNED] = max(per_image[_LEARNED] - taken / len(images), 0.0)
+        short[_LEARNED] = max(short[_LEARNED] - taken, 0.0)
+    fixed = {name: max(short[name] - per_image[name] * len(images), 0.0) for name in short}
+    answering = answer_seconds((graph, as_computed(settle(student))), spec, device_of(graph))
+    return Quantized(fixed, per_image, per_pass, answering)
 
 
-def _shorter(plan: Plan, steps: int) -> Plan:
+def _quantized(
+    begun: Opened, images: Tensor, steps: int
+) -> tuple[fx.GraphModule, dict[str, float]]:
+    """A student of `images`, learned for `steps` where it learns; seconds by stage."""
+    plan, watch = begun.plan, Stopwatch()
+    if plan.reconstructor is not None:
+        plan = replace(plan, reconstructor=_shorter(plan, steps))
+    few = SyntheticSet(images, begun.spec)
+    pace = Pace(stop=False)
+    made = quantize_weights(begun.graph, begun.config, plan, few, None, watch, pace)
+    return made.student, dict(watch.seconds)
+
+
+def _steps_learned(begun: Opened, images: Tensor, short: float) -> tuple[float, float]:
+    """Images sent through the network and back in some steps of learned rounding, and seconds.
+
+    Args:
+        begun: the run.
+        images: to learn from.
+        short: seconds of a reconstruction of `_SHORT` steps.
+    """
+    before = _shorter(begun.plan, _SHORT).passes(len(images))
+    passes = seconds = 0.0
+    for steps in _LONGER:
+        _, watch = _quantized(begun, images, steps)
+        seconds = max(watch[_LEARNED] - short, 0.0)
+        passes = _shorter(begun.plan, steps).passes(len(images)) - before
+        if seconds >= _TELLING:
+            break
+    return passes, seconds
+
+
+def _shorter(plan: Plan, steps: int) -> Reconstructor:
     assert plan.reconstructor is not None  # noqa: S101 - asked for by the callers
-    return replace(plan, reconstructor=shortened(plan.reconstructor, steps))
+    return shortened(plan.reconstructor, steps)
 
 
 def answer_seconds(
