@@ -199,7 +199,7 @@ def show_result(
         *([("kept in float", ", ".join(metrics["keep_float"]))] if "keep_float" in metrics else []),
         ("target", scheme.target),
         ("layer policy", scheme.policy),
-        ("images", f"{config.images} by {source}" if images else "none"),
+        ("images", _images(config, source) if images else "none"),
         ("calibrator", _method(config.calibration)),
         ("corrections", ", ".join(corrections) or "none"),
         ("rounding", _method(config.rounding) if config.rounding else "nearest"),
@@ -377,3 +377,10 @@ def _phase(phase: Mapping[str, Any]) -> str:
 def _method(chosen: Any) -> str:
     options = ", ".join(f"{name}={value}" for name, value in chosen.options.items())
     return f"{chosen.name} ({options})" if options else chosen.name
+
+
+def _images(config: RunConfig, source: str) -> str:
+    """How many images there were, and where they came from."""
+    photos = config.photo_count
+    made = f"{config.images - photos} by {source}" if photos < config.images else ""
+    return ", ".join(filter(None, (made, f"{photos} photos" if photos else "")))

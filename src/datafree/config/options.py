@@ -136,6 +136,19 @@ class ImageOptions(Frozen):
     as these do, instead of ending when the loss moves no more."""
 
 
+class PhotoOptions(Frozen):
+    """Pictures that have nothing to do with the network's task, beside the ones that are made."""
+
+    panel: ClassVar[str] = "Images"
+
+    photos: Annotated[Path | None, Shown("all are made", "PATH")] = None
+    """Pictures of anything, a folder or an .npz file, some of which stand among the images: they
+    need not be what the network was trained on. The run is not strictly data-free then, and its
+    record says so."""
+    photo_share: Annotated[float, Field(gt=0, le=1)] = 0.5
+    """Share of the images that are photos, where there are photos; 1 makes none."""
+
+
 class ImageCount(Frozen):
     """How many images are made."""
 
@@ -369,8 +382,8 @@ class FolderOptions(Frozen):
 # Fields of the last base come first.
 class QuantizeOptions(
     MachineOptions, OutputOptions, GeneratorOptions, TrainingOptions, RoundingOptions,
-    CorrectionOptions, RangeOptions, ImageOptions, BudgetOptions, TargetOptions, Scheme,
-    TeacherOptions,
+    CorrectionOptions, RangeOptions, PhotoOptions, ImageOptions, BudgetOptions, TargetOptions,
+    Scheme, TeacherOptions,
 ):  # fmt: skip
     """The options of a quantization, but for its network and the number of its images."""
 

@@ -10,7 +10,6 @@ from pydantic import model_validator
 from datafree.config.base import Method
 from datafree.config.options import (
     METHODS,
-    BudgetOptions,
     ImageCount,
     ImageFile,
     ModelConfig,
@@ -41,9 +40,14 @@ class RunConfig(ImageFile, ImageCount, QuantizeOptions, Networks):
         for name in METHODS:
             if getattr(self, name) == "none" and getattr(self, f"{name}_options"):
                 raise ValueError(f"{name}_options were given without a {name}: name one")
-        default = BudgetOptions.model_fields["candidate_bits"].default
-        if not self.mixed and self.candidate_bits != default:
+        if not self.mixed and self.candidate_bits != self._default("candidate_bits"):
             raise ValueError("candidate_bits go with average_bits or budget: give one of them")
+        if self.photos is None and self.photo_share != self._default("photo_share"):
+            raise ValueError("photo_share goes with photos: name a folder of pictures")
+        if self.photos is not None and self.image_file is not None:
+            raise ValueError(
+                "photos stand among images that are made, and images names a file: give one of them"
+            )
         if self.tuning is None:
             self._no_training()
         else:
@@ -56,6 +60,9 @@ class RunConfig(ImageFile, ImageCount, QuantizeOptions, Networks):
                 " float: give its bits too"
             )
         return self
+
+    def _default(self, name: str) -> Any:
+        return type(self).model_fields[name].default
 
     def _no_training(self) -> None:
         alone = {
@@ -72,6 +79,8 @@ class RunConfig(ImageFile, ImageCount, QuantizeOptions, Networks):
             )
         if self.rounding is not None and self.float_student:
             raise ValueError("a float student has no rounding to learn: leave reconstruction out")
+        if self.photos is not None:
+            raise ValueError("training dreams its own images: leave photos out")
         if self.mixed:
             raise ValueError("training has no mixed precision yet: give the bits in layer_bits")
         if self.bias_correction == "empirical":
@@ -101,6 +110,11 @@ class RunConfig(ImageFile, ImageCount, QuantizeOptions, Networks):
         if self.keep_teacher is not None:
             return self.keep_teacher
         return self.in_memory or is_code(self.model, network=True)
+
+    @property
+    def photo_count(self) -> int:
+        """Images that are photos."""
+        return 0 if self.photos is None else max(1, round(self.photo_share * self.images))
 
     @property
     def companion(self) -> ModelConfig | None:

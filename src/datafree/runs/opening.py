@@ -9,6 +9,7 @@ from torch import fx, nn
 from torch.export import ExportedProgram
 
 from datafree.config import InputSpec, RunConfig
+from datafree.errors import ConfigError
 from datafree.graph.capture import capture, to_device
 from datafree.images import SyntheticSet
 from datafree.models import Teacher, load_teacher
@@ -103,6 +104,8 @@ def open_run(  # noqa: PLR0913 - what a caller may bring
     tested = 0 if config.data is None else len(labelled_images(config, spec, metric)[0])
     if images is None and config.image_file is not None:
         images = SyntheticSet.load(config.image_file).fitted(spec, config.images)
+    if images is not None and config.photos is not None:
+        raise ConfigError("photos stand among images that are made, and images are given")
     choices = settled(config, graph, given=images is not None)
     config = choices.config
     plan = make_plan(config, graph, spec, given=images is not None)
@@ -111,10 +114,19 @@ def open_run(  # noqa: PLR0913 - what a caller may bring
     companion = find_companion(student, config, spec)
     team = gather_team(device, config.precision) if plan.trainer is not None else Team()
     notes = noted(teacher, graph, choices.text) if team.rank == 0 else []
+    notes += _of_photos(config)
     return Opened(
         config, teacher, graph, plan, images, companion, team, notes, program, metric, tested,
         traced,
     )  # fmt: skip
+
+
+def _of_photos(config: RunConfig) -> list[str]:
+    """A note that the run is not strictly data-free; none where it is."""
+    if not config.photo_count:
+        return []
+    told = f"{config.photo_count} of {config.images} images are photos of {config.photos}"
+    return [f"{told}: the run is not strictly data-free"]
 
 
 def _capture_seconds(teacher: Teacher) -> float:

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
+import torch
 from torch import fx
 
 from datafree.config import InputSpec, RunConfig, Scheme
+from datafree.data import real_images
+from datafree.errors import DataError
 from datafree.graph.normalisation import behind_normalisation
 from datafree.images import SyntheticSet
 from datafree.progress import Progress, silent
@@ -26,19 +30,49 @@ def synthesize_images(  # noqa: PLR0913 - what a run hands over
     scheme: Scheme | None = None,
     deadline: Deadline = NEVER,
 ) -> SyntheticSet:
-    """The calibration images `config` asks for.
+    """The calibration images `config` asks for, photos among them where it names some.
 
     Arguments as in `Synthesizer.generate`; `scheme` is that of the student they are for, if known.
+
+    Raises:
+        DataError: photos that cannot be read, or fewer than are asked for.
     """
     config = settled(config, graph).config
+    photos = _photos(config, spec)  # first, so that what is wrong with them is said first
+    if len(photos) == config.images:
+        return photos
     synthesizer: Synthesizer = make_method(config.synthesis, "synthesis", Synthesizer)
     if scheme is not None:
         synthesizer = synthesizer.for_scheme(scheme)
     inner, normalised = behind_normalisation(graph, spec)
-    return synthesizer.generate(
-        inner, normalised, config.images, seed=config.seed, progress=progress,
+    made = synthesizer.generate(
+        inner, normalised, config.images - len(photos), seed=config.seed, progress=progress,
         checkpoint=checkpoint, deadline=deadline,
     ).fitted(spec)  # fmt: skip
+    return _shuffled(made, photos, config.seed) if len(photos) else made
+
+
+def _photos(config: RunConfig, spec: InputSpec) -> SyntheticSet:
+    """The photos of a run, unlabelled; none where it names none."""
+    if config.photos is None:
+        return SyntheticSet.none(spec)
+    found = real_images(config.photos, spec, config.photo_count, config.seed)
+    if len(found) < config.photo_count:
+        raise DataError(
+            f"{config.photo_count} photos are asked for, and {config.photos} holds {len(found)}:"
+            " lower images or photo_share"
+        )
+    return replace(found, metadata={**found.metadata, "method": "photos"})
+
+
+def _shuffled(made: SyntheticSet, photos: SyntheticSet, seed: int) -> SyntheticSet:
+    """Both in one set, in random order: some stages look at a few images at a time."""
+    images = torch.cat([made.images, photos.images])
+    generator = torch.Generator().manual_seed(seed)
+    told = {key: photos.metadata[key] for key in ("source", "seed")} | {"count": len(photos)}
+    metadata = {**made.metadata, "photos": told}
+    order = torch.randperm(len(images), generator=generator)
+    return SyntheticSet(images[order], made.spec, metadata=metadata)
 
 
 def images_of_run(  # noqa: PLR0913 - what a run hands over

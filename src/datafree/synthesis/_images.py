@@ -33,9 +33,6 @@ from datafree.tensors import device_of, fast_copy
 
 _CHUNK_POSITIONS = 2**18
 """Positions (height x width x images) passed through the network at once on a CPU."""
-_SETTLED = 210
-"""Steps after which losses move no more: the median of six networks, which lie between 58 and 493
-(benchmarks/tables/settling_steps.yaml)."""
 _ALONE = 2**15
 """Positions of an image beyond which it passes alone: to go back, ResNet-50 keeps twice the memory
 of its weights for one of 224 x 224."""
@@ -46,6 +43,9 @@ class ImageOptimizer(Synthesizer):
 
     paper_options: ClassVar[Mapping[str, Any]] = {"least_fall": 0.0}
     needs_batch_norm: ClassVar[bool] = True
+    settled_steps: ClassVar[int] = 210
+    """Steps after which losses move no more, to foretell the time: the median of six networks
+    (benchmarks/tables/settling_steps.yaml)."""
 
     iterations: int = Field(default=500, ge=1)
     """Steps of Adam per batch, at most."""
@@ -76,7 +76,8 @@ class ImageOptimizer(Synthesizer):
 
     def passes(self, count: int) -> float:
         """As many steps as losses took to settle on networks that were measured, if not all."""
-        return count * (min(self.iterations, _SETTLED) if self.least_fall else self.iterations)
+        steps = self.iterations
+        return count * (min(steps, self.settled_steps) if self.least_fall else steps)
 
     def check(self, teacher: nn.Module) -> None:
         """See the base class; nothing but an image has neighbours to be like, or is rolled.

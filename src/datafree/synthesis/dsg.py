@@ -40,6 +40,7 @@ class DSG(ImageOptimizer):
         "Zhang et al. (2021), Diversifying Sample Generation for Accurate Data-Free Quantization,"
         " CVPR; extended: Qin et al. (2021), arXiv:2109.00212"
     )
+    settled_steps: ClassVar[int] = 128
 
     epsilon: float = Field(default=0.9, ge=0, le=1)
     """Quantile of the gaps taken as margin; 0 means no slack."""

@@ -23,6 +23,7 @@ class ZeroQ(ImageOptimizer):
     citation: ClassVar[str] = (
         "Cai et al. (2020), ZeroQ: A Novel Zero Shot Quantization Framework, CVPR"
     )
+    settled_steps: ClassVar[int] = 403
 
     batch_size: int = Field(default=32, ge=1)
     """Images optimised together, at most."""
