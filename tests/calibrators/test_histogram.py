@@ -82,11 +82,53 @@ def test_values_counted_in_parts_are_those_counted_at_once(
     if values.ndim == 4:
         values = values.contiguous(memory_format=torch.channels_last)
     monkeypatch.setattr(_histogram, "_CHUNK", 80)
+    sizes: list[int] = []
+    counted = torch.bincount
+
+    def bincount(bins: Tensor, **given: int) -> Tensor:
+        sizes.append(len(bins))
+        return counted(bins, **given)
+
+    monkeypatch.setattr(torch, "bincount", bincount)
     found = extend(None, values)
+    monkeypatch.undo()
+    assert max(sizes) <= 80
+    assert sum(sizes) == values.numel()
     flat = values.flatten()
     bins = ((flat - found.low) * (BINS / (found.high - found.low))).long().clamp(0, BINS - 1)
     assert torch.equal(found.counts, torch.bincount(bins, minlength=BINS).double())
     assert torch.equal(found.sums, torch.bincount(bins, weights=flat.double(), minlength=BINS))
+
+
+@pytest.mark.parametrize("middle", [0.0, 3.0])
+@pytest.mark.parametrize("reach", [0.01, 5.0])
+def test_values_of_ordinary_size_are_counted_in_float32(middle: float, reach: float) -> None:
+    """As many bins of float64 would differ for some of so many values."""
+    inside = torch.rand(200_000, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    values = middle + reach * torch.cat([torch.tensor([-1.0, 1.0]), inside])
+    found = extend(None, values)
+    bins = ((values - found.low) * (BINS / (found.high - found.low))).long().clamp(0, BINS - 1)
+    assert torch.equal(found.counts, torch.bincount(bins, minlength=BINS).double())
+    exact = (values.double() - found.low) * (BINS / (found.high - found.low))
+    assert not torch.equal(bins, exact.long().clamp(0, BINS - 1))
+
+
+def test_the_range_is_that_of_the_values_until_one_lies_outside() -> None:
+    first = extend(None, torch.tensor([0.0, 1.0]))
+    assert (first.low, first.high) == (0.0, 1.0)
+    same = extend(first, torch.tensor([0.0, 0.5, 1.0]))
+    assert (same.low, same.high) == (0.0, 1.0)
+    above = extend(first, torch.tensor([0.0, 1.5]))
+    assert (above.low, above.high) == (0.0, 2.0)
+    below = extend(first, torch.tensor([-0.5, 1.0]))
+    assert (below.low, below.high) == (-1.0, 1.0)
+
+
+@pytest.mark.parametrize(("value", "high"), [(0.0, 1e-6), (-3.0, -3 + 4e-6), (1e5, 1e5 + 0.1)])
+def test_one_value_has_a_narrow_range(value: float, high: float) -> None:
+    histogram = extend(None, torch.full((7,), value))
+    assert histogram.low == value
+    assert histogram.high == pytest.approx(high, rel=1e-10)
 
 
 def test_extending_leaves_the_old_histogram_alone() -> None:
@@ -122,6 +164,11 @@ def test_quantiles_are_linear_within_a_bin_and_end_at_what_was_seen(
 ) -> None:
     """Four values between 20 and 22, four between 40 and 42."""
     assert held({10: 4, 20: 4}, 20.5, 41.5).quantile(share) == pytest.approx(value, abs=1e-9)
+
+
+def test_a_single_value_of_a_bin_lies_in_its_middle_and_a_share_of_one_at_its_end() -> None:
+    assert held({10: 1}, 20.0, 22.0).quantile(0.5) == pytest.approx(21.0, abs=1e-9)
+    assert held({10: 0.5}, 20.0, 22.0).quantile(1.0) == pytest.approx(21.0, abs=1e-9)
 
 
 def test_quantiles_reach_the_last_bin() -> None:

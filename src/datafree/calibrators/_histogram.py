@@ -49,7 +49,7 @@ class Histogram:
         """The value below which `share` of the values lie, linear within a bin."""
         cumulative = self.counts.cumsum(0)
         wanted = share * cumulative[-1]
-        index = int(torch.searchsorted(cumulative, wanted).clamp(max=_BINS - 1))
+        index = int(torch.searchsorted(cumulative, wanted))
         before = float(cumulative[index] - self.counts[index])
         inside = (float(wanted) - before) / max(float(self.counts[index]), 1.0)
         width = (self.high - self.low) / _BINS
