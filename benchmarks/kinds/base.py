@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from benchmarks import networks
-from benchmarks.images import images_of, needs_images
+from benchmarks.images import images_of, needs_images, photos
 from benchmarks.networks import Network
 from benchmarks.place import Place
 from datafree.config import Frozen, RunConfig
@@ -67,6 +67,8 @@ class Kind(Frozen):
         if self.real:
             return network.real_images(config.images, seed)
         asked = config.model_copy(update={"seed": seed})
+        if config.photos is not None:
+            asked = asked.model_copy(update={"photos": photos(config.photos, bench.place)})
         return images_of(asked, network, bench.place, bench.progress, bench.device)
 
     def run(
@@ -89,11 +91,12 @@ class Kind(Frozen):
         network = bench.network(config)
         changes: dict[str, Any] = {
             "data": network.test, "holdout": 0, "device": bench.device, "isolate": isolate,
+            "photos": None,
         }  # fmt: skip
         if config.student is not None:
             changes["student"] = f"{bench.place.house / 'students.py'}:{config.student}"
-        config = config.model_copy(update={**changes, "export": folder is not None})
         images = self.images(config, bench) if needs_images(config) else None
+        config = config.model_copy(update={**changes, "export": folder is not None})
         learned = config.rounding is not None or config.tuning is not None
         kept = _unfinished(config, images, bench.place) if learned and folder is None else None
         result = run(

@@ -30,7 +30,7 @@ _OTHERWISE = {
 }
 LISTS = ("labels.csv", "test_batch.bin")
 """What makes a folder one of labelled data."""
-_SUFFIXES = frozenset((".png", ".jpg", ".jpeg", ".bmp", ".webp", ".ppm", ".pgm", ".tif", ".tiff"))
+PICTURES = frozenset((".png", ".jpg", ".jpeg", ".bmp", ".webp", ".ppm", ".pgm", ".tif", ".tiff"))
 _WHOLE = re.compile(r"[+-]?[0-9]{1,18}")
 _CIFAR_SHAPE = (3, 32, 32)
 _CIFAR_RECORD = 1 + 3 * 32 * 32
@@ -102,9 +102,9 @@ def pictures_in(path: Path, spec: InputSpec) -> tuple[PixelSource, int]:
             f"{path} holds pictures, which have 1 or 3 channels, and this network takes something"
             " else: give an .npz file"
         )
-    files = tuple(sorted(file for file in path.rglob("*") if file.suffix.lower() in _SUFFIXES))
+    files = tuple(sorted(file for file in path.rglob("*") if file.suffix.lower() in PICTURES))
     if not files:
-        raise DataError(f"folder {path} holds no pictures ({', '.join(sorted(_SUFFIXES))})")
+        raise DataError(f"folder {path} holds no pictures ({', '.join(sorted(PICTURES))})")
     return Folder(files, spec), len(files)
 
 

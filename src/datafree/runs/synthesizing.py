@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 
 import torch
 from torch import fx
 
 from datafree.config import InputSpec, RunConfig, Scheme
-from datafree.data import real_images
+from datafree.data.photos import photos_in
 from datafree.errors import DataError
 from datafree.graph.normalisation import behind_normalisation
 from datafree.images import SyntheticSet
@@ -56,13 +55,13 @@ def _photos(config: RunConfig, spec: InputSpec) -> SyntheticSet:
     """The photos of a run, unlabelled; none where it names none."""
     if config.photos is None:
         return SyntheticSet.none(spec)
-    found = real_images(config.photos, spec, config.photo_count, config.seed)
+    found = photos_in(config.photos, spec, config.photo_count, config.seed)
     if len(found) < config.photo_count:
         raise DataError(
             f"{config.photo_count} photos are asked for, and {config.photos} holds {len(found)}:"
             " lower images or photo_share"
         )
-    return replace(found, metadata={**found.metadata, "method": "photos"})
+    return found
 
 
 def _shuffled(made: SyntheticSet, photos: SyntheticSet, seed: int) -> SyntheticSet:
