@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from functools import reduce
 from itertools import product
 from pathlib import Path
-from typing import Annotated, Any, Self, cast
+from typing import Annotated, Any, Self, TypeVar, cast
 
 import yaml
 from pydantic import BeforeValidator, Field, model_validator
@@ -29,6 +29,7 @@ MOST_CELLS = 100_000
 _LONGEST = 80  # signs of a folder's name
 _ODD = re.compile(r"[^A-Za-z0-9._]+")
 
+T = TypeVar("T")
 Where = dict[str, tuple[str, ...]]
 """Values by axis; axes that are not named may have any."""
 
@@ -220,7 +221,7 @@ def check_code(cells: tuple[Cell, ...], path: Path, *, trust_code: bool) -> None
         check_trusted(cell.config, path, trust_code=trust_code)
 
 
-def shard(cells: tuple[Cell, ...], part: tuple[int, int] | None) -> tuple[Cell, ...]:
+def shard(cells: tuple[T, ...], part: tuple[int, int] | None) -> tuple[T, ...]:
     """Every n-th cell from the i-th on, for `part` (i, n); all where it is None."""
     return cells if part is None else cells[part[0] :: part[1]]
 

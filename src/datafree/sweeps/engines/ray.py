@@ -7,6 +7,7 @@ import os
 import warnings
 from collections.abc import Generator, Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 from datafree.bounds import first_line
@@ -71,6 +72,8 @@ def _connected(ray: Any, options: SweepOptions, jobs: int) -> Generator[None]:
         return
     address = options.address or os.environ.get("RAY_ADDRESS") or _OWN
     own: dict[str, Any] = {}
+    if address not in (_OWN, "auto") and _token_known():  # which only `auto` looks for by itself
+        os.environ.setdefault("RAY_AUTH_MODE", "token")
     if address == _OWN:
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
         own = {"include_dashboard": False}
@@ -83,9 +86,15 @@ def _connected(ray: Any, options: SweepOptions, jobs: int) -> Generator[None]:
     except (ConnectionError, RuntimeError, ValueError, OSError) as error:
         raise ConfigError(
             f"address: no Ray cluster at {address}: {first_line(error)}; start one with ray start"
-            " --head, or leave --address out"
+            " --head, or leave --address out (of another machine it may want RAY_AUTH_TOKEN)"
         ) from None
     try:
         yield
     finally:
         ray.shutdown()
+
+
+def _token_known() -> bool:
+    """Whether this user has a token of a cluster, where Ray keeps it."""
+    kept = Path.home() / ".ray" / "auth_token"
+    return kept.is_file() or any(map(os.environ.get, ("RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH")))
