@@ -201,8 +201,8 @@ def cluster(machines: int) -> Generator[str]:
 def _machine(words: Sequence[str]) -> subprocess.Popen[bytes]:
     ray = (sys.executable, "-c", "from ray.scripts.scripts import main; main()", "start", "--block")
     return subprocess.Popen(
-        [*ray, *words], env=environment() | ASKED, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-        start_new_session=True,
+        [*ray, *words], env=environment() | ASKED, start_new_session=True,
+        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
     )  # fmt: skip
 
 
@@ -212,15 +212,17 @@ def _wait_for(address: str, machines: int) -> None:
         "import ray, sys; ray.init(sys.argv[1], log_to_driver=False, logging_level='ERROR');"
         "print(sum(node['Alive'] for node in ray.nodes()))"
     )
+    said = ""
     for _ in range(60):
         done = subprocess.run(
             [sys.executable, "-W", "ignore", "-c", code, address],
             env=environment() | ASKED, capture_output=True, text=True, check=False,
         )  # fmt: skip
+        said = done.stderr
         if done.returncode == 0 and int(done.stdout.split()[-1]) >= machines:
             return
         time.sleep(1)
-    raise AssertionError(f"no cluster of {machines} machines at {address}: {done.stderr}")
+    raise AssertionError(f"no cluster of {machines} machines at {address}: {said}")
 
 
 def _session(leader: int) -> list[int]:

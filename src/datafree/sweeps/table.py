@@ -116,6 +116,8 @@ def in_words(rows: Sequence[Row]) -> str:
     done = sum(row.status == "finished" for row in rows)
     title = f"{done} of {len(rows)} cells are finished"
     fixed = [f"{axis} {next(iter(values))}" for axis, values in shared.items()]
+    if "model" not in axes and len(models := {row.cell.config.model for row in rows}) == 1:
+        fixed.insert(0, f"model {next(iter(models))}")
     title += "".join(f"; {one}" for one in fixed)
     table = Table(box=None, pad_edge=False, header_style="", title_style="")
     for k, head in enumerate(columns):

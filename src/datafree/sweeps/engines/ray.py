@@ -25,8 +25,9 @@ def outcomes(jobs: Sequence[Job], options: SweepOptions) -> Generator[Outcome]:
     Raises:
         ConfigError: Ray is not installed, or there is no such cluster.
     """
-    ray = _library()
-    with _connected(ray, options, len(jobs)):
+    address = options.address or os.environ.get("RAY_ADDRESS") or _OWN
+    ray = _library(address)
+    with _connected(ray, address, options, len(jobs)):
         task = ray.remote(
             num_cpus=options.cpus_per_task, num_gpus=options.gpus_per_task,
             max_retries=options.retries,
@@ -55,7 +56,12 @@ def _outcome(ray: Any, done: Any, job: Job) -> Outcome:
     return found
 
 
-def _library() -> Any:
+def _library(address: str) -> Any:
+    """Ray, set up for the cluster at `address`: it reads its environment when it is imported."""
+    if address == _OWN:
+        os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    elif address != "auto" and _token_known():  # only `auto` looks for one by itself
+        os.environ.setdefault("RAY_AUTH_MODE", "token")
     try:
         return importlib.import_module("ray")
     except ImportError:
@@ -65,17 +71,13 @@ def _library() -> Any:
 
 
 @contextmanager
-def _connected(ray: Any, options: SweepOptions, jobs: int) -> Generator[None]:
+def _connected(ray: Any, address: str, options: SweepOptions, jobs: int) -> Generator[None]:
     """Join a cluster meanwhile, or start one for this call; one that is joined already is used."""
     if ray.is_initialized():
         yield
         return
-    address = options.address or os.environ.get("RAY_ADDRESS") or _OWN
     own: dict[str, Any] = {}
-    if address not in (_OWN, "auto") and _token_known():  # which only `auto` looks for by itself
-        os.environ.setdefault("RAY_AUTH_MODE", "token")
     if address == _OWN:
-        os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
         own = {"include_dashboard": False}
         if options.workers is not None:
             own["num_cpus"] = min(options.workers, jobs) * options.cpus_per_task
