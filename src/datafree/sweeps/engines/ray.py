@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import os
+import socket
 import warnings
 from collections.abc import Generator, Iterator, Sequence
 from contextlib import contextmanager
@@ -16,6 +17,7 @@ from datafree.sweeps.computing import Job, Outcome, compute_elsewhere
 from datafree.sweeps.options import SweepOptions
 
 _OWN = "local"  # what Ray calls a cluster that it starts for one program
+_ANSWER = 10.0  # seconds a cluster has to take a connection
 _ALL_AT_ONCE = 1000  # tasks that wait with Ray; more need not
 
 
@@ -82,6 +84,7 @@ def _connected(ray: Any, address: str, options: SweepOptions, jobs: int) -> Gene
         if options.workers is not None:
             own["num_cpus"] = min(options.workers, jobs) * options.cpus_per_task
     try:
+        _check_answers(address)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of settings to come that concern nobody here
             ray.init(address=address, log_to_driver=False, logging_level="ERROR", **own)
@@ -94,6 +97,17 @@ def _connected(ray: Any, address: str, options: SweepOptions, jobs: int) -> Gene
         yield
     finally:
         ray.shutdown()
+
+
+def _check_answers(address: str) -> None:
+    """Refuse at once a HOST:PORT where nobody listens: Ray itself tries for minutes.
+
+    Raises:
+        OSError: nobody does.
+    """
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    if host and port.isdecimal():
+        socket.create_connection((host.strip("[]"), int(port)), timeout=_ANSWER).close()
 
 
 def _token_known() -> bool:
