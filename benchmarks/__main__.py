@@ -71,11 +71,12 @@ def list_(place: Place, names: tuple[str, ...]) -> None:
     help="Cells with this value; several of one axis add up. `seed` is an axis too.",
 )
 @click.option("--stale", is_flag=True, help="Measure cells again that the library has overtaken.")
+@click.option("--shard", "part", metavar="I/N", help="Every N-th of these cells from the I-th on.")
 @click.option("--device", default="cpu", help="Where images are made and students learned: cuda.")
 @click.pass_obj
 def run(  # noqa: PLR0913 - one for each option
     place: Place, names: tuple[str, ...], seeds: int | None, budget: str | None,
-    chosen: tuple[str, ...], stale: bool, device: str,
+    chosen: tuple[str, ...], stale: bool, part: str | None, device: str,
 ) -> None:  # fmt: skip
     """Measure the missing cells of each TABLE, a record for each as soon as it is there.
 
@@ -89,10 +90,13 @@ def run(  # noqa: PLR0913 - one for each option
     from benchmarks.kinds import Bench, kind_and_config
     from benchmarks.runner import Asked, fill, missing
     from datafree.cli import console
+    from datafree.config import build
     from datafree.progress import Progress
+    from datafree.sweeps.options import SweepOptions
 
     asked = Asked(
         only, None if seeds is None else tuple(range(seeds)), stale,
+        build(SweepOptions, {"shard": part}, "options").shard,
         None if limit is None else time.monotonic() + limit,
         shlex.join(["python", "-m", "benchmarks", *sys.argv[1:]]),
     )  # fmt: skip

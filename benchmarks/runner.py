@@ -12,6 +12,7 @@ from benchmarks.place import Place
 from benchmarks.record import Record, append, commit, environment, latest
 from benchmarks.table import Cell, Table, Where
 from datafree.progress import Progress, Step, note
+from datafree.sweeps.plan import shard
 
 Measure = Callable[[Table, Cell, Progress], dict[str, Any]]
 Bar = Callable[[str, int], AbstractContextManager[Step]]
@@ -25,6 +26,7 @@ class Asked:
         only: values of axes; all where none are given.
         seeds: instead of the tables' own.
         stale: measure cells again that a change of the library has overtaken.
+        part: (i, n), every n-th of the cells that were asked for from the i-th on; None is all.
         deadline: moment of the clock by which all cells are done; None is no limit.
         command: for the records.
     """
@@ -32,6 +34,7 @@ class Asked:
     only: Where
     seeds: tuple[int, ...] | None = None
     stale: bool = False
+    part: tuple[int, int] | None = None
     deadline: float | None = None
     command: str = ""
 
@@ -60,8 +63,8 @@ def missing(table: Table, place: Place, asked: Asked) -> tuple[Cell, ...]:
     table.check(asked.only)
     found = latest(table, place)
     fresh = {c for c, record in found.items() if not (asked.stale and record.overtaken(table))}
-    wanted = (cell for cell in table.wanted(asked.seeds) if cell.within(asked.only))
-    return tuple(cell for cell in wanted if cell not in fresh)
+    wanted = tuple(cell for cell in table.wanted(asked.seeds) if cell.within(asked.only))
+    return tuple(cell for cell in shard(wanted, asked.part) if cell not in fresh)
 
 
 def expected(cell: Cell, seconds: Mapping[Cell, float]) -> float | None:

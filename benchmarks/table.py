@@ -15,11 +15,7 @@ from pydantic import BeforeValidator, Field, model_validator
 
 from datafree.config import Frozen, build, merge
 from datafree.errors import ConfigError, UnknownNameError
-
-SEED = "seed"
-"""Stands beside the axes wherever cells are chosen: ``--only seed=0``."""
-Where = dict[str, tuple[str, ...]]
-"""Values by axis, in the order to show them in; axes that are not named may have any."""
+from datafree.sweeps.plan import SEED, Axes, Chosen, Where
 
 
 @dataclass(frozen=True)
@@ -48,35 +44,8 @@ class Cell:
         return all(str(own[axis]) in values for axis, values in where.items())
 
 
-def _texts(given: Any) -> Any:
-    """``{bits: W4A4, seed: [0, 1]}`` with a tuple of texts for each."""
-    if not isinstance(given, dict):
-        return given
-    found = cast("dict[Any, Any]", given)
-    return {
-        str(axis): tuple(map(str, values if isinstance(values, (list, tuple)) else [values]))
-        for axis, values in found.items()
-    }
-
-
-def _axes(given: Any) -> Any:
-    """Axes whose values are listed set the field of the same name."""
-    if not isinstance(given, dict):
-        return given
-    found: dict[str, Any] = {}
-    for axis, values in cast("dict[str, Any]", given).items():
-        if isinstance(values, list):
-            found[axis] = {str(value): {axis: value} for value in cast("list[Any]", values)}
-        else:
-            found[axis] = {str(name): changes or {} for name, changes in values.items()}
-    return found
-
-
 def _column(given: Any) -> Any:
     return {"axes": [given]} if isinstance(given, str) else given
-
-
-Chosen = Annotated[Where, BeforeValidator(_texts)]
 
 
 class Change(Frozen):
@@ -142,7 +111,7 @@ class Table(Frozen):
     """How a cell is measured: a file of `benchmarks/kinds`."""
     base: dict[str, Any] = Field(default_factory=dict)
     """Fields of a `RunConfig`, and of the kind, that all cells share."""
-    axes: Annotated[dict[str, dict[str, dict[str, Any]]], BeforeValidator(_axes)]
+    axes: Axes
     """By axis and name of the value the fields it changes, `kind` among them. A list of values
     changes the field that the axis is called after."""
     seeds: tuple[int, ...] = (0, 1, 2)

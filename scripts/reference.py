@@ -89,6 +89,8 @@ def options_page() -> str:
         rows[panel_of(owner, name)].append(option_row(field, commands))
     text = OPTIONS
     for panel, found in rows.items():
+        if not found:  # of commands that have a page of their own
+            continue
         text += f"\n## {panel}\n\n{table(('option', 'default', 'meaning'), found)}"
     bits = describe(DistillOptions, "bits")
     return f"{text}\nFor `distill`, `--bits` defaults to {bits.default}: {bits.meaning}\n"

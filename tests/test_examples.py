@@ -3,13 +3,20 @@
 from __future__ import annotations
 
 import json
+import shlex
 from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from commands import Command
 from conftest import ROOT
+from datafree.cli.app import app
+from datafree.cli.options import given_fields
+from datafree.config import build
+from datafree.sweeps.options import SweepOptions
+from datafree.sweeps.plan import load_plan
 from datafree.user_code import module_at
 
 pytestmark = pytest.mark.e2e
@@ -69,3 +76,30 @@ def test_detectors(tmp_path: Path, datafree_command: Command) -> None:
 def test_phones(name: str, package: str, tmp_path: Path) -> None:
     pytest.importorskip(package)
     assert example(name).main(tmp_path) > 97
+
+
+def test_sweeps_are_what_the_commands_take() -> None:
+    """24 cells, which parts on a Slurm array and in indexed pods share out."""
+    assert len(load_plan(ROOT / "examples/sweep.yaml").runs("sweep")) == 24
+    slurm = (ROOT / "examples/sweep_slurm.sh").read_text(encoding="utf-8")
+    pods = yaml.safe_load((ROOT / "examples/sweep_kubernetes.yaml").read_text(encoding="utf-8"))
+    spec = pods["spec"]
+    container = spec["template"]["spec"]["containers"][0]
+    assert spec["completionMode"] == "Indexed"
+    variables = {
+        "$SLURM_ARRAY_TASK_ID": "7", "$SLURM_ARRAY_TASK_COUNT": "8", "$SLURM_CPUS_PER_TASK": "4",
+        "$JOB_COMPLETION_INDEX": str(spec["completions"] - 1), "$HOME": "/home/me",
+    }  # fmt: skip
+    found: list[Any] = []
+    for text in (slurm.replace("\\\n", " "), container["args"][0]):
+        line = next(
+            line for line in text.splitlines() if "datafree sweep" in line and "#" not in line
+        )
+        for name, value in variables.items():
+            line = line.replace(name, value)
+        words = shlex.split(line.partition("datafree sweep")[2])
+        found.append(app.commands["sweep"].make_context("sweep", words).params)
+    for given in found:
+        options = build(SweepOptions, given_fields({"shard": given["shard"]}), "options")
+        assert options.shard == (7, 8)
+        assert (int(given["workers"]), Path(given["output"]).name) == (4, "digits")

@@ -15,7 +15,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from datafree.api import benchmark, distill, export_student, quantize, synthesize
+    from datafree.api import benchmark, distill, export_student, quantize, sweep, synthesize
     from datafree.config import InputSpec, RunConfig, Scheme
     from datafree.errors import DatafreeError
     from datafree.graph.capture import capture
@@ -40,6 +40,7 @@ _HOMES = {
     "load_run": "runs.loaded",
     "quantize": "api",
     "run": "runs.pipeline",
+    "sweep": "api",
     "synthesize": "api",
 }
 
@@ -58,6 +59,7 @@ __all__ = [
     "load_run",
     "quantize",
     "run",
+    "sweep",
     "synthesize",
 ]
 

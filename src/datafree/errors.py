@@ -103,6 +103,20 @@ class VerdictError(DatafreeError):
         self.result = result
 
 
+class SweepError(DatafreeError):
+    """A sweep in which cells failed, are missing or below `fail_below`; exit code 4.
+
+    Attributes:
+        swept: what there is, a `datafree.sweeps.sweeping.Swept`; the table was written.
+        verdicts: all cells are finished, and it is their verdicts; exit code 3.
+    """
+
+    def __init__(self, message: str, swept: Any, *, verdicts: bool) -> None:
+        """Say so of `swept`."""
+        super().__init__(message)
+        self.swept, self.verdicts = swept, verdicts
+
+
 class NetworkWarning(UserWarning):
     """What a user should know of a network that is taken all the same: it was not trained, say."""
 

@@ -77,6 +77,13 @@ def test_axes_and_seeds_choose_cells(table: Table, place: Place) -> None:
         missing(table, place, Asked({"color": ("red",)}))
 
 
+def test_parts_are_all_cells_each_once(table: Table, place: Place) -> None:
+    whole = missing(table, place, Asked({}))
+    parts = [missing(table, place, Asked({}, part=(k, 3))) for k in range(3)]
+    assert sorted(map(str, (cell for part in parts for cell in part))) == sorted(map(str, whole))
+    assert max(map(len, parts)) - min(map(len, parts)) <= 1
+
+
 def test_cells_that_were_overtaken_are_measured_again_where_that_is_asked(
     table: Table, place: Place
 ) -> None:

@@ -221,3 +221,16 @@ def test_a_run_whose_configuration_was_removed_meanwhile_has_one(tmp_path: Path)
         (place / "config.yaml").unlink()
         (place / METRICS).write_text("{}")
     assert load_config(tmp_path / "config.yaml") == OTHER
+
+
+def test_a_folder_stays_free_where_a_run_was_killed_over_its_configuration(tmp_path: Path) -> None:
+    """Killed between the temporary file and its renaming, the first thing that a run writes."""
+    (tmp_path / ".datafree-config-abc.yaml").write_text("model: digits", encoding="utf-8")
+    refuse(tmp_path, ONE, force=False)
+    with writing(tmp_path, ONE, "origin", force=False):
+        assert not (tmp_path / ".datafree-config-abc.yaml").exists()
+    assert load_config(tmp_path / "config.yaml") == ONE
+    (tmp_path / "thesis.tex").touch()
+    (tmp_path / "config.yaml").unlink()
+    with pytest.raises(OutputExistsError):
+        refuse(tmp_path, ONE, force=False)

@@ -26,6 +26,7 @@ from datafree.cli.options import (
 )
 from datafree.cli.quantize import quantize
 from datafree.cli.show import compare, show
+from datafree.cli.sweep import merge, sweep
 from datafree.config import RunConfig, build
 from datafree.config.options import (
     ExciteOptions,
@@ -56,6 +57,8 @@ app.add_command(evaluate)
 app.add_command(benchmark)
 app.add_command(show)
 app.add_command(compare)
+app.add_command(sweep)
+app.add_command(merge)
 
 
 @app.command(
@@ -223,7 +226,7 @@ def demo(output: str, force: bool | None) -> None:
 def main() -> None:
     """Run the command line; a user's mistake gives one line and exit code 2.
 
-    A verdict that `fail_below` does not take gives exit code 3.
+    A verdict that `fail_below` does not take gives exit code 3, a sweep with failed cells 4.
     """
     with console.warnings_as_lines(), endings():
         sys.exit(app.main(standalone_mode=False) or 0)

@@ -12,7 +12,7 @@ import click
 from rich.markup import escape
 
 from datafree.cli import console
-from datafree.errors import DatafreeError, VerdictError
+from datafree.errors import DatafreeError, SweepError, VerdictError
 
 _NO_MEMORY = (
     "there is not enough memory: fewer images at a time take less (--images-per-batch 8, or -o"
@@ -22,14 +22,15 @@ _OUT_OF_MEMORY = ("not enough memory", "can't allocate memory", "out of memory",
 _TOO_DEEP = "this is nested too deeply to be worked on: give a network or a file of fewer levels"
 _HAS_TIMER = hasattr(signal, "setitimer")  # Windows has none
 _SOON = 0.01  # seconds, by when a callback has ended
-_MISTAKE, _VERDICT, _INTERRUPTED = 2, 3, 130
+_MISTAKE, _VERDICT, _CELLS, _INTERRUPTED = 2, 3, 4, 130
 
 
 @contextmanager
 def endings() -> Generator[None]:
     """Turn what the enclosed command raises into a line on standard error and an exit code.
 
-    A mistake is 2, a verdict below what was asked for 3, an interruption 130 and a termination 143;
+    A mistake is 2, a verdict below what was asked for 3, a sweep with failed cells 4, an
+    interruption 130 and a termination 143;
     what is being written then is left out, never torn. Anything else is a fault of this program.
     """
     asked: list[int] = []
@@ -67,6 +68,9 @@ def _as_lines() -> Generator[None]:
     except VerdictError as error:
         _say("failed", str(error))
         sys.exit(_VERDICT)
+    except SweepError as error:
+        _say("failed", str(error))
+        sys.exit(_VERDICT if error.verdicts else _CELLS)
     except DatafreeError as error:
         _refuse(str(error))
     except (MemoryError, RecursionError, OverflowError, RuntimeError, OSError) as error:

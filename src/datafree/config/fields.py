@@ -19,7 +19,7 @@ from pydantic_core import PydanticUndefined
 
 from datafree.config.base import Frozen
 
-PANELS = ("Model", "Numbers", "Images", "Ranges and corrections", "Learning", "Output")
+PANELS = ("Model", "Numbers", "Images", "Ranges and corrections", "Learning", "Machines", "Output")
 """Parts of the help, in order; a class of options says in `panel` where its fields belong."""
 _BOUNDS = {Ge: "at least {}", Gt: "more than {}", Le: "at most {}", Lt: "less than {}"}
 

@@ -13,7 +13,7 @@ from torch import nn
 
 from datafree.config import RunConfig, load_config, save_config
 from datafree.errors import BusyError, ConfigError, OutputError, OutputExistsError
-from datafree.files import atomic_path, make_folder, sweep, write_text
+from datafree.files import TEMPORARY, atomic_path, make_folder, sweep, write_text
 from datafree.images import SyntheticSet
 
 CONFIG = "config.yaml"
@@ -206,7 +206,11 @@ def _remove_run(folder: Path, kept: Container[str] = ()) -> None:
 
 
 def _seen(folder: Path) -> Iterator[Path]:
-    return (path for path in folder.iterdir() if path.name != _LOCK)
+    """What lies in `folder`, but for the lock and what a process that was killed began to write."""
+    return (
+        path for path in folder.iterdir()
+        if path.name != _LOCK and not path.name.startswith(TEMPORARY)
+    )  # fmt: skip
 
 
 def save_images(images: SyntheticSet, folder: Path) -> None:
