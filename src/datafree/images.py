@@ -86,6 +86,13 @@ class SyntheticSet(Dataset[tuple[Tensor, ...]]):
         targets = None if self.targets is None else self.targets[:count]
         return replace(self, images=self.images[:count], targets=targets)
 
+    def since(self, start: int) -> SyntheticSet:
+        """The images from number `start` on as a set of their own; all where it is not above 0."""
+        if start <= 0:
+            return self
+        targets = None if self.targets is None else self.targets[start:]
+        return replace(self, images=self.images[start:], targets=targets)
+
     def fitted(self, spec: InputSpec, count: int | None = None) -> SyntheticSet:
         """The first `count` images, all where None, in the normalised space of another network.
 
