@@ -301,6 +301,11 @@ def batch_size(spec: InputSpec) -> int:
     return min(256, max(8, _BATCH_VALUES // (channels * height * width)))
 
 
+def blank(spec: InputSpec, device: torch.device) -> Tensor:
+    """(1, C, H, W) zeros, as an image of `spec` on `device`."""
+    return on_device(torch.zeros(1, *spec.shape), device)
+
+
 def device_batches(
     images: SyntheticSet, device: torch.device, size: int | None = None
 ) -> Iterator[Tensor]:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from datafree.errors import ModelError
-from datafree.tensors.memory import Portion
+from datafree.tensors.memory import Portion, free_bytes
 
 T = TypeVar("T")
 Chunks = Iterator[tuple[slice, Tensor]]
@@ -118,8 +118,13 @@ def stored(values: Tensor, device: torch.device, limit: int) -> Rows:
 
 
 def share(memory_gb: float, tensors: int) -> int:
-    """The limit in bytes of one of `tensors` rows that together take `memory_gb` of memory."""
-    return int(memory_gb * 2**30 / tensors)
+    """The limit in bytes of one of `tensors` rows that together take `memory_gb` of memory.
+
+    Half of what is free where that is less: what lies on disk is the same.
+    """
+    free = free_bytes(torch.device("cpu"))
+    most = memory_gb * 2**30
+    return int((most if free is None else min(most, free / 2)) / tensors)
 
 
 def _allocate(values: int, limit: int) -> Tensor:

@@ -127,7 +127,6 @@ def importance(
             `datafree.losses.distillation` of all outputs.
     """
 
-
     def work(chunks: Chunks) -> tuple[Rows, float]:
         result: Rows | None = None
         total = 0.0

@@ -151,10 +151,14 @@ class Sizes:
             write_text(self.folder / _SIZES, told)
 
     @property
+    def changed(self) -> bool:
+        """Whether any batch has another size than was asked for."""
+        return self.since != [(0, self.asked)]
+
+    @property
     def told(self) -> dict[str, Any]:
         """``batch_sizes`` for the metadata of a set, where they are not what was asked for."""
-        usual = self.since == [(0, self.asked)]
-        return {} if usual else {"batch_sizes": [list(one) for one in self.since]}
+        return {"batch_sizes": [list(one) for one in self.since]} if self.changed else {}
 
 
 @dataclass

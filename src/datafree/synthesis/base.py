@@ -13,21 +13,26 @@ from torch import Tensor, fx, nn
 from datafree.config import Hyperparameters, InputSpec, Scheme
 from datafree.errors import DataError, ModelError
 from datafree.graph.attention import find_attention
+from datafree.graph.footprint import footprint
 from datafree.graph.inputs import inputs_of
 from datafree.graph.overflow import source_of_overflow
 from datafree.graph.taps import batch_norms
 from datafree.graph.untrained import require_statistics
-from datafree.images import SyntheticSet
+from datafree.images import SyntheticSet, blank
 from datafree.progress import Progress, Step, silent
 from datafree.progress.deadline import NEVER, Deadline
 from datafree.progress.meter import Meter
 from datafree.registry import built_in, load, method_name
 from datafree.synthesis._making import Batch, Making, Sizes, Stored, unseen
 from datafree.tensors import device_of, state_digest
-from datafree.tensors.memory import Portion
+from datafree.tensors.memory import Portion, free_bytes
 
 __all__ = ["Batch", "Stored", "Synthesizer", "all_alike", "even_batches", "fitting_methods",
            "flat", "join"]  # fmt: skip
+
+
+_BACK = 2.0
+"""Memory of a pass there and back over that of what layers return."""
 
 
 class Synthesizer(Hyperparameters):
@@ -96,15 +101,37 @@ class Synthesizer(Hyperparameters):
 
         what, size = f"{self.name} images", self.batch_images(teacher, count)
         sizes = Sizes(checkpoint, request, size)
-        most = self.at_once(spec, size, device_of(teacher))
+        together = self._affordable(teacher, spec, what, sizes)
         making = Making(
             what, lambda size: self.batches(teacher, count, seed, size=size), make,
-            self.batch_iterations, sizes, None if most is None else Portion(what, most),
+            self.batch_iterations, sizes, together,
         )  # fmt: skip
         total = -(-count // size) * self.batch_iterations
         with progress(what, total) as step:
             parts = making.parts(Meter(step, total), deadline)
         return self.joined(parts, spec, seed, count, sizes.told)
+
+    def _affordable(
+        self, teacher: nn.Module, spec: InputSpec, what: str, sizes: Sizes
+    ) -> Portion | None:
+        """Images that pass together, or `sizes` where batches pass whole, for the free memory.
+
+        A batch size that was asked for stays.
+        """
+        device = device_of(teacher)
+        most = self.at_once(spec, sizes.asked, device)
+        together = None if most is None else Portion(what, most)
+        free = free_bytes(device)
+        if not isinstance(teacher, fx.GraphModule) or free is None or not self.passes(1):
+            return together
+        each = _BACK * footprint(teacher, blank(spec, device)).kept
+        if together is not None:
+            return together.afford(each, free)
+        if "batch_size" not in self.model_fields_set and not sizes.changed:
+            portion = Portion(what, sizes.asked).afford(each, free)
+            if portion.size < sizes.asked:
+                sizes.change(0, portion.size)
+        return None
 
     def joined(
         self, parts: list[SyntheticSet], spec: InputSpec, seed: int, count: int,

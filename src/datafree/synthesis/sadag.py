@@ -144,8 +144,10 @@ class SADAG(Genie):
 
         found = portion.fit(work)
         asked = {**found.metadata, **self.describe()}
-        return found if asked == found.metadata else replace(
-            found, metadata={**asked, "batch_sizes": [[0, portion.size]]}
+        return (
+            found
+            if asked == found.metadata
+            else replace(found, metadata={**asked, "batch_sizes": [[0, portion.size]]})
         )
 
     def _made(  # noqa: PLR0913 - as `generate`

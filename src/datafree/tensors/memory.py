@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import gc
 import resource
-import sys
 import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
