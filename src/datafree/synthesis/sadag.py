@@ -218,8 +218,12 @@ class SADAG(Genie):
         scheme = self.scheme or Scheme(bits="W4A4", policy="brecq", weight_range="mse")
         folded = fold_batch_norms(network)
         student = insert_quantizers(folded, scheme, spec)
-        batches = (part.to(device_of(network)) for part in images.split(64))
-        calibrate(student, batches, MSE(power=2.4), observe="float")
+
+        def ranges(size: int) -> None:
+            batches = (part.to(device_of(network)) for part in images.split(size))
+            calibrate(student, batches, MSE(power=2.4), observe="float")
+
+        Portion("calibration of sadag's student", 64).fit(ranges)
         path = folder / "batch_student.safetensors"
         found = load_tensors(path, request)
         if found is None:
