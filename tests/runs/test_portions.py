@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import torch
+from torch import nn
 
 import datafree
 from datafree.config import RunConfig
@@ -21,10 +22,10 @@ from networks import SPEC, build, captured
 CPU = torch.device("cpu")
 
 
-def student(**options: Any) -> datafree.Result:
+def student(network: nn.Module, **options: Any) -> datafree.Result:
     """Calibrated by a rule that averages over batches, so that their size shows."""
     return datafree.quantize(
-        build("Tiny"), input_shape=SPEC.shape, mean=SPEC.mean, std=SPEC.std, holdout=16,
+        network, input_shape=SPEC.shape, mean=SPEC.mean, std=SPEC.std, holdout=16,
         isolate=False, calibrator="ema",
         **({"images": 16, "method": "zeroq", "method_options": {"iterations": 2}} | options),
     )  # fmt: skip
@@ -32,18 +33,19 @@ def student(**options: Any) -> datafree.Result:
 
 @pytest.mark.integration
 def test_a_run_that_memory_ran_out_in_is_that_of_the_smaller_batch() -> None:
+    network = build("Tiny")
     with pytest.warns(MemoryWarning) as told, ShortOfMemory(4):
-        short = student(images_per_batch=16)
+        short = student(network, images_per_batch=16)
     lines = [str(one.message) for one in told]
     assert any(line.startswith("calibration: 16 at a time did not fit") for line in lines)
     assert any(line.startswith("zeroq images: 16 at a time did not fit") for line in lines)
-    smaller = student(images_per_batch=4)
+    smaller = student(network, images_per_batch=4)
     assert short.metrics["batches"] == {"synthesis": 32, "calibration": 4, "evaluation": 4}
     assert smaller.metrics["batches"] == short.metrics["batches"]
     torch.testing.assert_close(short.images.images, smaller.images.images, rtol=1e-3, atol=1e-3)
     given = {"images": short.images, "method_options": {}}
-    whole = student(images_per_batch=16, **given)
-    again = student(images_per_batch=4, **given)
+    whole = student(network, images_per_batch=16, **given)
+    again = student(network, images_per_batch=4, **given)
     assert state_digest(short.student.state_dict()) == state_digest(again.student.state_dict())
     assert state_digest(whole.student.state_dict()) != state_digest(again.student.state_dict())
 

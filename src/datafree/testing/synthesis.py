@@ -186,7 +186,10 @@ class SynthesisContract(Contract):
             assert float(same.float().mean()) > 0.9
         else:
             smaller = self.method.model_copy(update={"batch_size": 4})
-            assert found.digest() == smaller.generate(teacher, SPEC, 9, seed=3).digest()
+            with warnings.catch_warnings(), ShortOfMemory(4):  # what is learned may still run out
+                warnings.simplefilter("ignore")
+                expected = smaller.generate(teacher, SPEC, 9, seed=3)
+            assert found.digest() == expected.digest()
 
     def test_not_even_one_image_fits(self) -> None:
         """One line that says what to do."""
