@@ -54,9 +54,7 @@ def test_half_as_many_until_they_fit() -> None:
         assert portion.fit(work) == 5
     assert asked == [40, 20, 10, 5]
     lines = [str(one.message) for one in told]
-    assert lines[0] == (
-        "calibration: 40 at a time did not fit into memory, going on with 20"
-    )
+    assert lines[0] == ("calibration: 40 at a time did not fit into memory, going on with 20")
     assert len(lines) == 3
     assert portion.fit(lambda size: size) == 5, "what did not fit is not tried again"
 

@@ -27,10 +27,10 @@ from datafree.synthesis._making import Batch, Making, Sizes, Stored, unseen
 from datafree.tensors import device_of, state_digest
 from datafree.tensors.memory import Portion, free_bytes
 
-__all__ = ["Batch", "Stored", "Synthesizer", "all_alike", "even_batches", "fitting_methods",
-           "flat", "join"]  # fmt: skip
-
-
+__all__ = [
+    "Batch", "Making", "Sizes", "Stored", "Synthesizer", "all_alike", "even_batches",
+    "fitting_methods", "flat", "join",
+]  # fmt: skip
 _BACK = 2.0
 """Memory of a pass there and back over that of what layers return."""
 
