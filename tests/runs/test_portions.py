@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -22,12 +23,25 @@ from networks import SPEC, build, captured
 CPU = torch.device("cpu")
 
 
+def free(count: int | None) -> Callable[[torch.device], int | None]:
+    """A machine with so many bytes left."""
+
+    def told(device: torch.device) -> int | None:
+        del device
+        return count
+
+    return told
+
+
 def student(network: nn.Module, **options: Any) -> datafree.Result:
     """Calibrated by a rule that averages over batches, so that their size shows."""
+    chosen: dict[str, Any] = {
+        "images": 16, "method": "zeroq", "method_options": {"iterations": 2}, **options
+    }  # fmt: skip
     return datafree.quantize(
         network, input_shape=SPEC.shape, mean=SPEC.mean, std=SPEC.std, holdout=16,
         isolate=False, calibrator="ema",
-        **({"images": 16, "method": "zeroq", "method_options": {"iterations": 2}} | options),
+        **chosen,
     )  # fmt: skip
 
 
@@ -43,7 +57,7 @@ def test_a_run_that_memory_ran_out_in_is_that_of_the_smaller_batch() -> None:
     assert short.metrics["batches"] == {"synthesis": 32, "calibration": 4, "evaluation": 4}
     assert smaller.metrics["batches"] == short.metrics["batches"]
     torch.testing.assert_close(short.images.images, smaller.images.images, rtol=1e-3, atol=1e-3)
-    given = {"images": short.images, "method_options": {}}
+    given: dict[str, Any] = {"images": short.images, "method_options": {}}
     whole = student(network, images_per_batch=16, **given)
     again = student(network, images_per_batch=4, **given)
     assert state_digest(short.student.state_dict()) == state_digest(again.student.state_dict())
@@ -51,7 +65,7 @@ def test_a_run_that_memory_ran_out_in_is_that_of_the_smaller_batch() -> None:
 
 
 def test_what_was_asked_for_stays(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(portions, "free_bytes", lambda _: 1000)
+    monkeypatch.setattr(portions, "free_bytes", free(1000))
     config = RunConfig(model="Tiny", images_per_batch=77)
     assert passing("evaluation", captured("Tiny"), SPEC, config).size == 77
 
@@ -59,9 +73,9 @@ def test_what_was_asked_for_stays(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_free_memory_decides_where_nothing_was(monkeypatch: pytest.MonkeyPatch) -> None:
     network, config = captured("Tiny"), RunConfig(model="Tiny")
     each = footprint(network, blank(SPEC, CPU)).peak
-    monkeypatch.setattr(portions, "free_bytes", lambda _: 3 * 20 * each)
+    monkeypatch.setattr(portions, "free_bytes", free(3 * 20 * each))
     with pytest.warns(MemoryWarning, match="evaluation: 16 at a time instead of 256"):
         assert passing("evaluation", network, SPEC, config).size == 16
     for enough in (None, 10**12):
-        monkeypatch.setattr(portions, "free_bytes", lambda _, free=enough: free)
+        monkeypatch.setattr(portions, "free_bytes", free(enough))
         assert passing("evaluation", network, SPEC, config).size == batch_size(SPEC)

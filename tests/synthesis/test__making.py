@@ -107,7 +107,12 @@ def test_a_batch_that_is_judged_image_by_image_stays_one() -> None:
 
 
 def test_free_memory_decides_where_no_size_was_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(base, "free_bytes", lambda _: 200_000)
+
+    def free(device: torch.device) -> int:
+        del device
+        return 200_000
+
+    monkeypatch.setattr(base, "free_bytes", free)
     network = captured("Tiny")
     with pytest.warns(MemoryWarning, match="intraq images: .* instead of 16"):
         found = IntraQ(iterations=2).generate(network, SPEC, 16)

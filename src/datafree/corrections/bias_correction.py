@@ -115,8 +115,9 @@ def _mean(
     @torch.no_grad()
     def work(chunks: Chunks) -> Tensor:
         found = [_channel_sums(part(values), layer) for _, values in chunks]
-        total, counted = (sum(column) for column in zip(*found, strict=True))
-        assert isinstance(total, Tensor)  # noqa: S101 - there is at least one image
+        total, counted = found[0]
+        for sums, count in found[1:]:
+            total, counted = total + sums, counted + count
         return total / counted
 
     return _finite(inputs.through(work), path, "student")

@@ -132,8 +132,9 @@ class Sizes:
         path = None if self.folder is None else self.folder / _SIZES
         try:
             found = None if path is None else json.loads(path.read_text(encoding="utf-8"))
-            same = isinstance(found, dict) and found.get("request") == dict(self.request)
-            kept = found["since"] if same else [(0, self.asked)]
+            kept = [(0, self.asked)]
+            if isinstance(found, dict) and found.get("request") == dict(self.request):
+                kept = found["since"]
             self.since = [(int(start), max(1, int(size))) for start, size in kept]
         except (OSError, ValueError, TypeError, KeyError):
             self.since = [(0, self.asked)]
