@@ -90,6 +90,10 @@ class BusyError(OutputError):
     """A folder that another run is writing to."""
 
 
+class NoRoomError(DatafreeError):
+    """Memory that not even the fewest items fit into; what was finished before is kept."""
+
+
 class VerdictError(DatafreeError):
     """A finished run whose verdict is what it was to fail at, or worse; exit code 3.
 
@@ -123,3 +127,7 @@ class NetworkWarning(UserWarning):
 
 class ReportWarning(UserWarning):
     """Why a finished run has no page; everything else of it was written."""
+
+
+class MemoryWarning(UserWarning):
+    """How many items are worked on together, where it is fewer than usual for want of memory."""

@@ -86,6 +86,13 @@ class SyntheticSet(Dataset[tuple[Tensor, ...]]):
         targets = None if self.targets is None else self.targets[:count]
         return replace(self, images=self.images[:count], targets=targets)
 
+    def since(self, start: int) -> SyntheticSet:
+        """The images from number `start` on as a set of their own; all where it is not above 0."""
+        if start <= 0:
+            return self
+        targets = None if self.targets is None else self.targets[start:]
+        return replace(self, images=self.images[start:], targets=targets)
+
     def fitted(self, spec: InputSpec, count: int | None = None) -> SyntheticSet:
         """The first `count` images, all where None, in the normalised space of another network.
 
@@ -292,6 +299,11 @@ def batch_size(spec: InputSpec) -> int:
     """Images per forward pass that fit any machine: 40 of ImageNet's size, 8 to 256."""
     channels, height, width = spec.shape
     return min(256, max(8, _BATCH_VALUES // (channels * height * width)))
+
+
+def blank(spec: InputSpec, device: torch.device) -> Tensor:
+    """(1, C, H, W) zeros, as an image of `spec` on `device`."""
+    return on_device(torch.zeros(1, *spec.shape), device)
 
 
 def device_batches(

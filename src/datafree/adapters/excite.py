@@ -15,8 +15,9 @@ from datafree.graph.taps import BatchNorm, batch_norms, tap_batch_norms
 from datafree.images import SyntheticSet
 from datafree.losses import first_logits, margin_loss, standardized_distance
 from datafree.progress import Progress, silent
+from datafree.progress.meter import Meter
 from datafree.synthesis._images import asked_classes
-from datafree.synthesis.base import Batch, Stored, even_batches, join
+from datafree.synthesis.base import Batch, Making, Sizes, Stored, even_batches, join
 from datafree.tensors import device_of, fast_copy, state_digest
 
 _REACH = 4.0  # deviations that values reach which are no image
@@ -71,20 +72,26 @@ class Excite(Hyperparameters):
         if not batch_norms(teacher):
             return full_range(replace(images, metadata={**told, "excite": "no batch norms"}))
         request = {**told, "of": images.digest(), "teacher": state_digest(teacher.state_dict())}
-        batches = _batches(len(images), even_batches(len(images), self.batch_size), seed)
-        parts: list[SyntheticSet] = []
         network = fast_copy(teacher).requires_grad_(False)
-        with progress("excite images", self.steps * len(batches)) as step:
-            for size, start, random in batches:
-                stored = Stored(checkpoint, start, request)
-                part = stored.load()
-                if part is None:
-                    batch = Batch(size, start, random, step)
-                    part = self._batch(network, images, batch, request)
-                    stored.save(part)
-                else:
-                    step(self.steps)
-                parts.append(part)
+
+        def make(batch: Batch) -> SyntheticSet:
+            stored = Stored.of(batch, checkpoint, request)
+            part = stored.load()
+            if part is not None:
+                batch.step(self.steps)
+                return part
+            part = self._batch(network, images, batch, stored.metadata)
+            stored.save(part)
+            return part
+
+        size = even_batches(len(images), self.batch_size)
+        making = Making(
+            "excite images", lambda size: _batches(len(images), size, seed), make, self.steps,
+            Sizes(checkpoint, request, size),
+        )  # fmt: skip
+        total = self.steps * -(-len(images) // size)
+        with progress("excite images", total) as step:
+            parts = making.parts(Meter(step, total))
         return full_range(join(parts, images.spec, told))
 
     def _batch(
@@ -156,13 +163,14 @@ def _distance(taps: list[tuple[BatchNorm, Tensor]]) -> Tensor:
     return torch.stack(rows).mean()
 
 
-def _batches(count: int, size: int, seed: int) -> list[tuple[int, int, torch.Generator]]:
-    """Size, start and random numbers of every batch."""
+def _batches(count: int, most: int, seed: int) -> list[Batch]:
+    """All batches, of at most `most` images."""
+    size = even_batches(count, most)
     starts = range(0, count, size)
     seeder = torch.Generator().manual_seed(seed)
     seeds = torch.randint(2**62, (len(starts),), generator=seeder).tolist()
     return [
-        (min(size, count - start), start, torch.Generator().manual_seed(number))
+        Batch(min(size, count - start), start, torch.Generator().manual_seed(number))
         for start, number in zip(starts, seeds, strict=True)
     ]
 

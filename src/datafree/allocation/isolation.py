@@ -202,7 +202,9 @@ def _spread(paths: Sequence[str]) -> list[str]:
 def _answers(network: nn.Module, rows: Rows) -> Tensor:
     """(N, numbers) that `network` returns, float64 on the processor."""
     with torch.inference_mode():
-        return torch.cat([network(values).cpu() for _, values in rows.chunks()]).double()
+        return rows.through(
+            lambda chunks: torch.cat([network(values).cpu() for _, values in chunks])
+        ).double()
 
 
 def _divergence(expected: Tensor, actual: Tensor, heads: Heads) -> float:

@@ -93,7 +93,9 @@ def sensitivities(
 def _returned(network: fx.GraphModule, inputs: Rows, what: str) -> Tensor:
     """(N, numbers) that the network returns, float64."""
     with torch.no_grad():
-        outputs = torch.cat([network(values).cpu() for _, values in inputs.chunks()])
+        outputs = inputs.through(
+            lambda chunks: torch.cat([network(values).cpu() for _, values in chunks])
+        )
     if not bool(torch.isfinite(outputs).all()):
         raise ModelError(
             f"outputs of {what} are not finite: check its weights and the images before choosing"

@@ -17,7 +17,13 @@ from rich.table import Table
 
 from datafree.cli.runtimes import runtime_rows
 from datafree.config import RunConfig
-from datafree.errors import NetworkWarning, ReportWarning, UntrustedCodeError, VerdictError
+from datafree.errors import (
+    MemoryWarning,
+    NetworkWarning,
+    ReportWarning,
+    UntrustedCodeError,
+    VerdictError,
+)
 from datafree.progress.bars import Bars
 from datafree.runs.weak import lossy
 
@@ -37,6 +43,7 @@ MEASURES = {
     "metric": ("measure", ""),
 }
 """What networks can reach on labelled images: its name and unit."""
+_OWN = (MemoryWarning, NetworkWarning, ReportWarning)
 _NAMES = 6  # layers a row of the table of bits names
 _MANY_UNDECIDED = 0.25  # share of the roundings from which on more steps are worth their time
 
@@ -49,12 +56,12 @@ progress = Bars(lambda: err)
 def warnings_as_lines() -> Generator[None]:
     """Show our own warnings as one line each, without file and line of the code."""
     with warnings.catch_warnings():
-        for kind in (NetworkWarning, ReportWarning):
+        for kind in _OWN:
             warnings.simplefilter("always", kind)
         shown = warnings.showwarning
 
         def show(message: Warning | str, category: type[Warning], *rest: Any) -> None:
-            if issubclass(category, (NetworkWarning, ReportWarning)):
+            if issubclass(category, _OWN):
                 line = f"[bold yellow]note:[/bold yellow] {escape(str(message))}"
                 err.print(line, highlight=False, soft_wrap=True)
             else:

@@ -18,7 +18,6 @@ _NO_MEMORY = (
     "there is not enough memory: fewer images at a time take less (--images-per-batch 8, or -o"
     " batch_size=8 of the method); what was finished is kept, and the same command goes on"
 )
-_OUT_OF_MEMORY = ("not enough memory", "can't allocate memory", "out of memory", "bad allocation")
 _TOO_DEEP = "this is nested too deeply to be worked on: give a network or a file of fewer levels"
 _HAS_TIMER = hasattr(signal, "setitimer")  # Windows has none
 _SOON = 0.01  # seconds, by when a callback has ended
@@ -92,8 +91,9 @@ def _of_the_machine(error: Exception) -> str | None:
             f"cannot read or write{place}: {error.strerror or error}; choose another place or make"
             " room"
         )
-    short = isinstance(error, MemoryError) or any(text in str(error) for text in _OUT_OF_MEMORY)
-    return _NO_MEMORY if short else None
+    from datafree.tensors.memory import out_of_memory  # torch is not needed before
+
+    return _NO_MEMORY if out_of_memory(error) else None
 
 
 @contextmanager

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from datafree.errors import ConfigError, ModelError
-from datafree.graph.activations import Rows, passed, share, stored
+from datafree.graph.activations import Chunks, Rows, passed, share, stored
 from datafree.graph.blocks import find_blocks, subgraph
 from datafree.graph.insert import first_calls
 from datafree.graph.taps import tap_outputs
@@ -81,25 +81,29 @@ def _float_means(
     folded: fx.GraphModule, images: Tensor, calls: dict[str, str], limit: int
 ) -> dict[str, Tensor]:
     """Mean output (C,) of every layer's first call in the float network."""
-    sums: dict[str, Tensor] = {}
-    counts: dict[str, int] = {}
-    seen: set[str] = set()
-
-    def add(path: str, output: Tensor) -> None:
-        if path in seen:
-            return
-        seen.add(path)
-        total, count = _channel_sums(output, folded.get_submodule(path))
-        sums[path] = sums.get(path, 0) + total
-        counts[path] = counts.get(path, 0) + count
-
     layers = {path: folded.get_submodule(path) for path in calls}
-    rows = stored(images, device_of(folded), limit)
-    with torch.no_grad(), tap_outputs(layers, add):
-        for _, values in rows.chunks():
-            seen.clear()
-            folded(values)
-    return {path: _finite(sums[path] / counts[path], path, "float network") for path in calls}
+
+    def work(chunks: Chunks) -> dict[str, Tensor]:
+        sums: dict[str, Tensor] = {}
+        counts: dict[str, int] = {}
+        seen: set[str] = set()
+
+        def add(path: str, output: Tensor) -> None:
+            if path in seen:
+                return
+            seen.add(path)
+            total, count = _channel_sums(output, layers[path])
+            sums[path] = sums.get(path, 0) + total
+            counts[path] = counts.get(path, 0) + count
+
+        with torch.no_grad(), tap_outputs(layers, add):
+            for _, values in chunks:
+                seen.clear()
+                folded(values)
+        return {path: sums[path] / counts[path] for path in calls}
+
+    means = stored(images, device_of(folded), limit).through(work)
+    return {path: _finite(mean, path, "float network") for path, mean in means.items()}
 
 
 def _mean(
@@ -107,14 +111,16 @@ def _mean(
 ) -> Tensor:
     """Mean output (C,) of the layer `path`, which `part` ends with."""
     layer = student.get_submodule(path)
-    total: Tensor | float = 0.0
-    counted = 0
-    with torch.no_grad():
-        for _, values in inputs.chunks():
-            sums, count = _channel_sums(part(values), layer)
+
+    @torch.no_grad()
+    def work(chunks: Chunks) -> Tensor:
+        found = [_channel_sums(part(values), layer) for _, values in chunks]
+        total, counted = found[0]
+        for sums, count in found[1:]:
             total, counted = total + sums, counted + count
-    assert isinstance(total, Tensor)  # noqa: S101 - there is at least one image
-    return _finite(total / counted, path, "student")
+        return total / counted
+
+    return _finite(inputs.through(work), path, "student")
 
 
 def _channel_sums(output: Tensor, layer: nn.Module) -> tuple[Tensor, int]:

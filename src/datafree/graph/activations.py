@@ -5,12 +5,17 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import TypeVar
 
 import torch
 from torch import Tensor
 
 from datafree.errors import ModelError
+from datafree.tensors.memory import Portion, free_bytes
 
+T = TypeVar("T")
+Chunks = Iterator[tuple[slice, Tensor]]
+"""Samples in order, some at a time, with the place they have."""
 _CHUNK = 64
 
 
@@ -23,6 +28,7 @@ class Rows:
     Attributes:
         count: N.
         device: of the network; samples are given out there.
+        together: samples that pass a part of the network at once, at most.
     """
 
     def __init__(self, count: int, sample: Tensor, limit: int, each: int = 1) -> None:
@@ -35,6 +41,7 @@ class Rows:
             each: rows that make one sample.
         """
         self.count = count
+        self.together = min(_CHUNK, count)
         self._each = each
         self._last = sample.ndim == 4
         self._shape = sample.permute(0, 2, 3, 1).shape[1:] if self._last else sample.shape[1:]
@@ -46,10 +53,24 @@ class Rows:
         """The rows of the chosen samples, (B, …), on the device of the network."""
         return self._restored(self._flat[index].to(self.device))
 
-    def chunks(self) -> Iterator[tuple[slice, Tensor]]:
-        """All samples in order, some at a time, with the place they have."""
-        for start in range(0, self.count, _CHUNK):
-            part = slice(start, min(start + _CHUNK, self.count))
+    def through(self, work: Callable[[Chunks], T]) -> T:
+        """What `work` returns for all samples, some at a time.
+
+        Where memory runs out it begins again, from now on with half as many, and has to leave
+        nothing behind then.
+
+        Raises:
+            NoRoomError: not even one fits.
+        """
+        portion = Portion("a pass through a part of the network", self.together)
+        found = portion.fit(lambda size: work(self.chunks(size)))
+        self.together = portion.size
+        return found
+
+    def chunks(self, size: int) -> Chunks:
+        """All samples in order, `size` at a time."""
+        for start in range(0, self.count, size):
+            part = slice(start, min(start + size, self.count))
             yield part, self[part]
 
     def write(self, part: slice, values: Tensor) -> None:
@@ -65,9 +86,11 @@ class Rows:
 
 def passed(function: Callable[[Tensor], Tensor], rows: Rows, limit: int) -> Rows:
     """`function` of all samples, without gradients; `limit` as in `Rows`."""
-    result: Rows | None = None
-    with torch.no_grad():
-        for part, values in rows.chunks():
+
+    @torch.no_grad()
+    def work(chunks: Chunks) -> Rows:
+        result: Rows | None = None
+        for part, values in chunks:
             outputs = function(values)
             each, rest = divmod(len(outputs), part.stop - part.start)
             if rest:
@@ -78,7 +101,11 @@ def passed(function: Callable[[Tensor], Tensor], rows: Rows, limit: int) -> Rows
                 )
             result = result or Rows(rows.count, outputs, limit, each)
             result.write(part, outputs)
-    assert result is not None  # noqa: S101 - there is at least one sample
+        assert result is not None  # noqa: S101 - there is at least one sample
+        return result
+
+    result = rows.through(work)
+    result.together = rows.together
     return result
 
 
@@ -91,8 +118,13 @@ def stored(values: Tensor, device: torch.device, limit: int) -> Rows:
 
 
 def share(memory_gb: float, tensors: int) -> int:
-    """The limit in bytes of one of `tensors` rows that together take `memory_gb` of memory."""
-    return int(memory_gb * 2**30 / tensors)
+    """The limit in bytes of one of `tensors` rows that together take `memory_gb` of memory.
+
+    Half of what is free where that is less: what lies on disk is the same.
+    """
+    free = free_bytes(torch.device("cpu"))
+    most = memory_gb * 2**30
+    return int((most if free is None else min(most, free / 2)) / tensors)
 
 
 def _allocate(values: int, limit: int) -> Tensor:

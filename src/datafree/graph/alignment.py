@@ -17,6 +17,7 @@ from datafree.losses import (
     slack_margin,
 )
 from datafree.tensors import device_of
+from datafree.tensors.memory import Portion
 
 Granularity = Literal["sample", "batch"]
 
@@ -91,17 +92,9 @@ def margins(
     Returns:
         Margins of the means and of the standard deviations, each (N,).
     """
-    device = device_of(network)
-    collected: dict[int, _Gathered] = {}
-    with torch.no_grad(), tap_batch_norms(network) as taps:
-        for chunk in noise.split(_CHUNK):
-            network(chunk.to(device, memory_format=torch.channels_last))
-            for index, (layer, feature) in enumerate(taps):
-                gathered = collected.setdefault(index, _Gathered(layer, feature[0, 0].numel()))
-                mean, std = sample_statistics(feature)
-                gathered.means.append(mean)
-                gathered.stds.append(torch.zeros_like(mean) if std is None else std)
-    rows = [_layer_margins(gathered, epsilon, granularity) for gathered in collected.values()]
+    portion = Portion("measuring margins", min(_CHUNK, len(noise)))
+    collected = portion.fit(lambda size: _gathered(network, noise, size))
+    rows = [_layer_margins(gathered, epsilon, granularity) for gathered in collected]
     return torch.stack([delta for delta, _ in rows]), torch.stack([gamma for _, gamma in rows])
 
 
@@ -113,6 +106,22 @@ class _Gathered:
     positions: int
     means: list[Tensor] = field(default_factory=list)
     stds: list[Tensor] = field(default_factory=list)
+
+
+@torch.no_grad()
+def _gathered(network: nn.Module, noise: Tensor, size: int) -> list[_Gathered]:
+    """Of every batch norm, `size` images at a time."""
+    device = device_of(network)
+    collected: dict[int, _Gathered] = {}
+    with tap_batch_norms(network) as taps:
+        for chunk in noise.split(size):
+            network(chunk.to(device, memory_format=torch.channels_last))
+            for index, (layer, feature) in enumerate(taps):
+                gathered = collected.setdefault(index, _Gathered(layer, feature[0, 0].numel()))
+                mean, std = sample_statistics(feature)
+                gathered.means.append(mean)
+                gathered.stds.append(torch.zeros_like(mean) if std is None else std)
+    return list(collected.values())
 
 
 def _layer_margins(

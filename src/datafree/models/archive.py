@@ -36,15 +36,17 @@ import re
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from torch.export import ExportedProgram
-from torch.export.pt2_archive import PT2ArchiveReader
 
 from datafree.bounds import check_ordinary, check_stored, first_line, json_of
 from datafree.errors import ModelError
 from datafree.models.expressions import is_shape_expression
+
+if TYPE_CHECKING:
+    from torch.export.pt2_archive import PT2ArchiveReader
 
 _READ_THROUGH = (2, 13)
 """The newest torch whose reader was looked through for ways to run code."""
@@ -91,6 +93,8 @@ def load_archive(path: Path) -> ExportedProgram:
     """
     _check_torch(path)
     # What torch.export.load calls first; taken directly to leave out the older reader.
+    # Half of the time in which this package is imported, for files that few runs read.
+    from torch.export.pt2_archive import PT2ArchiveReader
     from torch.export.pt2_archive._package import load_pt2
 
     try:

@@ -17,6 +17,7 @@ from datafree.quant.modules import QUANTIZED, ActivationQuantizer, QuantizedLaye
 from datafree.quant.straight import StraightWeight
 from datafree.reconstruction._error import output_error
 from datafree.reconstruction._schedule import Penalty, Stage
+from datafree.tensors.memory import Portion
 
 _MEASURED = 128  # samples the error before and after is taken on
 
@@ -64,6 +65,7 @@ class Outcome:
         rounded: weights that learned where to round.
         undecided: of these, how many were still between down and up when learning ended. Rounding
             those is not what was learned.
+        batch: images per step; 0 is not known.
     """
 
     block: str
@@ -71,6 +73,7 @@ class Outcome:
     after: float
     rounded: int
     undecided: int
+    batch: int = 0
 
 
 def learn(  # noqa: PLR0913 - what one unit needs
@@ -83,6 +86,8 @@ def learn(  # noqa: PLR0913 - what one unit needs
     deadline: Deadline = NEVER,
 ) -> Outcome:
     """Learn one unit; afterwards the layers of `student` in it are ordinary ones, on their grids.
+
+    Whatever ends it early leaves the unit as it was.
 
     Args:
         task: the unit.
@@ -106,13 +111,15 @@ def learn(  # noqa: PLR0913 - what one unit needs
             _optimize(task, groups, rounding, batch, penalty, generator, step, deadline)
         else:
             step(task.stage.iterations)
-    finally:
-        learned.remove()
+    except BaseException:
+        learned.undo()
+        raise
+    learned.remove()
     after = _error(task)
     if not math.isfinite(after):
         raise FloatingPointError
     return Outcome(
-        task.unit.name, before, after,
+        task.unit.name, before, after, batch=batch,
         rounded=sum(one.learned().numel() for one in weights),
         undecided=sum(variables.undecided() for variables in rounding),
     )  # fmt: skip
@@ -164,6 +171,13 @@ class _Learned:
             ([s.scale for s in self.steps.values()], stage.activation_lr),
         ]
         return [(parameters, rate) for parameters, rate in found if parameters]
+
+    def undo(self) -> None:
+        """Put the modules back as they were."""
+        for name, layer in self.layers.items():
+            layer.weight_quantizer = self.quantizers[name]
+        for name in self.steps:
+            self.part.set_submodule(name, self.student.get_submodule(name))
 
     def remove(self) -> None:
         """Put ordinary modules back, with what was learned."""
@@ -223,8 +237,16 @@ def _optimize(  # noqa: PLR0913 - all of `learn` and what it installed
 
 
 def _error(task: Task) -> float:
-    index = torch.arange(min(_MEASURED, task.inputs.count))
-    weights = None if task.importance is None else task.importance[index]
-    with torch.no_grad():
-        outputs = task.part(task.inputs[index])
-        return float(output_error(outputs, task.targets[index], task.stage.power, weights))
+    count = min(_MEASURED, task.inputs.count)
+
+    @torch.no_grad()
+    def error(size: int) -> float:
+        total = 0.0
+        for index in torch.arange(count).split(size):
+            weights = None if task.importance is None else task.importance[index]
+            outputs, targets = task.part(task.inputs[index]), task.targets[index]
+            found = output_error(outputs, targets, task.stage.power, weights)
+            total += float(found) * (len(index) / count)
+        return total
+
+    return Portion(f"the error of {task.unit.name}", count).fit(error)

@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
-from datafree.graph.activations import Rows, passed, stored
+from datafree.graph.activations import Chunks, Rows, passed, stored
 from datafree.graph.blocks import Block, output_name, subgraph
 from datafree.graph.outputs import heads_of
 from datafree.losses import Heads, class_logits, distillation
@@ -126,28 +126,42 @@ def importance(
         heads: what the network returns, if it is more than logits: the divergence is then
             `datafree.losses.distillation` of all outputs.
     """
-    result: Rows | None = None
-    total = 0.0
-    for place, values in inputs.chunks():
-        with torch.no_grad():
-            outputs = part(values)
-            wanted = rest(targets[place])
-        outputs.requires_grad_()
-        if heads:
-            divergence = distillation(rest(outputs), wanted, temperature=1.0, heads=heads)
-        else:
-            wanted = F.softmax(class_logits(wanted), dim=1)
-            actual = F.log_softmax(class_logits(rest(outputs)), 1)
-            divergence = F.kl_div(actual, wanted, reduction="sum")
-        (gradient,) = torch.autograd.grad(divergence, [outputs])
-        squared = gradient.square()
-        total += float(squared.mean()) * len(squared) / inputs.count
-        result = result or Rows(inputs.count, squared, limit)
-        result.write(place, squared)
-    assert result is not None  # noqa: S101 - there is at least one image
-    for place, squared in result.chunks():
+
+    def work(chunks: Chunks) -> tuple[Rows, float]:
+        result: Rows | None = None
+        total = 0.0
+        for place, values in chunks:
+            squared = _squared_gradients(rest, part, values, targets[place], heads)
+            total += float(squared.mean()) * len(squared) / inputs.count
+            result = result or Rows(inputs.count, squared, limit)
+            result.write(place, squared)
+        assert result is not None  # noqa: S101 - there is at least one image
+        return result, total
+
+    result, total = inputs.through(work)
+    result.together = inputs.together
+
+    for place, squared in result.chunks(result.together):
         result.write(place, squared / max(total, 1e-30))
     return result
+
+
+def _squared_gradients(
+    rest: nn.Module, part: nn.Module, values: Tensor, targets: Tensor, heads: Heads
+) -> Tensor:
+    """Of the divergence of what is returned, by the outputs of `part`."""
+    with torch.no_grad():
+        outputs = part(values)
+        wanted = rest(targets)
+    outputs.requires_grad_()
+    if heads:
+        divergence = distillation(rest(outputs), wanted, temperature=1.0, heads=heads)
+    else:
+        wanted = F.softmax(class_logits(wanted), dim=1)
+        actual = F.log_softmax(class_logits(rest(outputs)), 1)
+        divergence = F.kl_div(actual, wanted, reduction="sum")
+    (gradient,) = torch.autograd.grad(divergence, [outputs])
+    return gradient.square()
 
 
 @contextmanager

@@ -19,11 +19,13 @@ from datafree.graph.activations import share
 from datafree.graph.blocks import find_blocks, layer_blocks
 from datafree.progress import Progress, silent
 from datafree.progress.deadline import NEVER, Deadline
-from datafree.reconstruction._learn import Outcome, learn
+from datafree.progress.meter import Meter
+from datafree.reconstruction._learn import Outcome, Task, learn
 from datafree.reconstruction._schedule import Penalty, Stage
 from datafree.reconstruction._walk import walk
 from datafree.registry import method_name
 from datafree.tensors import load_tensors, save_tensors, state_digest
+from datafree.tensors.memory import Portion
 
 __all__ = ["Outcome", "Reconstructor", "Stage"]
 
@@ -31,6 +33,10 @@ __all__ = ["Outcome", "Reconstructor", "Stage"]
 # begins; the layer's targets and their importance.
 _TENSORS_HELD = 8
 # From so many steps on the papers' rates suffice; fewer than 100 were not tried.
+_REMEDY = (
+    "let every layer be learned by itself (--reconstruction-option unit=layer), leave the"
+    " reconstruction out, or use a machine that has more"
+)
 _ENOUGH_STEPS, _LARGEST_FACTOR = 5_000, 50.0
 
 
@@ -122,17 +128,32 @@ class Reconstructor(Hyperparameters):
         tasks = walk(folded, student, images, blocks, stages, len(outcomes), limit)
         with progress(f"{self.name} reconstruction", sum(steps)) as step, closing(tasks):
             step(sum(steps[: len(outcomes)]))
+            portion = self._portion(len(images), outcomes)
+
+            def learned(task: Task, deadline: Deadline) -> Outcome:
+                meter, number = Meter(step, task.stage.iterations), seed + len(outcomes)
+
+                def work(size: int) -> Outcome:
+                    meter.expect(task.stage.iterations)
+                    random = torch.Generator(task.device).manual_seed(number)
+                    return learn(task, student, size, self._penalty(), random, meter, deadline)
+
+                return portion.fit(work)
+
             for task in tasks:
-                generator = torch.Generator(task.device).manual_seed(seed + len(outcomes))
                 limit = deadline.share(task.stage.iterations / sum(steps[len(outcomes) :]))
-                size, penalty = self.batch(len(images)), self._penalty()
                 try:
-                    outcomes.append(learn(task, student, size, penalty, generator, step, limit))
+                    outcomes.append(learned(task, limit))
                 except FloatingPointError:
                     raise self._diverged(task.unit.name) from None
                 saved.save(student, outcomes)
         saved.clear()
         return outcomes
+
+    def _portion(self, images: int, outcomes: list[Outcome]) -> Portion:
+        """Images per step: as many as before, where units were learned already."""
+        size = outcomes[-1].batch if outcomes else 0
+        return Portion(f"{self.name} reconstruction", size or self.batch(images), remedy=_REMEDY)
 
     def _diverged(self, unit: str) -> DataError:
         return DataError(

@@ -44,6 +44,7 @@ def judged(
     student: Predictor,
     config: RunConfig,
     sqnr_db: Mapping[str, float],
+    size: int | None = None,
 ) -> dict[str, Any]:
     """Compare teacher and student on held-out images; ``held_out`` and ``verdict``, JSON values.
 
@@ -56,9 +57,10 @@ def judged(
         student: to be judged.
         config: of the run.
         sqnr_db: by quantized layer; may be empty.
+        size: images that pass together; None is as `config` says.
     """
     spec, device = images.spec, resolve_device(config.device)
-    batches = device_batches(images, device, config.images_per_batch)
+    batches = device_batches(images, device, size or config.images_per_batch)
     wanted, found = outputs_of(teacher, student, batches)
     comparison = asdict(compared(wanted, found, spec.outputs))
     held_out = {name: value for name, value in comparison.items() if value is not None}

@@ -17,6 +17,7 @@ from datafree.progress import Progress
 from datafree.runs.accuracy import Metric, accuracy
 from datafree.runs.judging import held_out_of, judged, measured_verdict
 from datafree.runs.plan import resolve_device
+from datafree.runs.portions import passing
 from datafree.runs.record import Stopwatch
 from datafree.runs.weakest import weakest_layer
 
@@ -88,22 +89,33 @@ def _measured(
 ) -> tuple[dict[str, Any], SyntheticSet | None]:
     """What student and teacher reach or differ by, and the held-out images if there are any."""
     spec, device = images.spec, resolve_device(config.device)
-    size = config.images_per_batch
+    portion = passing("evaluation", graph, spec, config)
     # Folding and equalizing keep the function and make it faster; these two change it a little.
     changed = config.replace_relu6 or config.absorb_biases
     teacher = graph if changed or made.folded is None else made.folded
     kept = kept_in_float(made.student)
     measured: dict[str, Any] = {"keep_float": list(kept)} if kept else {}
     if len(images) and made.folded is not None:
-        batches = device_batches(images, device, size)
-        measured["sqnr_db"] = layer_sqnr(made.folded, made.student, batches)
+        folded = made.folded
+        measured["sqnr_db"] = portion.fit(
+            lambda size: layer_sqnr(folded, made.student, device_batches(images, device, size))
+        )
     if config.data is not None:
         networks: dict[str, Predictor] = {"teacher": teacher, "student": as_computed(made.student)}
         if made.last is not None:
             networks["student after the last step"] = as_computed(made.last)
-        found = accuracy(networks, graph, spec, config, metric, progress)
+        found = portion.fit(
+            lambda size: accuracy(
+                networks, graph, spec, config.model_copy(update={"images_per_batch": size}),
+                metric, progress,
+            )
+        )  # fmt: skip
+        measured["batches"] = {"evaluation": portion.size}
         return measured | found | measured_verdict(found), None
     if not config.holdout:
         return measured, None
     held, noise = held_out_of(graph, spec, config, progress), measured.get("sqnr_db", {})
-    return measured | judged(held, teacher, as_computed(made.student), config, noise), held
+    student = as_computed(made.student)
+    measured |= portion.fit(lambda size: judged(held, teacher, student, config, noise, size))
+    measured["batches"] = {"evaluation": portion.size}
+    return measured, held

@@ -209,10 +209,12 @@ def _carried_out(job: _Job, place: Path | None) -> Result:
         return Result(*both, spec, images, config, made.metrics, watch.seconds)
     made.settle()
     metrics |= {"images": images.digest(), **made.metrics}
+    batches = _sizes_of(images) | dict(made.metrics.get("batches", {}))
     if not limits.leaves("export"):
         config = config.model_copy(update={"isolate": False})
     cut = cut_short(progress.cut()) if limits.whole.limited else []
     metrics |= evaluated(graph, made, config, images, metric, watch, progress)
+    metrics["batches"] = batches | metrics.get("batches", {})
     metrics |= _notes(metrics, cut, spec)
     if place is not None:
         metrics |= _files_written(
@@ -246,6 +248,13 @@ def _foretold(
     if tell is not None:
         tell(str(found))
     return Limits(whole, found.seconds)
+
+
+def _sizes_of(images: SyntheticSet) -> dict[str, Any]:
+    """``synthesis``: the batch size of the images that were made, or from which image on which."""
+    told = images.metadata
+    size = told.get("batch_sizes", told.get("batch_size"))
+    return {} if size is None else {"synthesis": size}
 
 
 def _notes(metrics: Mapping[str, Any], cut: list[str], spec: InputSpec) -> dict[str, Any]:

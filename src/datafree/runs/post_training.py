@@ -23,6 +23,7 @@ from datafree.progress import Progress
 from datafree.progress.deadline import NEVER, Deadline
 from datafree.runs.folder import ALLOCATION, FRONTIER, STUDENT, UNFINISHED
 from datafree.runs.plan import Plan
+from datafree.runs.portions import passing
 from datafree.runs.record import Stopwatch
 from datafree.tensors import device_of, fast_layout, release_memory
 
@@ -104,8 +105,15 @@ def quantize_weights(  # noqa: PLR0913 - what a run hands over
             plan.rule.set_ranges(student, folded, statistics, images.spec)
         else:
             observe = "quantized" if plan.reconstructor is None else "float"
-            batches = device_batches(images, device_of(graph), config.images_per_batch)
-            calibrate(student, batches, plan.rule, observe=observe)
+            portion = passing("calibration", graph, images.spec, config)
+            rule = plan.rule
+
+            def ranges(size: int) -> None:
+                batches = device_batches(images, device_of(graph), size)
+                calibrate(student, batches, rule, observe=observe)
+
+            portion.fit(ranges)
+            metrics["batches"] = {"calibration": portion.size}
     if plan.reconstructor is not None:
         with watch.stage("reconstruction"):
             outcomes = plan.reconstructor.reconstruct(

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from abc import abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
@@ -79,6 +80,10 @@ class ImageOptimizer(Synthesizer):
         steps = self.iterations
         return count * (min(steps, self.settled_steps) if self.least_fall else steps)
 
+    def at_once(self, spec: InputSpec, size: int, device: torch.device) -> int:
+        """As many as fit a processor's cache; all on a GPU."""
+        return min(size, chunk_of(spec.shape, size, device))
+
     def check(self, teacher: nn.Module) -> None:
         """See the base class; nothing but an image has neighbours to be like, or is rolled.
 
@@ -122,7 +127,7 @@ class ImageOptimizer(Synthesizer):
     ) -> None:
         device = device_of(network)
         pixels = images.to(device, memory_format=_layout(images)).requires_grad_()
-        size = chunk_size(pixels)
+        size = batch.at_once(chunk_size(pixels))
         labels = None if targets is None else targets.to(device)
         optimizer = torch.optim.Adam([pixels], lr=self.learning_rate)
         over = self._schedule(optimizer)
@@ -252,7 +257,12 @@ def chunk_size(images: Tensor) -> int:
 
     Losses are means over images, so that the number changes nothing but the order of sums.
     """
-    if images.device.type != "cpu":
-        return len(images)
-    positions = images[0, 0].numel()
+    return chunk_of(images.shape[1:], len(images), images.device)
+
+
+def chunk_of(shape: Sequence[int], count: int, device: torch.device) -> int:
+    """`chunk_size` of `count` images of `shape` (C, …) on `device`."""
+    if device.type != "cpu":
+        return count
+    positions = math.prod(shape[1:])
     return 1 if positions > _ALONE else max(1, _CHUNK_POSITIONS // positions)

@@ -17,7 +17,7 @@ from pydantic import Field
 from torch import Tensor, fx, nn
 
 from datafree.config import InputSpec
-from datafree.synthesis._images import chunk_size
+from datafree.synthesis._images import chunk_of, chunk_size
 from datafree.synthesis.base import Batch, Synthesizer, even_batches
 from datafree.tensors import device_of, fast_copy
 
@@ -109,6 +109,10 @@ class PixelOptimizer(Synthesizer):
         del teacher
         return even_batches(count, self.batch_size)
 
+    def at_once(self, spec: InputSpec, size: int, device: torch.device) -> int:
+        """As many as fit a processor's cache; all on a GPU."""
+        return min(size, chunk_of(spec.shape, size, device))
+
     def prepare(self, teacher: nn.Module, spec: InputSpec, generator: torch.Generator) -> Any:
         """A copy of the teacher in the memory layout in which convolutions are fastest."""
         del spec, generator
@@ -141,6 +145,7 @@ class PixelOptimizer(Synthesizer):
         device = device_of(network)
         canvas = Canvas.of(spec, device)
         pixels = canvas.clamp_(pixels.to(device).clone()).requires_grad_()
+        size = batch.at_once(chunk_size(pixels))
         for stage in self.stages():
             optimizer = torch.optim.Adam([pixels], lr=self.learning_rate, betas=(0.5, 0.9))
             for done in batch.iterations(stage.iterations):
@@ -148,7 +153,7 @@ class PixelOptimizer(Synthesizer):
                     done, stage.iterations, self.warmup
                 )
                 shift = stage.shift(spec.shape, batch.generator)
-                pixels.grad = _gradient(pixels, canvas, loss, prior, shift)
+                pixels.grad = _gradient(pixels, canvas, loss, prior, shift, size)
                 optimizer.step()
                 with torch.no_grad():
                     canvas.clamp_(pixels)
@@ -158,11 +163,10 @@ class PixelOptimizer(Synthesizer):
 
 def _gradient(
     pixels: Tensor, canvas: Canvas, loss: Loss, prior: Prior,
-    shift: tuple[int, ...],
+    shift: tuple[int, ...], size: int,
 ) -> Tensor:  # fmt: skip
-    """Of the loss of the whole batch, with as many images at a time as fit a processor's cache."""
+    """Of the loss of the whole batch, with `size` images at a time."""
     (gradient,) = torch.autograd.grad(prior(pixels), [pixels])
-    size = chunk_size(pixels)
     dims = tuple(range(2, pixels.ndim))
     for start in range(0, len(pixels), size):
         part = slice(start, start + size)

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import json
 from abc import abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -14,43 +12,27 @@ from torch import Tensor, fx, nn
 
 from datafree.config import Hyperparameters, InputSpec, Scheme
 from datafree.errors import DataError, ModelError
-from datafree.files import make_folder
 from datafree.graph.attention import find_attention
+from datafree.graph.footprint import footprint
 from datafree.graph.inputs import inputs_of
 from datafree.graph.overflow import source_of_overflow
 from datafree.graph.taps import batch_norms
 from datafree.graph.untrained import require_statistics
-from datafree.images import SyntheticSet
+from datafree.images import SyntheticSet, blank
 from datafree.progress import Progress, Step, silent
 from datafree.progress.deadline import NEVER, Deadline
+from datafree.progress.meter import Meter
 from datafree.registry import built_in, load, method_name
+from datafree.synthesis._making import Batch, Making, Sizes, Stored, unseen
 from datafree.tensors import device_of, state_digest
+from datafree.tensors.memory import Portion, free_bytes
 
-
-@dataclass(frozen=True)
-class Batch:
-    """One batch to make.
-
-    Attributes:
-        size: images in it, B.
-        start: images of the set made before it.
-        generator: source of all its random numbers, on the CPU.
-        step: to be called with the iterations done.
-        deadline: when its images should be done, such as they are.
-    """
-
-    size: int
-    start: int
-    generator: torch.Generator
-    step: Step
-    deadline: Deadline = NEVER
-
-    def iterations(self, count: int) -> Iterator[int]:
-        """0, 1 … below `count`, fewer where the deadline comes before; 0 in any case."""
-        for done in range(count):
-            if done and self.deadline.over:
-                return
-            yield done
+__all__ = [
+    "Batch", "Making", "Sizes", "Stored", "Synthesizer", "all_alike", "even_batches",
+    "fitting_methods", "flat", "join",
+]  # fmt: skip
+_BACK = 2.0
+"""Memory of a pass there and back over that of what layers return."""
 
 
 class Synthesizer(Hyperparameters):
@@ -104,32 +86,64 @@ class Synthesizer(Hyperparameters):
         self.check(teacher)
         request = self.request(teacher, spec, count, seed, stored=checkpoint is not None)
         state = self.prepare(teacher, spec, torch.Generator().manual_seed(seed))
-        parts: list[SyntheticSet] = []
-        total = -(-count // self.batch_images(teacher, count)) * self.batch_iterations
-        with progress(f"{self.name} images", total) as step:
-            for batch in in_time(self.batches(teacher, count, seed, step), deadline):
-                drawn = batch.generator.initial_seed()
-                stored = Stored(checkpoint, batch.start, {**request, "batch_seed": drawn})
-                part = stored.load()
-                if part is None:
-                    images, targets = self.make_batch(teacher, spec, batch, state)
-                    self.check_images(images, teacher, spec, batch)
-                    part = SyntheticSet(images.cpu(), spec, targets, stored.metadata)
-                    stored.save(part)
-                else:
-                    step(self.batch_iterations)
-                parts.append(part)
-        return self.joined(parts, spec, seed, count)
+
+        def make(batch: Batch) -> SyntheticSet:
+            stored = Stored.of(batch, checkpoint, request)
+            part = stored.load()
+            if part is not None:
+                batch.step(self.batch_iterations)
+                return part
+            images, targets = self.make_batch(teacher, spec, batch, state)
+            self.check_images(images, teacher, spec, batch)
+            part = SyntheticSet(images.cpu(), spec, targets, stored.metadata)
+            stored.save(part)
+            return part
+
+        what, size = f"{self.name} images", self.batch_images(teacher, count)
+        sizes = Sizes(checkpoint, request, size)
+        together = self._affordable(teacher, spec, what, sizes)
+        making = Making(
+            what, lambda size: self.batches(teacher, count, seed, size=size), make,
+            self.batch_iterations, sizes, together,
+        )  # fmt: skip
+        total = -(-count // size) * self.batch_iterations
+        with progress(what, total) as step:
+            parts = making.parts(Meter(step, total), deadline)
+        return self.joined(parts, spec, seed, count, sizes.told)
+
+    def _affordable(
+        self, teacher: nn.Module, spec: InputSpec, what: str, sizes: Sizes
+    ) -> Portion | None:
+        """Images that pass together, or `sizes` where batches pass whole, for the free memory.
+
+        A batch size that was asked for stays.
+        """
+        device = device_of(teacher)
+        most = self.at_once(spec, sizes.asked, device)
+        together = None if most is None else Portion(what, most)
+        free = free_bytes(device)
+        if not isinstance(teacher, fx.GraphModule) or free is None or not self.passes(1):
+            return together
+        each = _BACK * footprint(teacher, blank(spec, device)).kept
+        if together is not None:
+            return together.afford(each, free)
+        if "batch_size" not in self.model_fields_set and not sizes.changed:
+            portion = Portion(what, sizes.asked).afford(each, free)
+            if portion.size < sizes.asked:
+                sizes.change(0, portion.size)
+        return None
 
     def joined(
-        self, parts: list[SyntheticSet], spec: InputSpec, seed: int, count: int
-    ) -> SyntheticSet:
-        """The set that `parts` make, with all that was chosen.
+        self, parts: list[SyntheticSet], spec: InputSpec, seed: int, count: int,
+        told: Mapping[str, Any] | None = None,
+    ) -> SyntheticSet:  # fmt: skip
+        """The set that `parts` make, with all that was chosen, and what else is `told`.
 
         Raises:
             DataError: all images are the same, or of a single colour each.
         """
-        made = join(parts, spec, {**self.describe(), "seed": seed, "count": count})
+        metadata = {**self.describe(), "seed": seed, "count": count, **(told or {})}
+        made = join(parts, spec, metadata)
         if all_alike(made.images):
             kind = "of a single colour" if flat(made.images) else "the same"
             raise DataError(
@@ -162,9 +176,18 @@ class Synthesizer(Hyperparameters):
             f" diverged to NaN or infinity: {cause}"
         )
 
-    def batches(self, teacher: nn.Module, count: int, seed: int, step: Step) -> list[Batch]:
-        """The batches that make a set, each with random numbers of its own."""
-        size = self.batch_images(teacher, count)
+    def batches(
+        self, teacher: nn.Module, count: int, seed: int, step: Step = unseen,
+        size: int | None = None,
+    ) -> list[Batch]:  # fmt: skip
+        """The batches that make a set, each with random numbers of its own.
+
+        Those of `size`, where it is given, are those of a method with that `batch_size`.
+        """
+        if size is None:
+            size = self.batch_images(teacher, count)
+        elif "batch_size" in type(self).model_fields:
+            size = self.model_copy(update={"batch_size": size}).batch_images(teacher, count)
         starts = range(0, count, size)
         seeder = torch.Generator().manual_seed(seed)
         seeds = torch.randint(2**62, (len(starts),), generator=seeder).tolist()
@@ -206,6 +229,13 @@ class Synthesizer(Hyperparameters):
         """Images made together when `count` are asked for."""
         del teacher
         return count
+
+    def at_once(self, spec: InputSpec, size: int, device: torch.device) -> int | None:
+        """Images of a batch of `size` that pass the network together.
+
+        None where a batch has to pass as a whole, since its images are judged together.
+        """
+        del spec, size, device
 
     def for_scheme(self, scheme: Scheme) -> Synthesizer:
         """The method as it is used in a run that quantizes to `scheme`."""
@@ -268,12 +298,6 @@ class Synthesizer(Hyperparameters):
         """
 
 
-def in_time(batches: Sequence[Batch], deadline: Deadline) -> Iterator[Batch]:
-    """The batches one by one, each with its share of the time that is left when it begins."""
-    for place, batch in enumerate(batches):
-        yield replace(batch, deadline=deadline.share(1 / (len(batches) - place)))
-
-
 def flat(images: Tensor) -> bool:
     """Whether each of the images (N, C, …), of more than one pixel, is of a single colour."""
     colours = images.flatten(2)
@@ -302,46 +326,6 @@ def even_batches(count: int, most: int) -> int:
     two batches of 65.
     """
     return -(-count // -(-count // most))
-
-
-@dataclass(frozen=True)
-class Stored:
-    """A finished batch on disk, valid only for exactly the same request."""
-
-    folder: Path | None
-    start: int
-    metadata: dict[str, Any]
-
-    @property
-    def path(self) -> Path | None:
-        """Its file; None where nothing is kept."""
-        return self.folder / f"batch_{self.start:06d}.safetensors" if self.folder else None
-
-    def load(self) -> SyntheticSet | None:
-        """What an earlier call with the same request left; None if there is nothing."""
-        if self.path is None or not self.path.exists():
-            return None
-        try:
-            stored = SyntheticSet.load(self.path)
-        except DataError:
-            return None
-        wanted = json.dumps(self.metadata, sort_keys=True)
-        return stored if json.dumps(dict(stored.metadata), sort_keys=True) == wanted else None
-
-    def save(self, part: SyntheticSet) -> None:
-        """Keep `part` until the set is complete."""
-        if self.path is not None:
-            make_folder(self.path.parent)
-            part.save(self.path)
-
-    @staticmethod
-    def clear(folder: Path | None) -> None:
-        """The set is kept elsewhere: its batches need not be."""
-        if folder is not None and folder.is_dir():
-            for path in folder.glob("batch_*.safetensors"):
-                path.unlink()
-            if not any(folder.iterdir()):
-                folder.rmdir()
 
 
 def join(parts: list[SyntheticSet], spec: InputSpec, metadata: dict[str, Any]) -> SyntheticSet:

@@ -29,10 +29,12 @@ from datafree.quant.modules import QUANTIZED
 from datafree.reconstruction.genie_m import GenieM
 from datafree.synthesis._generator import ImageGenerator
 from datafree.synthesis._genie import Generated, Objective
+from datafree.synthesis._making import in_time
 from datafree.synthesis._matching import Features, Matcher, matching
-from datafree.synthesis.base import Batch, Stored, in_time
+from datafree.synthesis.base import Batch, Stored
 from datafree.synthesis.genie import Genie
 from datafree.tensors import device_of, fast_copy, load_tensors, save_tensors
+from datafree.tensors.memory import Portion
 
 # Of the time that is left where there is a limit, about as their steps cost.
 _WARM_SHARE, _STUDENT_SHARE = 0.3, 0.4
@@ -125,7 +127,41 @@ class SADAG(Genie):
         checkpoint: Path | None = None,
         deadline: Deadline = NEVER,
     ) -> SyntheticSet:
-        """Warm up, quantize, match; arguments as in the base class."""
+        """Warm up, quantize, match; arguments as in the base class.
+
+        All images depend on one student, so that where memory runs out all begin again in batches
+        of half the size.
+        """
+        portion = Portion(f"{self.name} images", self.batch_images(teacher, count))
+
+        def work(size: int) -> SyntheticSet:
+            asked = size == self.batch_images(teacher, count)
+            method = self if asked else self.model_copy(update={"batch_size": size})
+            return method._made(
+                teacher, spec, count, seed=seed, progress=progress, checkpoint=checkpoint,
+                deadline=deadline,
+            )  # fmt: skip
+
+        found = portion.fit(work)
+        asked = {**found.metadata, **self.describe()}
+        return (
+            found
+            if asked == found.metadata
+            else replace(found, metadata={**asked, "batch_sizes": [[0, portion.size]]})
+        )
+
+    def _made(  # noqa: PLR0913 - as `generate`
+        self,
+        teacher: nn.Module,
+        spec: InputSpec,
+        count: int,
+        *,
+        seed: int,
+        progress: Progress,
+        checkpoint: Path | None,
+        deadline: Deadline,
+    ) -> SyntheticSet:
+        """The images, in batches of the size the method has."""
         self.check(teacher)
         network = self.prepare(teacher, spec, torch.Generator())
         request = self.request(teacher, spec, count, seed, stored=checkpoint is not None)
@@ -182,8 +218,12 @@ class SADAG(Genie):
         scheme = self.scheme or Scheme(bits="W4A4", policy="brecq", weight_range="mse")
         folded = fold_batch_norms(network)
         student = insert_quantizers(folded, scheme, spec)
-        batches = (part.to(device_of(network)) for part in images.split(64))
-        calibrate(student, batches, MSE(power=2.4), observe="float")
+
+        def ranges(size: int) -> None:
+            batches = (part.to(device_of(network)) for part in images.split(size))
+            calibrate(student, batches, MSE(power=2.4), observe="float")
+
+        Portion("calibration of sadag's student", 64).fit(ranges)
         path = folder / "batch_student.safetensors"
         found = load_tensors(path, request)
         if found is None:

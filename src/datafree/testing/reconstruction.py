@@ -11,14 +11,14 @@ from torch import Tensor, fx, nn
 from datafree.calibrators.base import calibrate
 from datafree.calibrators.mse import MSE
 from datafree.config import Frozen, Scheme
-from datafree.errors import ConfigError
+from datafree.errors import ConfigError, MemoryWarning, NoRoomError
 from datafree.graph.fold import fold_batch_norms
 from datafree.graph.insert import insert_quantizers
 from datafree.quant.modules import QUANTIZED, ActivationQuantizer, Quantizer
 from datafree.reconstruction.base import Reconstructor
 from datafree.testing.contract import Contract
 from datafree.testing.networks import Grouped, InPlaceResidual, Tiny, images, ready
-from datafree.testing.watching import Counter, fingerprint
+from datafree.testing.watching import Counter, ShortOfMemory, fingerprint
 
 SCHEME = Scheme(bits="W3A4", weight_range="mse")
 
@@ -85,6 +85,59 @@ class ReconstructionContract(Contract):
             self.method.reconstruct(folded, student, x, seed=3)
             found.append(content(student))
         assert found[0] == found[1]
+
+    def test_memory_that_runs_out_halves_the_batch(self) -> None:
+        """In the first unit: the student is that of a method with half the batch."""
+        method = self.method.model_copy(update={"batch_size": 8})
+        found: list[dict[str, bytes]] = []
+        counter = Counter()
+        folded, student, x = prepared(InPlaceResidual)
+        with pytest.warns(MemoryWarning, match="did not fit into memory"), ShortOfMemory(4):
+            outcomes = method.reconstruct(folded, student, x, seed=3, progress=counter)
+        assert counter.done == counter.total
+        assert {outcome.batch for outcome in outcomes} == {4}
+        found.append(content(student))
+        folded, student, x = prepared(InPlaceResidual)
+        smaller = method.model_copy(update={"batch_size": 4})
+        with pytest.warns(MemoryWarning), ShortOfMemory(4):
+            smaller.reconstruct(folded, student, x, seed=3)
+        found.append(content(student))
+        assert found[0] == found[1]
+        folded, student, x = prepared(InPlaceResidual)
+        smaller.reconstruct(folded, student, x, seed=3)
+        for name, value in content(student).items():
+            given = torch.frombuffer(bytearray(value), dtype=student.state_dict()[name].dtype)
+            other = torch.frombuffer(bytearray(found[0][name]), dtype=given.dtype)
+            torch.testing.assert_close(given, other, rtol=1e-2, atol=1e-2)
+
+    def test_units_that_are_learned_stay(self, tmp_path: Path) -> None:
+        """Where memory runs out later; what is interrupted goes on with the smaller batch."""
+        method = self.method.model_copy(update={"batch_size": 24})
+        folded, whole, x = prepared(InPlaceResidual)
+        counter = Counter()
+        outcomes = method.reconstruct(folded, whole, x, progress=counter)
+        if len(outcomes) < 2:
+            return
+        checkpoint = tmp_path / "student.safetensors"
+        folded, student, x = prepared(InPlaceResidual)
+        first = method.iterations  # every step passes one convolution of the first unit or more
+        with pytest.warns(MemoryWarning), ShortOfMemory(12, after=first + 8):
+            found = method.reconstruct(folded, student, x, checkpoint=checkpoint)
+        assert found[0].batch == 24
+        assert found[-1].batch == 12
+        assert found[0] == outcomes[0]
+
+    def test_not_even_one_image_fits(self) -> None:
+        """One line that says what to do; the student's layers are its own again."""
+        folded, student, x = prepared(Tiny)
+        kinds = {n: type(m) for n, m in student.named_modules()}
+        before = content(student)
+        with pytest.warns(MemoryWarning), ShortOfMemory(0), pytest.raises(
+            NoRoomError, match="not enough memory for one image"
+        ):  # fmt: skip
+            self.method.reconstruct(folded, student, x)
+        assert {n: type(m) for n, m in student.named_modules()} == kinds
+        assert content(student) == before
 
     @pytest.mark.parametrize("share", [0.1, 0.5, 0.9])
     def test_an_interrupted_call_goes_on_to_the_same_student(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 from typing import ClassVar
 
@@ -10,13 +11,13 @@ import torch
 from torch import fx, nn
 
 from datafree.config import Frozen, InputSpec, build
-from datafree.errors import ModelError
+from datafree.errors import MemoryWarning, ModelError, NoRoomError
 from datafree.graph.capture import capture
 from datafree.images import SyntheticSet
 from datafree.synthesis.base import Stored, Synthesizer
 from datafree.testing.contract import Contract
 from datafree.testing.networks import SPEC, Attending, NoNorm, Tiny, images, randomized, ready
-from datafree.testing.watching import Counter, fingerprint
+from datafree.testing.watching import Counter, ShortOfMemory, fingerprint
 
 
 class SynthesisContract(Contract):
@@ -164,6 +165,44 @@ class SynthesisContract(Contract):
         assert [path.name for path in tmp_path.iterdir()] == ["config.yaml"]
         made.save(tmp_path / "set.safetensors")
         assert SyntheticSet.load(tmp_path / "set.safetensors").digest() == made.digest()
+
+    def test_memory_that_runs_out_halves_the_batch(self, tmp_path: Path) -> None:
+        """The images are those of a run with the smaller size; what is finished stays."""
+        teacher, counter = self.teacher(), Counter()
+        whole = self.method.generate(teacher, SPEC, 9, seed=3)
+        with warnings.catch_warnings(record=True) as told, ShortOfMemory(4) as short:
+            warnings.simplefilter("always")
+            found = self.method.generate(
+                teacher, SPEC, 9, seed=3, progress=counter, checkpoint=tmp_path
+            )
+        again = len(counter.descriptions) > len(set(counter.descriptions))
+        assert again or counter.done == counter.total
+        assert len(told) == short.denied, "one line each time"
+        assert all(issubclass(one.category, MemoryWarning) for one in told)
+        if not short.denied:  # it passes no more images than that
+            assert found.digest() == whole.digest()
+        elif found.metadata == whole.metadata:  # it judges images one by one
+            same = (found.images - whole.images).abs() < 0.01  # but for the order of sums
+            assert float(same.float().mean()) > 0.9
+        else:
+            smaller = self.method.model_copy(update={"batch_size": 4})
+            with warnings.catch_warnings(), ShortOfMemory(4):  # what is learned may still run out
+                warnings.simplefilter("ignore")
+                expected = smaller.generate(teacher, SPEC, 9, seed=3)
+            assert found.digest() == expected.digest()
+
+    def test_not_even_one_image_fits(self) -> None:
+        """One line that says what to do."""
+        teacher = self.teacher()
+        with warnings.catch_warnings(), ShortOfMemory(0) as short:
+            warnings.simplefilter("ignore")
+            try:
+                self.method.generate(teacher, SPEC, 2)
+            except NoRoomError as error:
+                assert "free memory" in str(error)
+                assert "not enough memory for" in str(error)
+            else:
+                assert not short.denied
 
     def interrupted(self, teacher: fx.GraphModule, folder: Path, at: int) -> None:
         """A call for five images that ends after `at` units."""

@@ -11,7 +11,7 @@ import torch
 
 from datafree.calibrators.mse import MSE
 from datafree.config import Frozen, Scheme
-from datafree.errors import DataError
+from datafree.errors import DataError, MemoryWarning, NoRoomError
 from datafree.generators import Generator, GeneratorConfig, save_generator
 from datafree.graph.fold import fold_batch_norms
 from datafree.quant.modules import QUANTIZED, ActivationQuantizer, Quantizer
@@ -19,7 +19,7 @@ from datafree.quant.trained import TRAINED
 from datafree.tensors import state_digest
 from datafree.testing.contract import Contract
 from datafree.testing.networks import SPEC, InPlaceResidual, Tiny, images, ready
-from datafree.testing.watching import Counter, fingerprint
+from datafree.testing.watching import Counter, ShortOfMemory, fingerprint
 from datafree.training import Task, Trained, train
 from datafree.training.base import Trainer
 
@@ -62,6 +62,39 @@ class TrainingContract(Contract):
         companion = ready(InPlaceResidual()) if self.distills else None
         task = Task(graph, fold_batch_norms(graph), SPEC, SCHEME, MSE(), companion=companion)
         return replace(task, **changes)
+
+    def test_memory_that_runs_out_halves_the_batch(self) -> None:
+        """In the first step: all is as in a training with half the batch from the beginning."""
+        counter, few = Counter(), {"calibration_images": 4, "holdout": 4}
+        task = self.task()
+        with pytest.warns(MemoryWarning, match="8 at a time did not fit"), ShortOfMemory(4):
+            trained = train(self.quick(**few), task, progress=counter)
+        assert counter.done == counter.total
+        assert {told["batch"] for told in trained.summary.values()} == {4}
+        smaller = train(self.quick(**few, batch_size=4), self.task())
+        assert digests(trained) == digests(smaller)
+
+    def test_a_checkpoint_is_gone_back_to(self, tmp_path: Path) -> None:
+        """Where memory runs out after some steps, which are not lost."""
+        few = {"calibration_images": 4, "holdout": 4, "warmup": 0, "iterations": 12}
+        if self.distills:
+            few |= {"warmup": 12, "iterations": 1}
+        counted = ShortOfMemory(4, after=10**9)
+        with counted:
+            whole = train(self.quick(**few), self.task())
+        steps = 10**9 - counted.after
+        with pytest.warns(MemoryWarning), ShortOfMemory(4, after=steps // 2):
+            trained = train(self.quick(**few), self.task(), checkpoint=tmp_path)
+        assert digests(trained) != digests(whole)
+        assert all(bool(torch.isfinite(p).all()) for p in trained.student.parameters())
+
+    def test_not_even_two_images_fit(self) -> None:
+        """One line that says what to do."""
+        task = self.task()
+        with pytest.warns(MemoryWarning), ShortOfMemory(1), pytest.raises(
+            NoRoomError, match="training: there is not enough memory for 2 images at a time"
+        ):  # fmt: skip
+            train(self.quick(calibration_images=2, holdout=2), task)
 
     def test_the_student_is_an_ordinary_one_and_the_teacher_as_it_was(self) -> None:
         """Plain quantizers with ranges, in eval mode, with the bits that were asked for."""

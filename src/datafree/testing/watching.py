@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from typing import Any
 
+import torch
 from torch import nn
+from torch.overrides import TorchFunctionMode
 
 from datafree.progress import Step
 
@@ -34,6 +36,34 @@ class Counter:
                 raise KeyboardInterrupt
 
         yield step
+
+
+class ShortOfMemory(TorchFunctionMode):
+    """While it lasts, memory runs out in convolutions of more than `most` images, as on a CPU.
+
+    Attributes:
+        denied: how often.
+    """
+
+    def __init__(self, most: int, *, after: int = 0) -> None:
+        """Deny from the convolution on that follows `after` others of more images than `most`."""
+        super().__init__()
+        self.most, self.after, self.denied = most, after, 0
+
+    def __torch_function__(
+        self, func: Callable[..., Any], types: Any, args: Any = (), kwargs: Any = None
+    ) -> Any:
+        """See `torch.overrides.TorchFunctionMode`."""
+        count = args[0].shape[0] if func is torch.conv2d else 0
+        if isinstance(count, int) and count > self.most:  # any number, while a network is captured
+            self.after -= 1
+            if self.after < 0:
+                self.denied += 1
+                raise RuntimeError(
+                    "[enforce fail at alloc_cpu.cpp:127] err == 0. DefaultCPUAllocator: not enough"
+                    f" memory: you tried to allocate {4 * args[0].numel()} bytes."
+                )
+        return func(*args, **(kwargs or {}))
 
 
 def fingerprint(module: nn.Module) -> dict[str, Any]:

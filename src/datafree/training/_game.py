@@ -80,7 +80,7 @@ class Move:
 
     def __post_init__(self) -> None:
         """Remember the rates that schedules are factors on."""
-        for name, optimizer in self.optimizers.items():
+        for name, optimizer in () if self._rates else self.optimizers.items():
             self._rates[name] = [group["lr"] for group in optimizer.param_groups]
 
     def __call__(self, step: int, fraction: float) -> Mapping[str, Tensor]:

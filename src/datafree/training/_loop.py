@@ -14,6 +14,8 @@ from datafree.errors import DataError
 from datafree.evaluate import Comparison
 from datafree.progress import Progress, note
 from datafree.progress.deadline import NEVER, Deadline
+from datafree.progress.meter import Meter
+from datafree.tensors.memory import Portion, out_of_memory
 from datafree.training._state import Saved, State
 from datafree.training._team import Team
 
@@ -41,6 +43,8 @@ class Phase:
             steps, so that rates fall as they would have.
         seconds: it may take in all, those of earlier calls included; follows from the deadline when
             the phase begins. None has no limit.
+        portion: images per step.
+        lessen: `advance` with other images per step.
     """
 
     name: str
@@ -52,30 +56,39 @@ class Phase:
     judged_from: float = 0.0
     deadline: Deadline = NEVER
     seconds: float | None = None
+    portion: Portion | None = None
+    lessen: Callable[[int], Advance] | None = None
 
 
 def run_phase(phase: Phase, state: State, saved: Saved, progress: Progress, team: Team) -> None:
     """Take the steps that are left; `state` holds the result.
 
+    Where memory runs out the phase goes back to what was kept last, its checkpoint or else its
+    beginning, and on with half the images per step.
+
     Raises:
         DataError: a loss, or what the student answers, is not a number any more.
+        NoRoomError: not even two images per step fit.
     """
-    saved.load(state)
+    phase = _begun(phase, state, saved, team)
     before, started, shown = state.seconds, time.monotonic(), 0.0
-    if phase.deadline.limited:
-        left = team.first_says(max(phase.deadline.left, _SHORTEST))
-        phase = replace(phase, seconds=before + left)
     losses: Mapping[str, Tensor] = {}
     with progress(phase.name, phase.iterations) as step:
         step(state.step)
+        meter = Meter(step, phase.iterations - state.step)
         if not state.step and not phase.judged_from:
             # What training starts from is a candidate too: it may be the best.
             _check(phase, state, losses, team)
         while state.step < phase.iterations and not _over(phase, state):
             checked = _checks(phase, state)
-            losses = _advanced(phase, state)
+            found, told = _advanced(phase, state, team)
+            if told is not None:
+                phase = _lessened(phase, state, saved, told)
+                meter.expect(phase.iterations - state.step)
+                continue
+            losses = found
             state.step += 1
-            step(1)
+            meter(1)
             state.seconds = before + time.monotonic() - started
             if phase.seconds is not None:
                 state.seconds = team.first_says(state.seconds)
@@ -92,11 +105,41 @@ def run_phase(phase: Phase, state: State, saved: Saved, progress: Progress, team
     state.share(team)
 
 
-def _advanced(phase: Phase, state: State) -> Mapping[str, Tensor]:
+def _begun(phase: Phase, state: State, saved: Saved, team: Team) -> Phase:
+    """`phase` with its time, and the images per step that `state` was trained with so far."""
+    saved.load(state)
+    if team.size == 1:
+        saved.begin(state)
+    if phase.deadline.limited:
+        left = team.first_says(max(phase.deadline.left, _SHORTEST))
+        phase = replace(phase, seconds=state.seconds + left)
+    if phase.portion is None or phase.lessen is None or state.batch in (0, phase.portion.size):
+        return phase
+    phase.portion.size = state.batch
+    return replace(phase, advance=phase.lessen(state.batch))
+
+
+def _lessened(phase: Phase, state: State, saved: Saved, told: str) -> Phase:
+    """`phase` with half the images per step, and `state` as it was kept last."""
+    assert phase.portion is not None and phase.lessen is not None  # noqa: S101 - given together
+    phase.portion.halve(told)
+    spent = state.seconds
+    saved.back(state)
+    state.seconds, state.batch = spent, phase.portion.size
+    return replace(phase, advance=phase.lessen(state.batch))
+
+
+def _advanced(phase: Phase, state: State, team: Team) -> tuple[Mapping[str, Tensor], str | None]:
+    """The losses of one step, and of what memory ran out in it, if it did."""
     try:
-        return phase.advance(state.step, _fraction(phase, state))
+        return phase.advance(state.step, _fraction(phase, state)), None
     except torch.linalg.LinAlgError:  # pyright: ignore[reportPrivateImportUsage]
         raise _diverged(phase, state, "of correlations") from None
+    except (RuntimeError, MemoryError) as error:
+        # Other processes wait for this one, and would not take a smaller batch.
+        if phase.portion is None or team.size > 1 or not out_of_memory(error):
+            raise
+        return {}, str(error)
 
 
 def _diverged(phase: Phase, state: State, loss: str) -> DataError:

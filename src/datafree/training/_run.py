@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,15 @@ from datafree.progress import Progress, silent
 from datafree.progress.deadline import NEVER, Deadline
 from datafree.quant.preparation import finish_training, prepare_training
 from datafree.quant.trained import PACT
-from datafree.tensors import fast_copy, load_tensors, random_numbers, save_tensors, state_digest
+from datafree.tensors import (
+    fast_copy,
+    load_tensors,
+    on_device,
+    random_numbers,
+    save_tensors,
+    state_digest,
+)
+from datafree.tensors.memory import Portion
 from datafree.training._game import Game, Move
 from datafree.training._loop import Phase, run_phase
 from datafree.training._rates import learn_as_before_folding
@@ -34,6 +42,10 @@ from datafree.training.base import Trainer
 
 _CHUNK = 64
 _ROUNDING_SHARE = 0.4  # of the time that is left, where rounding is learned first
+_REMEDY = (
+    "choose a narrower generator (--training-option width=32), leave the training out, or use a"
+    " machine that has more"
+)
 _JUDGED_FROM = 0.5  # of a phase whose generator starts from nothing
 
 
@@ -151,7 +163,8 @@ class _Run:
             share *= 1 - _ROUNDING_SHARE
         phase = Phase(
             f"{trainer.name} {name}", trainer.warmup, advance, learner, judge, trainer.checks,
-            _JUDGED_FROM, self.deadline.share(share),
+            _JUDGED_FROM, self.deadline.share(share), portion=self._portion(),
+            lessen=lambda size: self._lessened(advance, size),
         )  # fmt: skip
         self._run(phase, state, name)
         return _best_and_last(learner, state) if kept and learner is not None else None
@@ -177,7 +190,8 @@ class _Run:
         advance = Move(trainer, game, student, optimizers, (task.seed, "tuning"), tuning=True)
         phase = Phase(
             f"{trainer.name} fine-tuning", trainer.iterations, advance, student,
-            self._judge("tuned"), trainer.checks, 0.0, self.deadline,
+            self._judge("tuned"), trainer.checks, 0.0, self.deadline, portion=self._portion(),
+            lessen=lambda size: self._lessened(advance, size),
         )  # fmt: skip
         self._run(phase, state, "fine-tuning")
         best, last = _best_and_last(student, state)
@@ -210,9 +224,10 @@ class _Run:
             images, expected = kept[0]
             mode = student.training
             student.eval()
-            with torch.no_grad():
-                actual = torch.cat([student(chunk) for chunk in self._chunks(images)])
-            student.train(mode)
+            try:
+                actual = self._answers(student, images)
+            finally:
+                student.train(mode)
             return compare(lambda _: expected, lambda _: actual, [images], self.task.spec.outputs)
 
         return judge
@@ -228,25 +243,40 @@ class _Run:
             images = self.game.as_taken(images)
             if path is not None:
                 save_tensors(path, {"images": images}, self.request)
-        with torch.no_grad():
-            chunks = [self.game.teacher(chunk) for chunk in self._chunks(images)]
-        return images, torch.cat(chunks)
+        return images, self._answers(self.game.teacher, images)
 
-    def _chunks(self, images: Tensor) -> list[Tensor]:
-        device = self.task.device
-        chunks = images.split(_CHUNK)
-        return [chunk.to(device, memory_format=torch.channels_last) for chunk in chunks]
+    def _answers(self, network: nn.Module, images: Tensor) -> Tensor:
+        """What `network` returns for all images."""
+
+        @torch.no_grad()
+        def work(size: int) -> Tensor:
+            chunks = (on_device(chunk, self.task.device) for chunk in images.split(size))
+            return torch.cat([network(chunk) for chunk in chunks])
+
+        return Portion("judging the student", _CHUNK).fit(work)
 
     def _run(self, phase: Phase, state: State, name: str) -> None:
         path = None if self.folder is None else self.folder / f"{name}.safetensors"
         saved = Saved(path, {**self.request, "phase": name}, self.trainer.checkpoint_minutes * 60)
         run_phase(phase, state, saved, self.progress, self.game.team)
-        told: dict[str, Any] = {"steps": state.step, "seconds": round(state.seconds, 1)}
+        told: dict[str, Any] = {
+            "steps": state.step, "seconds": round(state.seconds, 1),
+            "batch": self.trainer.batch_size,
+        }  # fmt: skip
         judged = [check for check in state.history if "agreement" in check]
         if state.agreement is not None:
             best = next(check for check in judged if check["step"] == state.kept)
             told |= {"best": best, "last": judged[-1]}
         self.summary[name] = {**told, "history": state.history}
+
+    def _portion(self) -> Portion:
+        """Images per step; what was halved in one phase stays so in the next."""
+        return Portion(f"{self.trainer.name} training", self.trainer.batch_size, 2, _REMEDY)
+
+    def _lessened(self, advance: Move, size: int) -> Move:
+        """`advance` with `size` images per step, as all that comes later."""
+        self.trainer = self.trainer.model_copy(update={"batch_size": size})
+        return replace(advance, trainer=self.trainer)
 
     def _generator_steps(self) -> Optimizer:
         trainer = self.trainer

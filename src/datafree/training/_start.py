@@ -8,7 +8,6 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor, fx
 
 from datafree.calibrators.base import calibrate
@@ -18,7 +17,8 @@ from datafree.graph.insert import insert_quantizers
 from datafree.progress import Progress
 from datafree.progress.deadline import NEVER, Deadline
 from datafree.reconstruction.base import Reconstructor
-from datafree.tensors import fast_copy, load_tensors, save_tensors
+from datafree.tensors import fast_copy, load_tensors, on_device, save_tensors
+from datafree.tensors.memory import Portion
 from datafree.training._task import Task
 from datafree.training._team import Team
 from datafree.training.base import Trainer
@@ -83,12 +83,13 @@ def start_from(
         base = task.teacher if float_student is None else float_student
     student = fast_copy(insert_quantizers(base, task.scheme, task.spec))
     trainer.first_ranges(student)
-    batches = (
-        chunk.to(task.device, memory_format=torch.channels_last)
-        for chunk in images.split(_RANGES_CHUNK)
-    )
     observe = trainer.observe if task.reconstructor is None else "float"
-    calibrate(student, batches, trainer.calibrator(task.rule), observe=observe)
+
+    def ranges(size: int) -> None:
+        batches = (on_device(chunk, task.device) for chunk in images.split(size))
+        calibrate(student, batches, trainer.calibrator(task.rule), observe=observe)
+
+    Portion("calibration", _RANGES_CHUNK).fit(ranges)
     rounding: tuple[dict[str, Any], ...] = ()
     if task.reconstructor is not None:
         rounding = _rounded(base, student, task.reconstructor, images, task.seed, keeper)

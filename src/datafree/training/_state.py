@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import math
 import time
@@ -30,6 +31,7 @@ class State:
         best: the student that would be kept, as a state dict …
         kept: … the step it was judged after …
         agreement: … and the highest in percent that any student was judged so far.
+        batch: images per step; 0 is as the method says.
     """
 
     modules: dict[str, nn.Module]
@@ -40,6 +42,7 @@ class State:
     best: dict[str, Tensor] | None = None
     kept: int = 0
     agreement: float | None = None
+    batch: int = 0
 
     def consider(self, agreement: float, images: int, student: nn.Module) -> None:
         """Keep `student` unless it is measurably worse than the best judged before.
@@ -81,6 +84,7 @@ class Saved:
     request: Mapping[str, object]
     interval: float
     _last: float = field(default_factory=time.monotonic)
+    _begun: tuple[dict[str, Tensor], dict[str, Any]] | None = None
 
     def save_if_due(self, state: State) -> None:
         """Write `state` if the last writing was long enough ago."""
@@ -91,30 +95,46 @@ class Saved:
         """Write `state`, atomically."""
         if self.path is None:
             return
-        told = {
-            "step": state.step,
-            "seconds": state.seconds,
-            "history": state.history,
-            "kept": state.kept,
-            "agreement": state.agreement,
-        }
-        save_tensors(self.path, _tensors(state), self.request, told=json.dumps(told))
+        save_tensors(self.path, _tensors(state), self.request, told=json.dumps(_numbers(state)))
         self._last = time.monotonic()
+        self._begun = None  # the file is newer
 
     def load(self, state: State) -> None:
         """Put what an earlier call with an equal request left into `state`."""
         found = None if self.path is None else load_tensors(self.path, self.request)
-        if found is None:
+        if found is not None:
+            _put(state, found[0], json.loads(found[1]["told"]))
+
+    def begin(self, state: State) -> None:
+        """Keep a copy of `state` in memory, until there is a file."""
+        tensors = {name: value.detach().cpu().clone() for name, value in _tensors(state).items()}
+        self._begun = tensors, copy.deepcopy(_numbers(state))
+
+    def back(self, state: State) -> None:
+        """Put what was kept last into `state`: in the file, or when it began."""
+        if self._begun is None:
+            self.load(state)
             return
-        tensors, texts = found
-        for name, module in state.modules.items():
-            module.load_state_dict(_under(tensors, f"module.{name}."))
-        for name, optimizer in state.optimizers.items():
-            _restore(optimizer, _under(tensors, f"optimizer.{name}."))
-        state.best = _under(tensors, "best.") or None
-        told: dict[str, Any] = json.loads(texts["told"])
-        state.step, state.seconds, state.history = told["step"], told["seconds"], told["history"]
-        state.kept, state.agreement = told["kept"], told["agreement"]
+        tensors, numbers = self._begun
+        _put(state, tensors, copy.deepcopy(numbers))
+
+
+def _numbers(state: State) -> dict[str, Any]:
+    """All of `state` that are no tensors, JSON values."""
+    names = ("step", "seconds", "history", "kept", "agreement", "batch")
+    return {name: getattr(state, name) for name in names}
+
+
+def _put(state: State, tensors: Mapping[str, Tensor], numbers: Mapping[str, Any]) -> None:
+    for name, module in state.modules.items():
+        module.load_state_dict(_under(tensors, f"module.{name}."))
+    for name, optimizer in state.optimizers.items():
+        optimizer.state.clear()
+        optimizer.zero_grad()
+        _restore(optimizer, _under(tensors, f"optimizer.{name}."))
+    state.best = _under(tensors, "best.") or None
+    for name, value in numbers.items():
+        setattr(state, name, value)
 
 
 def _tensors(state: State) -> dict[str, Tensor]:

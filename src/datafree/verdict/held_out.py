@@ -9,13 +9,14 @@ from torch import Tensor, fx
 
 from datafree.config import InputSpec
 from datafree.graph.normalisation import behind_normalisation
-from datafree.images import SyntheticSet, device_batches, in_pieces
+from datafree.images import SyntheticSet, batch_size, device_batches, in_pieces
 from datafree.losses import first_logits
 from datafree.progress import Progress, silent
 from datafree.synthesis._pixels import DEVIATION, GREY
 from datafree.synthesis.noise import Noise
 from datafree.synthesis.probe import Probe
 from datafree.tensors import device_of
+from datafree.tensors.memory import Portion
 
 DREAMT = 48
 """Images that are optimised; all others are mixtures of two of them."""
@@ -100,6 +101,10 @@ def balanced(answers: Tensor, count: int) -> Tensor:
 @torch.inference_mode()
 def _answers(graph: fx.GraphModule, images: SyntheticSet) -> Tensor:
     """(N,) what the network says of them."""
-    batches = in_pieces(device_batches(images, device_of(graph)))
-    rows = [first_logits(graph(x), images.spec.outputs).argmax(1).cpu() for x in batches]
-    return torch.cat(rows)
+
+    def answers(size: int) -> Tensor:
+        batches = in_pieces(device_batches(images, device_of(graph), size))
+        rows = [first_logits(graph(x), images.spec.outputs).argmax(1).cpu() for x in batches]
+        return torch.cat(rows)
+
+    return Portion("held-out images", batch_size(images.spec)).fit(answers)
