@@ -26,6 +26,7 @@ class Asked:
         only: values of axes; all where none are given.
         seeds: instead of the tables' own.
         stale: measure cells again that a change of the library has overtaken.
+        again: measure cells again, whatever there is of them.
         part: (i, n), every n-th of the cells that were asked for from the i-th on; None is all.
         deadline: moment of the clock by which all cells are done; None is no limit.
         command: for the records.
@@ -34,6 +35,7 @@ class Asked:
     only: Where
     seeds: tuple[int, ...] | None = None
     stale: bool = False
+    again: bool = False
     part: tuple[int, int] | None = None
     deadline: float | None = None
     command: str = ""
@@ -55,7 +57,7 @@ class Done:
 
 
 def missing(table: Table, place: Place, asked: Asked) -> tuple[Cell, ...]:
-    """The cells that were asked for and have no record, or a stale one where that counts.
+    """The cells that were asked for and have no record, or one that does not count.
 
     Raises:
         UnknownNameError: ``asked.only`` names an axis or a value the table does not have.
@@ -64,7 +66,7 @@ def missing(table: Table, place: Place, asked: Asked) -> tuple[Cell, ...]:
     found = latest(table, place)
     fresh = {c for c, record in found.items() if not (asked.stale and record.overtaken(table))}
     wanted = tuple(cell for cell in table.wanted(asked.seeds) if cell.within(asked.only))
-    return tuple(cell for cell in shard(wanted, asked.part) if cell not in fresh)
+    return tuple(c for c in shard(wanted, asked.part) if asked.again or c not in fresh)
 
 
 def expected(cell: Cell, seconds: Mapping[Cell, float]) -> float | None:
