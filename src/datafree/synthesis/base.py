@@ -119,6 +119,7 @@ class Synthesizer(Hyperparameters):
                 else:
                     step(self.batch_iterations)
                 parts.append(part)
+                state = self.after_batch(state, part)
         return self.joined(parts, spec, seed, count)
 
     def joined(
@@ -254,6 +255,16 @@ class Synthesizer(Hyperparameters):
         """Whatever all batches share (DSG: the margins); computed once."""
         del teacher, spec, generator
 
+    def after_batch(self, state: Any, part: SyntheticSet) -> Any:
+        """What the batches that follow share, once `part` is finished, or was read from disk.
+
+        Args:
+            state: what `prepare`, or the last call, returned.
+            part: the finished batch.
+        """
+        del part
+        return state
+
     @abstractmethod
     def make_batch(
         self, teacher: nn.Module, spec: InputSpec, batch: Batch, state: Any
@@ -264,7 +275,7 @@ class Synthesizer(Hyperparameters):
             teacher: as in `generate`.
             spec: as in `generate`.
             batch: size, place in the set, random numbers, progress.
-            state: what `prepare` returned.
+            state: what `prepare` returned, or `after_batch` of the batch before.
         """
 
 
