@@ -8,12 +8,14 @@ from typing import Any, Literal
 
 from datafree.config import Frozen
 from datafree.config.fields import option_name
+from datafree.config.protocols import PROTOCOLS, free_of_protocols
 from datafree.errors import UnknownNameError
 
 # Fields of a run that are a matter of method; a recipe sets them, or takes them back to default.
 _CHOSEN = frozenset(
     ("method", "method_options", "protocol", "images", "calibrator", "calibrator_options",
-     "equalize", "replace_relu6", "absorb_biases", "split_outliers", "bias_correction",
+     "equalize", "equalize_by", "replace_relu6", "absorb_biases", "split_outliers",
+     "bias_correction",
      "reconstruction", "reconstruction_options", "training", "training_options", "generator",
      "max_time", "precision", "average_bits", "budget", "candidate_bits", "weight_range",
      "weight_granularity", "layer_bits")
@@ -156,5 +158,6 @@ def laid_over(base: Mapping[str, Any], name: str | None) -> dict[str, Any]:
     """
     if name is None:
         return dict(base)
+    base = free_of_protocols(base) if base.get("protocol") in PROTOCOLS else base
     kept = {key: value for key, value in base.items() if key not in _CHOSEN}
     return {**kept, **recipe_fields(name)}

@@ -53,7 +53,7 @@ def test_half_the_images_are_photos_in_random_order(photos: Path, tmp_path: Path
 
 
 def test_what_does_not_fit_is_refused(photos: Path, tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="10 photos are asked for, and .* holds 5"):
+    with pytest.raises(DataError, match=r"10 photos are asked for, and .* holds 5"):
         datafree.quantize("digits_resnet8", photos=photos, **{**QUICK, "images": 20})
     with pytest.raises(DataError, match="nowhere"):
         datafree.quantize("digits_resnet8", photos=tmp_path / "nowhere", **QUICK)

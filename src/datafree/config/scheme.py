@@ -14,7 +14,7 @@ from datafree.config.widths import FLOAT, input_of, layer_width, name_patterns, 
 from datafree.targets import Placement, Target, load_target
 from datafree.targets.base import nearest
 
-Policy = Literal["all", "first_last_8", "brecq"]
+Policy = Literal["all", "first_last_8", "brecq", "qdrop"]
 Bits = Annotated[int, Field(ge=2, le=8)]
 LayerWidth = Annotated[int | str, BeforeValidator(layer_width)]
 """Bits of a layer's weights, or of its weights and its input as `W4A8`."""
@@ -69,8 +69,9 @@ class Scheme(Frozen):
     """Bits of weights and activations, from W8A8 to W2A2; W4A32 leaves activations in float."""
     policy: Policy = "all"
     """Which layers have these bits: `all`; all but the first and last layer's weights, which have 8
-    (`first_last_8`); or `brecq`, as BRECQ, Genie and SADAG have it: these weights and the inputs of
-    the second and the last layer at 8 bits, the network's own input in float."""
+    (`first_last_8`); `brecq`, as BRECQ, Genie and SADAG have it: these weights and the inputs of
+    the second and the last layer at 8 bits, the network's own input in float; or `qdrop`, as QDrop
+    has it: the same, but the second layer's input has few bits too."""
     placement: Annotated[Placement, Shown("the target's")] = Field(
         default_factory=lambda known: _target(known).placement
     )
@@ -91,10 +92,11 @@ class Scheme(Frozen):
         default_factory=lambda known: _target(known).granularities[0]
     )
     """One weight grid per output `channel`, or one per `tensor`."""
-    weight_range: Literal["auto", "minmax", "mse"] = "auto"
+    weight_range: Literal["auto", "minmax", "mse", "lsq"] = "auto"
     """Range of the weights' grids: their extremes (`minmax`); the least error to the power 2.4 over
-    a hundred shrunken ranges (`mse`); or `auto`: `mse` where rounding is learned or bits are mixed,
-    else `minmax`."""
+    a hundred shrunken ranges (`mse`); the step that LSQ starts learning from, twice the mean
+    magnitude over the root of the largest code (`lsq`); or `auto`: `mse` where rounding is learned
+    or bits are mixed, else `minmax`."""
     layer_bits: Annotated[Mapping[str, LayerWidth], Shown(value="LAYER=BITS")] = Field(
         default_factory=dict
     )
@@ -110,8 +112,10 @@ class Scheme(Frozen):
     """Layer that stays in float, weights and all, by its name or by a pattern such as `layer3.*`.
     In a file for a runtime it reads 8-bit codes where the operator before it has an integer
     kernel."""
-    ste: Literal["clipped", "full"] = "clipped"
-    """Gradient of rounding where values are clipped: none (`clipped`), or passed on (`full`)."""
+    ste: Literal["clipped", "clip_first", "full"] = "clipped"
+    """Gradient of rounding where values are clipped: none (`clipped`); none either from half a step
+    before, where values are rounded to the outermost code (`clip_first`: LSQ, and the code of Genie
+    and DFQF); or passed on (`full`)."""
 
     @model_validator(mode="after")
     def _legal(self) -> Self:
@@ -176,6 +180,11 @@ class Scheme(Frozen):
     def rules(self) -> Target:
         """What `target` takes."""
         return load_target(self.target)
+
+    @property
+    def float_input(self) -> bool:
+        """Whether the policy leaves the network's own input in float."""
+        return self.policy in ("brecq", "qdrop")
 
     @property
     def weights(self) -> int:
