@@ -143,7 +143,7 @@ def test_held_out_images_are_not_the_calibration_images(monkeypatch: pytest.Monk
 
 def test_without_holdout_and_data_nothing_is_compared() -> None:
     metrics = run(config(holdout=0)).metrics
-    assert set(metrics) == {"teacher", "input", "images", "task", "sqnr_db", "isolation"}
+    assert set(metrics) == {"batches", "teacher", "input", "images", "task", "sqnr_db", "isolation"}
 
 
 def test_without_export_there_is_no_onnx(tmp_path: Path) -> None:
