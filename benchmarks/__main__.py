@@ -6,6 +6,7 @@ import shlex
 import sys
 import time
 from collections.abc import Sequence
+from functools import cache
 from typing import Any, NoReturn
 
 import click
@@ -71,11 +72,12 @@ def list_(place: Place, names: tuple[str, ...]) -> None:
     help="Cells with this value; several of one axis add up. `seed` is an axis too.",
 )
 @click.option("--stale", is_flag=True, help="Measure cells again that the library has overtaken.")
+@click.option("--again", is_flag=True, help="Measure cells again that have a record.")
 @click.option("--device", default="cpu", help="Where images are made and students learned: cuda.")
 @click.pass_obj
 def run(  # noqa: PLR0913 - one for each option
     place: Place, names: tuple[str, ...], seeds: int | None, budget: str | None,
-    chosen: tuple[str, ...], stale: bool, device: str,
+    chosen: tuple[str, ...], stale: bool, again: bool, device: str,
 ) -> None:  # fmt: skip
     """Measure the missing cells of each TABLE, a record for each as soon as it is there.
 
@@ -92,7 +94,7 @@ def run(  # noqa: PLR0913 - one for each option
     from datafree.progress import Progress
 
     asked = Asked(
-        only, None if seeds is None else tuple(range(seeds)), stale,
+        only, None if seeds is None else tuple(range(seeds)), stale, again,
         None if limit is None else time.monotonic() + limit,
         shlex.join(["python", "-m", "benchmarks", *sys.argv[1:]]),
     )  # fmt: skip
@@ -120,8 +122,11 @@ def run(  # noqa: PLR0913 - one for each option
 @click.option("--check", is_flag=True, help="Write nothing; exit with 1 if a page is out of date.")
 @click.pass_obj
 def render(place: Place, names: tuple[str, ...], check: bool) -> None:
-    """Make tables of pages anew from the records; all of them where none are named."""
-    from benchmarks import attacks
+    """Make tables of pages anew from the records; all of them where none are named.
+
+    Where none are named, so are our columns of benchmarks/targets.csv.
+    """
+    from benchmarks import attacks, reproduction, targets
     from benchmarks.page import Source
     from benchmarks.page import render as rendered
     from datafree.files import write_text
@@ -129,24 +134,27 @@ def render(place: Place, names: tuple[str, ...], check: bool) -> None:
     tables = load_tables(place.house / "tables")
     choose(tables, names)
 
+    @cache
     def source(name: str) -> Source:
         if name not in tables:
             raise UnknownNameError("table", name, tables)
         return Source(tables[name], latest(tables[name], place))
 
-    changed = False
+    published = [] if names else targets.read(place.targets)
+    new = {place.targets: targets.written(published, source)} if published else {}
     for path in sorted(place.pages.glob("*.md")):
-        text = path.read_text(encoding="utf-8")
         try:
-            new = rendered(text, source, names)
-            new = new if names else attacks.render(new, place)
+            text = rendered(path.read_text(encoding="utf-8"), source, names)
+            if not names:
+                text = reproduction.render(attacks.render(text, place), published, source)
         except ConfigError as error:
             raise ConfigError(f"{path.name}: {error}") from None
-        if new != text:
-            changed = True
-            click.echo(f"{path.name} {'is out of date' if check else 'written'}")
-            if not check:
-                write_text(path, new)
+        new[path] = text
+    changed = [path for path, text in new.items() if path.read_text(encoding="utf-8") != text]
+    for path in changed:
+        click.echo(f"{path.name} {'is out of date' if check else 'written'}")
+        if not check:
+            write_text(path, new[path])
     if check and changed:
         sys.exit(1)
 

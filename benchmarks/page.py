@@ -35,7 +35,7 @@ class Source:
 
 
 @dataclass
-class _Shown:
+class Shown:
     """What a view has shown so far: its records, and the changes that overtook some of them."""
 
     table: Table
@@ -53,6 +53,13 @@ class _Shown:
                 mark = _MARKS[self.changes.index(change)]
                 found += mark if mark not in found else ""
         return found
+
+    def notes(self) -> list[str]:
+        """A footnote for every change."""
+        return [
+            f"{mark} Measured before {change.date}, when {change.what}."
+            for mark, change in zip(_MARKS, self.changes, strict=False)
+        ]
 
 
 def render(text: str, sources: Callable[[str], Source], only: Sequence[str] = ()) -> str:
@@ -91,7 +98,7 @@ def markdown(source: Source, name: str) -> str:
     table = source.table
     if name not in table.views:
         raise UnknownNameError(f"view of {table.name}", name, table.views)
-    view, shown = table.views[name], _Shown(table)
+    view, shown = table.views[name], Shown(table)
     columns = list(_columns(table, view))
     lines: list[list[str]] = []
     for row in _combinations(table, view.where, view.rows):
@@ -104,16 +111,12 @@ def markdown(source: Source, name: str) -> str:
     heads = [*view.heads, *[""] * (len(view.rows) - len(view.heads))]
     heads += [column.name for column in columns]
     rows = [heads, ["---"] * len(heads), *lines]
-    notes = [
-        f"{mark} Measured before {change.date}, when {change.what}."
-        for mark, change in zip(_MARKS, shown.changes, strict=False)
-    ]
-    below = [_filled(text) for text in (_caption(table, shown.cells), *notes)]
+    below = [filled(text) for text in (caption(table, shown.cells), *shown.notes())]
     grid = [f"| {' | '.join(row)} |" for row in rows]
     return "\n".join(grid) + "\n\n" + "\n\n".join(below) + "\n"
 
 
-def _filled(text: str) -> str:
+def filled(text: str) -> str:
     """Lines of a width that pages have; code is not broken."""
     return textwrap.fill(text, _WIDTH, break_on_hyphens=False).replace(_HARD, " ")
 
@@ -138,7 +141,7 @@ def _combinations(table: Table, where: Where, axes: Iterable[str]) -> Iterable[W
         yield {axis: (value,) for axis, value in zip(names, chosen, strict=True)}
 
 
-def _text(source: Source, view: View, column: Column, row: Where, shown: _Shown) -> str:
+def _text(source: Source, view: View, column: Column, row: Where, shown: Shown) -> str:
     """One place of the table: mean ± deviation over seeds, marked where that is overtaken."""
     where = view.where | column.where | row
     value = column.value or view.value
@@ -152,13 +155,13 @@ def _text(source: Source, view: View, column: Column, row: Where, shown: _Shown)
         raise ConfigError(
             f"a view of {source.table.name} leaves an axis open at {dict(where)}: give it a value"
         )
-    text = _number([record.value(value) for record in found], decimals, column.factor)
+    text = number([record.value(value) for record in found], decimals, column.factor)
     if beside is not None and all(record.value(beside) is not None for record in found):
-        text += f" ({_number([record.value(beside) for record in found], decimals)})"
+        text += f" ({number([record.value(beside) for record in found], decimals)})"
     return text + shown.marks(found)
 
 
-def _number(values: Sequence[Any], decimals: int, factor: float = 1.0) -> str:
+def number(values: Sequence[Any], decimals: int, factor: float = 1.0) -> str:
     """``mean ± deviation`` of numbers; what is none stands as it is."""
     if not all(isinstance(value, (int, float)) for value in values):
         return ", ".join(dict.fromkeys(map(str, values))) or _NOTHING
@@ -167,7 +170,7 @@ def _number(values: Sequence[Any], decimals: int, factor: float = 1.0) -> str:
     return text if spread is None else f"{text} ± {spread:.{decimals}f}"
 
 
-def _caption(table: Table, cells: Mapping[Cell, Record]) -> str:
+def caption(table: Table, cells: Mapping[Cell, Record]) -> str:
     """Network, policy and placement, seeds, machine, command."""
     command = f"`python -m benchmarks run {table.name}`".replace(" ", _HARD)
     if not cells:

@@ -45,6 +45,11 @@ class Place:
         """Markdown pages with tables in them."""
         return self.root / "docs" / "results"
 
+    @property
+    def targets(self) -> Path:
+        """Published results, and ours beside them."""
+        return self.house / "targets.csv"
+
     def records(self, table: str) -> Path:
         """The records of a table."""
         return self.house / "results" / f"{table}.jsonl"

@@ -25,6 +25,7 @@ class Asked:
         only: values of axes; all where none are given.
         seeds: instead of the tables' own.
         stale: measure cells again that a change of the library has overtaken.
+        again: measure cells again, whatever there is of them.
         deadline: moment of the clock by which all cells are done; None is no limit.
         command: for the records.
     """
@@ -32,6 +33,7 @@ class Asked:
     only: Where
     seeds: tuple[int, ...] | None = None
     stale: bool = False
+    again: bool = False
     deadline: float | None = None
     command: str = ""
 
@@ -52,7 +54,7 @@ class Done:
 
 
 def missing(table: Table, place: Place, asked: Asked) -> tuple[Cell, ...]:
-    """The cells that were asked for and have no record, or a stale one where that counts.
+    """The cells that were asked for and have no record, or one that does not count.
 
     Raises:
         UnknownNameError: ``asked.only`` names an axis or a value the table does not have.
@@ -61,7 +63,7 @@ def missing(table: Table, place: Place, asked: Asked) -> tuple[Cell, ...]:
     found = latest(table, place)
     fresh = {c for c, record in found.items() if not (asked.stale and record.overtaken(table))}
     wanted = (cell for cell in table.wanted(asked.seeds) if cell.within(asked.only))
-    return tuple(cell for cell in wanted if cell not in fresh)
+    return tuple(cell for cell in wanted if asked.again or cell not in fresh)
 
 
 def expected(cell: Cell, seconds: Mapping[Cell, float]) -> float | None:

@@ -11,6 +11,7 @@ import pytest
 from benchmarks.page import Source, markdown, render, tables_in
 from benchmarks.place import Place
 from benchmarks.record import Record, latest
+from benchmarks.reproduction import blocks_in
 from benchmarks.table import Table, load_tables
 
 from benchmarks import attacks
@@ -157,7 +158,7 @@ def test_every_page_shows_a_table_and_is_linked() -> None:
     index = (PLACE.pages / "index.md").read_text(encoding="utf-8")
     for page in PAGES:
         text = page.read_text(encoding="utf-8")
-        assert tables_in(text) or attacks.tables_in(text), page
+        assert tables_in(text) or attacks.tables_in(text) or blocks_in(text), page
         if page.stem != "index":
             assert f"({page.name})" in index
             assert re.search(rf"^{page.stem}$", index, re.MULTILINE), "in the toctree"

@@ -68,6 +68,13 @@ def test_a_cell_that_is_there_is_not_measured_again(table: Table, place: Place) 
     assert len(set(clock.measured)) == len(clock.measured) == 8
 
 
+def test_cells_are_measured_again_where_that_is_asked(table: Table, place: Place) -> None:
+    only = {"size": ("W8A8",), "seed": ("0",)}
+    assert filled(table, place, Clock(), Asked(only)).measured == 2
+    assert filled(table, place, Clock(), Asked(only, again=True)).measured == 2
+    assert len(read(place.records("colours"))) == 4
+
+
 def test_axes_and_seeds_choose_cells(table: Table, place: Place) -> None:
     chosen = missing(table, place, Asked({"colour": ("red",)}, seeds=(0, 1, 2)))
     assert {cell.seed for cell in chosen} == {0, 1, 2}
