@@ -7,6 +7,7 @@ import sys
 import time
 from collections.abc import Sequence
 from functools import cache
+from pathlib import Path
 from typing import Any, NoReturn
 
 import click
@@ -126,7 +127,7 @@ def render(place: Place, names: tuple[str, ...], check: bool) -> None:
 
     Where none are named, so are our columns of benchmarks/targets.csv.
     """
-    from benchmarks import attacks, reproduction, targets
+    from benchmarks import attacks, published, reproduction, targets
     from benchmarks.page import Source
     from benchmarks.page import render as rendered
     from datafree.files import write_text
@@ -140,13 +141,15 @@ def render(place: Place, names: tuple[str, ...], check: bool) -> None:
             raise UnknownNameError("table", name, tables)
         return Source(tables[name], latest(tables[name], place))
 
-    published = [] if names else targets.read(place.targets)
-    new = {place.targets: targets.written(published, source)} if published else {}
+    rows = [] if names else targets.read(place.targets)
+    new: dict[Path, str] = {}
+    if rows:
+        new[place.targets] = targets.written(rows, source, published.command)
     for path in sorted(place.pages.glob("*.md")):
         try:
             text = rendered(path.read_text(encoding="utf-8"), source, names)
             if not names:
-                text = reproduction.render(attacks.render(text, place), published, source)
+                text = reproduction.render(attacks.render(text, place), rows, source)
         except ConfigError as error:
             raise ConfigError(f"{path.name}: {error}") from None
         new[path] = text

@@ -12,6 +12,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import combinations
 
+from benchmarks import published
 from benchmarks.page import Shown, Source, caption, filled, number
 from benchmarks.targets import FLOAT, Ours, Target, commands, found
 from datafree.errors import ConfigError, UnknownNameError
@@ -115,7 +116,18 @@ def _shown(rows: Sequence[Target], words: str, sources: Sources) -> str:
     for what in dict.fromkeys(row.missing for row in of if not row.run):
         alike = [row for row in of if row.missing == what]
         parts += [filled(f"**Not run.** Missing: {what}."), _published(alike)]
+    if elsewhere := _elsewhere(of):
+        told = "**On the network and data of the paper**, its first width; `--bits` has others:"
+        parts += [told, "\n".join(["```sh", *elsewhere, "```"])]
     return "\n\n".join(parts)
+
+
+def _elsewhere(rows: Iterable[Target]) -> list[str]:
+    """One command for each network and method that has a public name."""
+    told: dict[tuple[str, str], str] = {}
+    for row in rows:
+        told.setdefault((row.arch, row.method), published.command(row))
+    return list(dict.fromkeys(filter(None, told.values())))
 
 
 def _found(row: Target, sources: Sources) -> Ours:

@@ -62,7 +62,7 @@ class Target(Frozen):
     seeds: str = ""
     """Of the records; filled."""
     command: str = ""
-    """That measures it again; filled."""
+    """That measures it again, or would where network and data are at hand; filled."""
     commit: str = ""
     """That it was measured at; filled."""
 
@@ -154,8 +154,17 @@ def read(path: Path) -> list[Target]:
     return found
 
 
-def written(rows: Sequence[Target], sources: Callable[[str], Source]) -> str:
+def written(
+    rows: Sequence[Target],
+    sources: Callable[[str], Source],
+    elsewhere: Callable[[Target], str] = lambda _: "",
+) -> str:
     """The file with its last columns filled from records.
+
+    Args:
+        rows: of the file.
+        sources: the table called so, with its records.
+        elsewhere: the command of a row that was not run.
 
     Raises:
         ConfigError: as `found` does.
@@ -165,8 +174,8 @@ def written(rows: Sequence[Target], sources: Callable[[str], Source]) -> str:
     writer.writeheader()
     for number, row in enumerate(rows, start=2):
         ours = found(row, sources, f"targets.csv, line {number}") if row.run else None
-        filled = dict.fromkeys(_FILLED, "") if ours is None else _filled(row, ours)
-        writer.writerow(row.model_dump() | filled)
+        filled = {"command": elsewhere(row)} if ours is None else _filled(row, ours)
+        writer.writerow(row.model_dump() | dict.fromkeys(_FILLED, "") | filled)
     return out.getvalue()
 
 

@@ -16,6 +16,7 @@ from benchmarks.reproduction import blocks_in, chosen, render
 from benchmarks.table import Table, load_tables
 from benchmarks.targets import Target, command, commands, read, written
 
+from benchmarks import published
 from datafree.errors import ConfigError, UnknownNameError
 
 PLACE = Place.here()
@@ -206,7 +207,7 @@ def house(name: str) -> Source:
 
 def test_the_file_says_what_records_say() -> None:
     text = PLACE.targets.read_text(encoding="utf-8")
-    assert written(ROWS, house) == text, "run `python -m benchmarks render`"
+    assert written(ROWS, house, published.command) == text, "run `python -m benchmarks render`"
 
 
 def test_the_page_says_what_file_and_records_say() -> None:
@@ -218,6 +219,12 @@ def test_the_page_shows_every_row_once() -> None:
     words = [words for words in blocks_in(PAGE.read_text(encoding="utf-8")) if words != "summary"]
     shown = [id(row) for one in words for row in chosen(ROWS, one)]
     assert sorted(shown) == sorted(map(id, ROWS))
+
+
+def test_every_name_of_a_published_network_is_a_papers() -> None:
+    known = {(row.source[0], row.dataset, row.arch) for row in ROWS}
+    assert set(published.NETWORKS) <= known
+    assert {data for _, data, _ in published.NETWORKS} <= set(published.DATA)
 
 
 def test_published_numbers_are_those_of_the_papers() -> None:
@@ -246,6 +253,17 @@ def test_commands_of_the_file_can_be_pasted() -> None:
         own = {axis: (value,) for axis, value in pairs.items()}
         assert [cell for cell in wanted if cell.within(own)], row.command
         assert own == row.where
+
+
+def test_rows_that_were_not_run_have_a_command_where_the_network_has_a_name() -> None:
+    """Those of the page are taken apart by the tests of documented commands."""
+    own = a_target("zeroq", "8.20", **NOT_RUN, source="T3a", dataset="imagenet", arch="resnet50")
+    told = "datafree quantize pytorchcv:resnet50 --data imagenet/val --bits W8A8 "
+    assert published.command(own).startswith(told)
+    assert "--method zeroq" in published.command(own)
+    for change in ({"arch": "resnet999"}, {"method": "ocs(real)"}, {"W": "32", "A": "32"}):
+        assert published.command(own.model_copy(update=change)) == ""
+    assert written([own], house, published.command).count(told) == 1
 
 
 def test_only_what_is_the_papers_is_called_reproduced() -> None:
