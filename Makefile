@@ -51,7 +51,7 @@ test: $(VENV)/.dev ## run every test that needs no GPU
 quick: $(VENV)/.dev ## run the tests that take under two minutes in all
 	$(BIN)/python -m pytest -m "not gpu and not integration and not e2e" $(WORKERS) $(PYTEST_ARGS)
 
-reference: $(VENV)/.dev ## write docs/reference/ from the fields of options and methods
+reference: $(VENV)/.dev ## write docs/reference/ from fields, methods and modules
 	$(BIN)/python scripts/reference.py
 
 lint: $(VENV)/.dev ## check format, style and spelling

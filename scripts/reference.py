@@ -1,18 +1,23 @@
 """Write the reference pages from the fields of configurations and methods.
 
-    python scripts/reference.py            # writes docs/reference/*.md
+    python scripts/reference.py            # writes docs/reference/
     python scripts/reference.py --check    # exit code 1 where a page is not what this would write
 
 What an option means, its default and its range are told once, on its field; so are the
-hyper-parameters of methods.
+hyper-parameters of methods. Functions and classes are told in their docstrings, which the
+documentation is built from: their pages list the modules.
 """
 
 from __future__ import annotations
 
 import argparse
+import importlib
+import inspect
+import pkgutil
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from types import ModuleType
 
 from datafree.api import DistillCall, QuantizeCall, SynthesizeCall
 from datafree.config import DistillOptions, Frozen, RunConfig
@@ -54,6 +59,48 @@ their defaults. `datafree methods NAME` prints the same; methods from outside ar
 [Adding a method](../extending.md).
 
 This page is written by `python scripts/reference.py` from the methods themselves.
+"""
+PACKAGES = {
+    "synthesis": "Images from a network",
+    "calibrators": "Ranges of activations",
+    "corrections": "Weights and biases changed before",
+    "allocation": "Mixed precision, and what single layers lose",
+    "reconstruction": "Learned rounding",
+    "training": "Fine-tuning and distillation",
+    "losses": "Losses",
+    "quant": "Grids and quantized layers",
+    "targets": "Runtimes to quantize for",
+    "graph": "The graph of a network",
+    "models": "Networks from files and libraries",
+    "images": "Sets of images",
+    "generators": "Generator networks",
+    "data": "Labelled images",
+    "evaluate": "Measures on labelled images",
+    "verdict": "Judgement without labels",
+    "export": "Files",
+    "runtimes": "Runtimes that files are tried in",
+    "testing": "Contracts for methods from outside",
+}
+"""What stages are made of, by the name behind `datafree.`, in the order of a run."""
+PYTHON = """# Functions and classes
+
+Everything that stages are made of: each can be used by itself, and methods from outside derive from
+these classes. What most users need is less: [Python interface](../api.md). Names that begin with an
+underscore are nobody's to use.
+
+This page and those below it are written by `python scripts/reference.py` from the modules.
+
+| package | what is in it |
+| --- | --- |
+"""
+MODULE = """
+## {name}
+
+```{{eval-rst}}
+.. automodule:: {name}
+   :members:
+   :show-inheritance:
+```
 """
 
 
@@ -116,9 +163,43 @@ def methods_page() -> str:
     return text + "".join(method_section(explained(name)) for name in STEPS)
 
 
+def modules(package: str) -> list[str]:
+    """Modules of a package, itself first, that have public functions or classes of their own."""
+    root = importlib.import_module(f"datafree.{package}")
+    below = pkgutil.walk_packages(getattr(root, "__path__", []), f"{root.__name__}.")
+    names = [root.__name__, *(module.name for module in below)]
+    public = [name for name in names if not any(p.startswith("_") for p in name.split("."))]
+    return [name for name in public if _own(importlib.import_module(name))]
+
+
+def _own(module: ModuleType) -> list[str]:
+    """Names of public functions and classes that are defined in a module."""
+    return [
+        name
+        for name, value in vars(module).items()
+        if not name.startswith("_")
+        and (inspect.isfunction(value) or inspect.isclass(value))
+        and value.__module__ == module.__name__
+    ]
+
+
+def python_pages() -> dict[Path, str]:
+    """A page for every package, and one that lists them."""
+    rows = "".join(
+        f"| [`{name}`](python/{name}.md) | {what} |\n" for name, what in PACKAGES.items()
+    )
+    below = "\n".join(f"python/{name}" for name in PACKAGES)
+    found = {FOLDER / "python.md": f"{PYTHON}{rows}\n```{{toctree}}\n:hidden:\n\n{below}\n```\n"}
+    for package, what in PACKAGES.items():
+        text = "".join(MODULE.format(name=name) for name in modules(package))
+        found[FOLDER / "python" / f"{package}.md"] = f"# {what}\n{text}"
+    return found
+
+
 def pages() -> dict[Path, str]:
     """What stands in every page."""
-    return {FOLDER / "options.md": options_page(), FOLDER / "methods.md": methods_page()}
+    own = {FOLDER / "options.md": options_page(), FOLDER / "methods.md": methods_page()}
+    return own | python_pages()
 
 
 def main() -> None:
@@ -128,15 +209,19 @@ def main() -> None:
     )
     parser.add_argument("--check", action="store_true", help="write nothing")
     args = parser.parse_args()
+    found = pages()
     old = [
         path.name
-        for path, text in pages().items()
+        for path, text in found.items()
         if not path.exists() or path.read_text(encoding="utf-8") != text
     ]
+    old += [path.name for path in FOLDER.rglob("*.md") if path not in found]
     if args.check:
         sys.exit(f"out of date: {', '.join(old)}: run scripts/reference.py" if old else 0)
-    FOLDER.mkdir(parents=True, exist_ok=True)
-    for path, text in pages().items():
+    (FOLDER / "python").mkdir(parents=True, exist_ok=True)
+    for path in set(FOLDER.rglob("*.md")) - set(found):
+        path.unlink()
+    for path, text in found.items():
         path.write_text(text, encoding="utf-8")
 
 

@@ -22,7 +22,7 @@ def equalize(folded: fx.GraphModule, *, replace_relu6: bool = False) -> fx.Graph
     """A copy of `folded` whose weights fit one scale per tensor better, with the same outputs.
 
     For every pair of layers that alone read each other, with the largest magnitudes ``r1_i`` of
-    row i of the first weight and ``r2_i`` of column i of the second (Nagel et al. 2019),
+    row i of the first weight and ``r2_i`` of column i of the second (Nagel et al. 2019)::
 
         s_i = sqrt(r1_i / r2_i),   W1_i <- W1_i / s_i,   b1_i <- b1_i / s_i,   W2_:i <- W2_:i s_i
 

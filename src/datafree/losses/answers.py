@@ -33,7 +33,7 @@ def class_logits(logits: Tensor) -> Tensor:
 
 
 def parts(outputs: Tensor, heads: Heads) -> list[Tensor]:
-    """The tensors that stand side by side in (B, numbers), each (B, *shape)."""
+    """The tensors that stand side by side in (B, numbers), each ``(B, *shape)``."""
     if not heads:
         return [outputs]
     pieces = outputs.split([head.size for head in heads], 1)

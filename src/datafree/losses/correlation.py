@@ -27,7 +27,7 @@ def correlation_inhibition(
 
     Rows flattened and divided by their Euclidean norm, ``phi(f)``, make the kernel
     ``K_f = phi(f) phi(f)^T``, (B, B) with unit diagonal; likewise ``K_r``. With eigenpairs
-    ``(l_f, v_f)`` and ``(l_r, v_r)`` paired in ascending order,
+    ``(l_f, v_f)`` and ``(l_r, v_r)`` paired in ascending order::
 
         max(sum_i |l_f^i - l_r^i| - w^i |cos(v_f^i, v_r^i)|, 0),
         w^i = (l_f^i - min l_f) / (max l_f - min l_f).

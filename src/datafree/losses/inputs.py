@@ -14,7 +14,7 @@ from datafree.config.inputs import Input, layout
 def input_part(
     packed: Tensor, place: int, start: int, channels: int, shape: tuple[int, ...]
 ) -> Tensor:
-    """Input number `place`, (B, *shape), out of the packed tensor (B, C, H, W).
+    """Input number `place`, ``(B, *shape)``, out of the packed tensor (B, C, H, W).
 
     Args:
         packed: all inputs of B items.
@@ -31,7 +31,7 @@ def input_part(
 
 
 def pack(tensors: Sequence[Tensor], inputs: Sequence[Input]) -> Tensor:
-    """(B, C, H, W) float32 of a tensor (B, *shape) for every input; without `inputs`, the image."""
+    """(B, C, H, W) float32 of a ``(B, *shape)`` for every input; without `inputs`, the image."""
     if not inputs:
         (images,) = tensors
         return images
@@ -45,7 +45,7 @@ def pack(tensors: Sequence[Tensor], inputs: Sequence[Input]) -> Tensor:
 
 
 def unpack(packed: Tensor, inputs: Sequence[Input]) -> tuple[Tensor, ...]:
-    """A tensor (B, *shape) for every input, of a packed one; without `inputs`, the image alone."""
+    """A ``(B, *shape)`` for every input, of a packed tensor; without `inputs`, the image alone."""
     if not inputs:
         return (packed,)
     places, _ = layout(inputs)
