@@ -43,13 +43,19 @@ PAPERS = {
 }
 """Sources in the order of the page, in words."""
 _BLOCK = re.compile(r"(<!-- targets: (\S+(?: \S+){0,2}) -->\n).*?(<!-- end -->)", re.DOTALL)
+_ORDERS = {
+    "same": "in the paper's order",
+    "other": "the other way round",
+    "near": "nearer to each other than their spread over seeds",
+    "single": "with a row of one seed, which say nothing",
+}
 _STATES = ("reproduced", "repeated", "not run")
 _PLACES = ("¹", "²", "³", "⁴")
 _NOTHING = "–"  # noqa: RUF001 - a dash
 Sources = Callable[[str], Source]
 Pair = tuple[Target, Ours]
 Orders = dict[frozenset[tuple[str, str, str]], str]
-"""By the two numbers of a pair: ``same``, ``other`` or ``near``."""
+"""By the two numbers of a pair: ``same``, ``other``, ``near`` or ``single``."""
 
 
 def render(text: str, rows: Sequence[Target], sources: Sources) -> str:
@@ -210,9 +216,10 @@ def _orders(run: Sequence[Pair]) -> Orders:
         key = frozenset((row.top1, row.table, row.cell) for row in (a, b))
         if not _alike(a, b) or a.published == b.published:
             continue
-        spread = math.hypot(our_a.spread or 0.0, our_b.spread or 0.0)
         ours = our_a.mean - our_b.mean
-        if abs(ours) <= spread:
+        if our_a.spread is None or our_b.spread is None:
+            told[key] = "single"
+        elif abs(ours) <= math.hypot(our_a.spread, our_b.spread):
             told[key] = "near"
         else:
             told[key] = "same" if (ours > 0) == (a.published > b.published) else "other"
@@ -230,11 +237,8 @@ def _alike(a: Target, b: Target) -> bool:
 
 def _told(orders: Orders) -> str:
     count = Counter(orders.values())
-    return (
-        f"Pairs of methods at the same bits and alike in all else: {count['same']} in the paper's"
-        f" order, {count['other']} the other way round, {count['near']} nearer to each other than"
-        " their spread over seeds."
-    )
+    parts = [f"{count[order]} {words}" for order, words in _ORDERS.items() if count[order]]
+    return f"Pairs of rows at the same bits that differ in one thing: {', '.join(parts)}."
 
 
 def _grid(heads: Sequence[str], lines: Sequence[Sequence[object]]) -> str:

@@ -41,8 +41,8 @@ def layer_statistics(graph_module: fx.GraphModule) -> dict[str, Normal]:
     deviation ``|g| sqrt(v / (v + eps))``: the paper's ``|g|``, but right for a channel that is
     constant too. It stands under the path of the layer it folds back into, or its own where it
     stays. Of a layer called several times, such as one that looks at two images, it is over all
-    calls, as it was learned. Batch norms that several layers share, that stay and are called several
-    times, that fold into the layers after them, or without data since they were created
+    calls, as it was learned. Batch norms that several layers share, that stay and are called
+    several times, that fold into the layers after them, or without data since they were created
     (`datafree.graph.untrained`) give nothing.
 
     A convolution that branches became returns their sum: means add, deviations add in quadrature,
