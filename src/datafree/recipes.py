@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 from datafree.config import Frozen
 from datafree.config.fields import option_name
+from datafree.config.protocols import PROTOCOLS, free_of_protocols
 from datafree.errors import UnknownNameError
 
 # Fields of a run that are a matter of method; a recipe sets them, or takes them back to default.
@@ -156,5 +157,6 @@ def laid_over(base: Mapping[str, Any], name: str | None) -> dict[str, Any]:
     """
     if name is None:
         return dict(base)
+    base = free_of_protocols(base) if base.get("protocol") in PROTOCOLS else base
     kept = {key: value for key, value in base.items() if key not in _CHOSEN}
     return {**kept, **recipe_fields(name)}

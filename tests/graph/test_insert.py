@@ -333,6 +333,19 @@ def test_policy_brecq_in_every_input() -> None:
     assert "x" not in found
 
 
+@pytest.mark.parametrize("name", ["Tied", "Tiny"])
+def test_policy_qdrop_gives_the_second_layer_few_bits(name: str) -> None:
+    """QDrop: 8 bits for the ends' weights and the last input alone; the image stays float."""
+    graph = student(name, bits="W3A2", policy="qdrop")
+    assert weight_bits(graph) == weight_bits(student(name, bits="W3A2", policy="brecq"))
+    found = {name: quantizer.grid.bits for name, quantizer in quantizers(graph).items()}
+    layers = [n for n in graph.graph.nodes if str(n.target) in quantizable_layers(graph)]
+    assert found.pop(layers[-1].all_input_nodes[0].all_input_nodes[0].name) == 8
+    assert found.pop(layers[1].all_input_nodes[0].all_input_nodes[0].name) == 2
+    assert set(found.values()) <= {2}
+    assert "x" not in found
+
+
 def test_policy_brecq_after_activations() -> None:
     """The last layer's input is the activation before the pooling."""
     graph = student("Tiny", bits="W3A2", policy="brecq", placement="after_activation")

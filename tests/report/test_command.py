@@ -25,6 +25,10 @@ QUANTIZED: list[dict[str, Any]] = [
     {"method": "zeroq", "method_options": {"iterations": 20, "init": "a b", "flag": True}},
     {"average_bits": 3.5, "candidate_bits": (2, 4, 8), "images": 7, "data": Path("a b/test.npz")},
     {"training": "dfqf", "training_options": {"steps": 3}, "max_time": 90, "bits": "W2A2"},
+    {"protocol": "genie", "bits": "W2A4"},
+    {"protocol": "dsg", "target": "onnxruntime", "equalize": True, "images": 64},
+    {"protocol": "dsg", "method_options": {"iterations": 5, "epsilon": 0.5}},
+    {"protocol": "brecq", "policy": "all", "reconstruction": "none", "images": 32},
     {"weights_file": Path("w's.safetensors"), "limit": 5, "images_per_batch": 2},
 ]  # fmt: skip
 DISTILLED: list[dict[str, Any]] = [

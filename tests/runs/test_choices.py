@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 import datafree
+from datafree import load_run
 from datafree.config import Frozen, RunConfig, build, merge
 from datafree.config.options import ExciteOptions
 from datafree.errors import ModelError, NetworkWarning, UnknownNameError
@@ -19,6 +20,7 @@ from datafree.recipes import RECIPES, recipe_fields
 from datafree.registry import available, load
 from datafree.runs.choices import settled
 from datafree.runs.finished import export_run, restored
+from datafree.runs.page import page_of
 from datafree.runs.pipeline import Result, run
 from datafree.runs.sets import synthesize_set
 from datafree.testing.networks import SPEC, Attending, NoNorm, Tiny, ready
@@ -180,3 +182,26 @@ def test_methods_whose_defaults_are_the_papers_get_no_option() -> None:
     graph = capture(ready(Tiny()), SPEC)
     found = settled(config(method="genie", protocol="paper"), graph).config
     assert found.method_options == {}
+
+
+@pytest.mark.integration
+@pytest.mark.parametrize("name", ["zeroq", "dsg", "gdfq", "dfqf", "brecq", "qdrop", "genie"])
+def test_every_protocol_runs_and_is_told(name: str, tmp_path: Path) -> None:
+    asked = config(model="digits_resnet8", protocol=name, bits="W4A4", images=4, export=False,
+                   latency=False, holdout=0, isolate=False)  # fmt: skip
+    update: dict[str, Any] = {}
+    if asked.method != "dsg,psaq,prior":
+        update["method_options"] = asked.method_options | quick("synthesis", str(asked.method))
+    if asked.rounding:
+        update["reconstruction_options"] = {"iterations": 2}
+    if asked.tuning:
+        update["training_options"] = asked.training_options | quick("training", asked.tuning.name)
+    result = run(asked.model_copy(update=update), folder=tmp_path / "run")
+    told = result.config.protocol_told
+    assert told is not None
+    assert told.startswith(f"{name} but ")
+    assert "images 4" in told or name in ("gdfq", "dfqf")
+    assert result.metrics["protocol"] == told
+    assert told.split(",")[0] in (tmp_path / "run" / "report.html").read_text(encoding="utf-8")
+    page = str(page_of(load_run(tmp_path / "run").stored))
+    assert f"policy {result.config.policy}, protocol {told}, target paper" in page

@@ -206,6 +206,7 @@ def show_result(
         *([("kept in float", ", ".join(metrics["keep_float"]))] if "keep_float" in metrics else []),
         ("target", scheme.target),
         ("layer policy", scheme.policy),
+        *([("protocol", config.protocol_told)] if config.protocol_told else []),
         ("images", _images(config, source) if images else "none"),
         ("calibrator", _method(config.calibration)),
         ("corrections", ", ".join(corrections) or "none"),

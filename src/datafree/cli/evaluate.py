@@ -51,7 +51,7 @@ def _evaluate(run: str, onnx: bool, trust_code: bool, **options: Any) -> None:
         trust_code,
     )
     config, measured = found.config, found.measured
-    title = f"{config.model} {config.label}, policy {config.policy}"
+    title = f"{config.model} {config.label}, {config.rules_told}"
     _show(f"{title}, {measured['test_images']} images", measured)
     console.out.print(found.note or f"written to {path}/evaluation.json", highlight=False)
 

@@ -4,7 +4,8 @@ Unknown keys are errors everywhere. A `RunConfig` written to `config.yaml` repea
 """
 
 from datafree.config.base import Frozen, Hyperparameters, Method, build
-from datafree.config.files import distillation, load_config, merge, save_config
+from datafree.config.files import distillation, load_config, save_config
+from datafree.config.merging import merge
 from datafree.config.options import BudgetOptions, DistillOptions, ModelConfig, QuantizeOptions
 from datafree.config.run import RunConfig
 from datafree.config.scheme import Bits, Placement, Policy, Scheme

@@ -24,6 +24,7 @@ from datafree.config.parsing import (
     shape,
     sorted_once,
 )
+from datafree.config.protocols import Protocol
 from datafree.config.scheme import Bits, Scheme, known_target, named_bits
 
 Numbers = BeforeValidator(comma_separated)
@@ -131,9 +132,11 @@ class ImageOptions(Frozen):
     is taken: `dsg` needs batch norms, `psaq` attention, `prior` neither."""
     method_options: ShortOptions = Field(default_factory=dict)
     """Hyper-parameter of the image method: iterations=200."""
-    protocol: Annotated[Literal["paper"] | None, Shown("the methods' own")] = None
-    """How long image methods go on: `paper` takes all the steps of their papers, and changes rates
-    as these do, instead of ending when the loss moves no more."""
+    protocol: Annotated[Protocol | None, Shown("the methods' own")] = None
+    """Do as papers do. `paper`: image methods take all the steps of their papers, and change rates
+    as these do, instead of ending when the loss moves no more. The name of one paper also settles
+    places and grids of quantizers, layer policy, ranges, learning and number of images, all as in
+    that paper; options beside it change it, and are told wherever the protocol is."""
 
 
 class PhotoOptions(Frozen):

@@ -8,6 +8,7 @@ from typing import Any, Literal, Self
 from pydantic import model_validator
 
 from datafree.config.base import Method
+from datafree.config.merging import merge
 from datafree.config.options import (
     METHODS,
     ImageCount,
@@ -18,6 +19,7 @@ from datafree.config.options import (
     TeacherOptions,
 )
 from datafree.config.parsing import named_methods
+from datafree.config.protocols import PROTOCOLS, departures
 from datafree.config.scheme import Scheme
 from datafree.config.widths import input_of, weights_of, width_for
 from datafree.user_code import is_code
@@ -32,8 +34,15 @@ class RunConfig(ImageFile, ImageCount, QuantizeOptions, Networks):
     @model_validator(mode="before")
     @classmethod
     def _instances(cls, values: Any) -> Any:
-        """Methods given as objects bring their options; `images` may name a generator."""
-        return named_methods(values, METHODS) if isinstance(values, dict) else values
+        """Methods given as objects bring their options; `images` may name a generator.
+
+        What a protocol settles stands beneath.
+        """
+        if not isinstance(values, dict):
+            return values
+        named = named_methods(values, METHODS)
+        name = str(named.get("protocol"))
+        return merge({**PROTOCOLS[name], "protocol": name}, named) if name in PROTOCOLS else named
 
     @model_validator(mode="after")
     def _fits(self) -> Self:
@@ -115,6 +124,21 @@ class RunConfig(ImageFile, ImageCount, QuantizeOptions, Networks):
     def photo_count(self) -> int:
         """Images that are photos."""
         return 0 if self.photos is None else max(1, round(self.photo_share * self.images))
+
+    @property
+    def protocol_told(self) -> str | None:
+        """The protocol of the run and what it changes of that, for people; None without one."""
+        if self.protocol is None:
+            return None
+        other = departures(self.protocol, self.model_dump())
+        told = ", ".join(f"{name} {value}" for name, value in other.items())
+        return f"{self.protocol} but {told}" if told else self.protocol
+
+    @property
+    def rules_told(self) -> str:
+        """Layer policy and protocol in a few words: what stands beside every number."""
+        protocol = self.protocol_told
+        return f"policy {self.policy}" + (f", protocol {protocol}" if protocol else "")
 
     @property
     def companion(self) -> ModelConfig | None:

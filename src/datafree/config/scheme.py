@@ -14,7 +14,7 @@ from datafree.config.widths import FLOAT, input_of, layer_width, name_patterns, 
 from datafree.targets import Placement, Target, load_target
 from datafree.targets.base import nearest
 
-Policy = Literal["all", "first_last_8", "brecq"]
+Policy = Literal["all", "first_last_8", "brecq", "qdrop"]
 Bits = Annotated[int, Field(ge=2, le=8)]
 LayerWidth = Annotated[int | str, BeforeValidator(layer_width)]
 """Bits of a layer's weights, or of its weights and its input as `W4A8`."""
@@ -69,8 +69,9 @@ class Scheme(Frozen):
     """Bits of weights and activations, from W8A8 to W2A2; W4A32 leaves activations in float."""
     policy: Policy = "all"
     """Which layers have these bits: `all`; all but the first and last layer's weights, which have 8
-    (`first_last_8`); or `brecq`, as BRECQ, Genie and SADAG have it: these weights and the inputs of
-    the second and the last layer at 8 bits, the network's own input in float."""
+    (`first_last_8`); `brecq`, as BRECQ, Genie and SADAG have it: these weights and the inputs of
+    the second and the last layer at 8 bits, the network's own input in float; or `qdrop`, as QDrop
+    has it: the same, but the second layer's input has few bits too."""
     placement: Annotated[Placement, Shown("the target's")] = Field(
         default_factory=lambda known: _target(known).placement
     )
@@ -176,6 +177,11 @@ class Scheme(Frozen):
     def rules(self) -> Target:
         """What `target` takes."""
         return load_target(self.target)
+
+    @property
+    def float_input(self) -> bool:
+        """Whether the policy leaves the network's own input in float."""
+        return self.policy in ("brecq", "qdrop")
 
     @property
     def weights(self) -> int:

@@ -67,7 +67,7 @@ def place_quantizers(student: fx.GraphModule, scheme: Scheme, spec: InputSpec | 
     """
     if scheme.placement == "every_edge" and "silu" in scheme.rules.operators:
         _split_silu(student)
-    inputs_of_ends = _inputs_of_ends(student) if scheme.policy == "brecq" else set[fx.Node]()
+    inputs_of_ends = _inputs_of_ends(student, scheme) if scheme.float_input else set[fx.Node]()
     edges, images = _edges(student, scheme), image_bounds(student, spec)
     shared = _shared(student, scheme, edges)
     ends = {edge.node for edge in edges}
@@ -75,7 +75,7 @@ def place_quantizers(student: fx.GraphModule, scheme: Scheme, spec: InputSpec | 
     for edge in edges:
         node = edge.node
         own_input = node in images
-        if scheme.policy == "brecq" and own_input and scheme.placement != "every_edge":
+        if scheme.float_input and own_input and scheme.placement != "every_edge":
             continue
         eight = own_input or edge.wide or node in inputs_of_ends
         bits = 8 if eight else max(asked[n] for n in _sharing(node, shared) if n in asked)
@@ -211,11 +211,12 @@ def _split_silu(student: fx.GraphModule) -> None:
         product.name = name
 
 
-def _inputs_of_ends(student: fx.GraphModule) -> set[fx.Node]:
-    """What enters the second and the last layer, back to before pooling and reshaping."""
+def _inputs_of_ends(student: fx.GraphModule, scheme: Scheme) -> set[fx.Node]:
+    """What enters layers that the policy gives 8 bits, back to before pooling and reshaping."""
     layers = [n for n in student.graph.nodes if isinstance(module_of(student, n), QUANTIZABLE)]
+    second = layers[1:2] if scheme.policy == "brecq" else []
     found: set[fx.Node] = set()
-    for layer in (*layers[1:2], *layers[-1:]):
+    for layer in (*second, *layers[-1:]):
         node = layer.all_input_nodes[0]
         found.add(node)
         while _name(node) in _POOLS_OR_MOVES or isinstance(module_of(student, node), ChannelCopies):

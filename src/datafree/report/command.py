@@ -73,17 +73,21 @@ def call(config: RunConfig) -> str:
 
 
 def changes(config: RunConfig) -> dict[str, Any]:
-    """Fields of `config` that differ from their defaults, as options and keywords name them."""
-    usual = RunConfig(model=config.model, target=config.target)
+    """Fields of `config` that differ from their defaults, as options and keywords name them.
+
+    Under the protocol of a paper, these are its own.
+    """
+    usual = RunConfig(model=config.model, target=config.target, protocol=config.protocol)
+    plain = RunConfig(model=config.model, protocol=config.protocol)
     found: dict[str, Any] = {}
     for name in RunConfig.model_fields:
         value = getattr(config, name)
         if name == "model":
             continue
-        if name == "target":
-            changed = value != RunConfig.model_fields["target"].default
+        if name == "protocol":
+            changed = value is not None
         else:
-            changed = value != getattr(usual, name)
+            changed = value != getattr(plain if name == "target" else usual, name)
         if changed:
             found[name] = dict(value) if isinstance(value, Mapping) else value
     if "image_file" in found:

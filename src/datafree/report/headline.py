@@ -71,7 +71,8 @@ def headline(source: Source) -> Headline:
     runtime = _mapping(metrics.get("runtime"))
     notes = (*metrics.get("notes", ()), *_file_notes(metrics), *runtime.get("notes", ()))
     network = PurePath(config.model).name or config.model
-    return Headline(f"{network}, {scheme}", word, sentence, tiles, notes)
+    told = f", protocol {config.protocol_told}" if config.protocol_told else ""
+    return Headline(f"{network}, {scheme}{told}", word, sentence, tiles, notes)
 
 
 def _without_verdict(metrics: Mapping[str, Any]) -> str:

@@ -67,7 +67,7 @@ def settled(config: RunConfig, graph: fx.GraphModule, *, given: bool = False) ->
     if "," in calibrator:
         changes["calibrator"] = _calibrator(calibrator, plain=plain)
         notes.append(f"ranges by {changes['calibrator']}")
-    if config.protocol == "paper":
+    if config.protocol is not None:
         cls = load("datafree.synthesis", changes.get("method", method), Synthesizer)
         changes["method_options"] = {**cls.paper_options, **config.method_options}
     if plain and config.tuning is None and _analytic(config):

@@ -70,6 +70,7 @@ def _measures(runs: Sequence[Stored]) -> list[tuple[str, tuple[str, ...]]]:
         ("network", lambda run: run.config.model),
         ("bits", lambda run: label_of(run.config)),
         ("policy", lambda run: str(run.config.policy)),
+        ("protocol", lambda run: run.config.protocol_told or ""),
         ("verdict", lambda run: verdict_of(run.metrics)),
         *_reached_rows(runs),
         ("test images", lambda run: str(run.metrics.get("test_images", ""))),
@@ -198,6 +199,9 @@ def _notes(runs: Sequence[Stored]) -> list[str]:
             f"Layer policies differ ({', '.join(policies)}): numbers of different policies say"
             " nothing of methods."
         )
+    protocols = sorted({run.config.protocol_told or "none" for run in runs})
+    if len(protocols) > 1:
+        notes.append(f"Protocols differ: {'; '.join(protocols)}.")
     measured = [_measured_on(run) for run in runs if reached(run.metrics)]
     if len(set(measured)) > 1:
         told = "; ".join(f"{count} of {data}" for data, count in dict.fromkeys(measured))

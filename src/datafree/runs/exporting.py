@@ -124,6 +124,7 @@ def about(config: RunConfig, digest: str, spec: InputSpec) -> dict[str, str]:
         "scheme": "float" if config.float_student else config.scheme.label,
         "target": config.target,
         "policy": str(config.policy),
+        **({"protocol": config.protocol_told} if config.protocol_told else {}),
         **{kind: method.name for kind, method in methods.items()},
         "seed": str(config.seed),
         "teacher": PurePath(config.model).name,

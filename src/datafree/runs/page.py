@@ -139,7 +139,7 @@ def _what(config: RunConfig, metrics: Mapping[str, Any]) -> list[Row]:
     rows = [
         ("network", ", ".join(part for part in (config.model, taken, classes) if part)),
         ("student", "" if config.student is None else str(config.student)),
-        ("numbers", f"{label_of(config)}, policy {config.policy}, target {config.target}"),
+        ("numbers", f"{label_of(config)}, {config.rules_told}, target {config.target}"),
         ("methods", ", ".join([*methods, *corrections])),
         ("seed", str(config.seed)),
         *(("note", str(note)) for note in metrics.get("notes", ())),

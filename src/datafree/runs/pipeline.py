@@ -186,6 +186,7 @@ def _carried_out(job: _Job, place: Path | None) -> Result:
     metrics: dict[str, Any] = {
         "teacher": begun.teacher.digest, "input": spec.model_dump(mode="json"),
         "images": images.digest(), "task": spec.task,
+        **({"protocol": config.protocol_told} if config.protocol_told else {}),
         **({"notes": begun.notes} if begun.notes else {}),
     }  # fmt: skip
     if config.mixed:
