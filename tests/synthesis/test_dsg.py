@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from torch import Tensor, fx
@@ -7,13 +9,15 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from datafree.graph.alignment import Alignment, alignment_loss, margins
 from datafree.graph.taps import stored_statistics, tap_batch_norms
-from datafree.losses import input_distance
+from datafree.losses import image_norm, input_distance, total_variation
+from datafree.synthesis import _images
 from datafree.synthesis.base import Batch
-from datafree.synthesis.dsg import DSG
+from datafree.synthesis.dsg import DSG, released_weights
 from datafree.synthesis.zeroq import ZeroQ
 from datafree.testing.watching import fingerprint
 from networks import SPEC, build, captured, images
 from reference import batch_norm_inputs, input_loss, layer_losses, zeroq_loss
+from watching import Watched
 
 NAMES = ["Tiny", "InPlaceResidual", "Grouped", "NormAfterActivation"]
 
@@ -194,3 +198,56 @@ def test_images_go_into_the_band_and_no_further() -> None:
         assert inside < 0.2 * start
         assert zeroq_loss(model, slack.images) > 2 * zeroq_loss(model, exact.images)
         assert input_loss(slack.images) < 0.5
+
+
+def test_the_released_recipe_is_one_option() -> None:
+    """Algorithms A.2.4, the column of the released code."""
+    method = DSG(compat="official")
+    assert (method.label_weight, method.tv_weight, method.l2_weight) == (2, 0.01, 0.01)
+    assert (method.learning_rate, method.patience, method.min_learning_rate) == (0.9, 260, 1e-4)
+    assert (method.start, method.batch_size, method.least_fall) == ("uniform", 40, 0)
+    assert (method.correlation_weight, method.iterations) == (1, 500)
+    assert DSG(compat="official", learning_rate=0.1, epsilon=0.5).learning_rate == 0.1
+    assert DSG().label_weight == DSG(compat="paper").correlation_weight == 0
+    assert DSG(**method.model_dump()) == method
+
+
+def test_released_enhancement_by_loops() -> None:
+    """Twice the residual, so four times its square; 20 is ResNet-18's number of layers."""
+    for layers, size in ((25, 40), (3, 5), (30, 4)):
+        expected = torch.ones(layers, size)
+        for n in range(size):
+            if n < 20 and n < layers:
+                expected[n, n] = 2**2
+        assert torch.equal(released_weights(layers, size), expected)
+    state = Alignment(torch.zeros(2), torch.zeros(2), torch.ones(1, 1))
+    for start in (0, 40):
+        weights = DSG(compat="official").alignment(2, batch(3, start), state).weights
+        assert weights.tolist() == [[4, 1, 1], [1, 4, 1]], "every batch begins anew"
+
+
+def test_the_released_loss_term_by_term(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two classes' entropies, both priors, correlation over N = 2, four times a layer's loss."""
+    watched, drawn = Watched(monkeypatch), list[Tensor]()
+    real = _images.correlation_inhibition
+
+    def spy(pixels: Tensor, noise: Tensor, *rest: Any) -> Tensor:
+        drawn.append(noise)
+        return real(pixels, noise, *rest)
+
+    monkeypatch.setattr(_images, "correlation_inhibition", spy)
+    teacher, model = captured("Tiny"), build("Tiny").requires_grad_(False)
+    method = DSG(compat="official", iterations=1, epsilon=0.0)
+    result = method.generate(teacher, SPEC, 5)
+    assert result.targets is not None
+    assert watched.rates == [0.9]
+    x = watched.images[0].requires_grad_()
+    assert 0 <= x.min() < x.max() < 1
+    weights = torch.ones(2, 5)
+    weights[0, 0] = weights[1, 1] = 4
+    loss = (weights * layer_losses(model, x)).sum() / 5 + input_loss(x)
+    loss = loss + 2 * torch.nn.functional.cross_entropy(model(x), result.targets)
+    loss = loss + 0.01 * total_variation(x) + 0.01 * image_norm(x)
+    loss = loss + real(x, drawn[0], "eigvecs_detached") / 2
+    (expected,) = torch.autograd.grad(loss, x)
+    torch.testing.assert_close(watched.gradients[0], expected, rtol=1e-4, atol=1e-6)

@@ -161,3 +161,87 @@ def test_chunks_change_nothing_but_the_speed(
 def test_large_images_pass_alone(side: int, together: int) -> None:
     """What a network keeps to go back grows with the image."""
     assert _images.chunk_size(torch.empty(1, 3, side, side)) == together
+
+
+@pytest.mark.parametrize(
+    ("start", "low", "high", "mean", "deviation"),
+    [
+        # (0 - 127.5) / 5418.75 and (254 - 127.5) / 5418.75; whole numbers 0 … 254 have mean 127 and
+        # variance (255^2 - 1) / 12.
+        ("tiny", -0.023530, 0.023345, -0.5 / 5418.75, math.sqrt((255**2 - 1) / 12) / 5418.75),
+        ("uniform", 0.0, 1.0, 0.5, 1 / math.sqrt(12)),
+    ],
+)
+def test_starts_of_the_released_codes(
+    start: str, low: float, high: float, mean: float, deviation: float,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    watched = Watched(monkeypatch)
+    method = ZeroQ(iterations=1, batch_size=64, start=start)  # pyright: ignore
+    method.generate(captured("Tiny"), SPEC, 64)
+    (found,) = watched.images
+    assert found.min().item() == pytest.approx(low, abs=deviation / 100)
+    assert found.max().item() == pytest.approx(high, abs=deviation / 100)
+    assert found.mean().item() == pytest.approx(mean, abs=0.03 * deviation)
+    assert found.std().item() == pytest.approx(deviation, rel=0.02)
+    if start == "tiny":
+        numbers = found * 5418.75 + 127.5
+        torch.testing.assert_close(numbers, numbers.round(), rtol=0, atol=1e-3)
+        assert deviation == pytest.approx(0.0136, abs=5e-5)
+
+
+def correlation(images: Tensor, noise: Tensor, *, structure: bool) -> Tensor:
+    """DSG Eq. (9) straight: kernels of unit rows, eigenpairs in ascending order."""
+    kernels = [
+        torch.stack([torch.stack([(a * b).sum() / a.norm() / b.norm() for b in rows])
+                     for a in rows]).double()
+        for rows in (images.flatten(1), noise.flatten(1))
+    ]  # fmt: skip
+    (own, vectors), (other, others) = (torch.linalg.eigh(kernel) for kernel in kernels)
+    total = (own - other).abs().sum()
+    if structure:
+        weights = (own - own.min()) / (own.max() - own.min())
+        for i in range(len(own)):
+            total = total - weights[i] * (vectors[:, i].detach() @ others[:, i]).abs()
+    return total.clamp(min=0)
+
+
+@pytest.mark.parametrize(
+    ("mode", "structure"), [("eigvals", False), ("eigvecs_detached", True)]
+)  # fmt: skip
+def test_correlation_alone_is_added_over_the_number_of_layers(
+    mode: str, structure: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The row "SCI alone" of DSG's Table 1; Tiny has two batch norms.
+
+    With its structure term, Eq. (9) is 0 unless images are alike. These begin uniform,
+    and the first step drives them apart.
+    """
+    watched, drawn = Watched(monkeypatch), list[Tensor]()
+    real = _images.correlation_inhibition
+
+    def spy(images: Tensor, noise: Tensor, *rest: Any) -> Tensor:
+        drawn.append(noise)
+        return real(images, noise, *rest)
+
+    monkeypatch.setattr(_images, "correlation_inhibition", spy)
+    model = build("Tiny").requires_grad_(False)
+    options: dict[str, Any] = {"correlation_weight": 30.0, "correlation": mode}
+    ZeroQ(iterations=2, start="uniform", **options).generate(captured("Tiny"), SPEC, 4)
+    assert not torch.equal(drawn[0], drawn[1]), "drawn afresh in every step"
+    changed: list[float] = []
+    for pixels, noise, gradient in zip(watched.images, drawn, watched.gradients, strict=True):
+        pixels.requires_grad_()
+        added = 30 / 2 * correlation(pixels, noise, structure=structure)
+        (expected,) = torch.autograd.grad(zeroq_loss(model, pixels) + added, pixels)
+        (without,) = torch.autograd.grad(zeroq_loss(model, pixels), pixels)
+        torch.testing.assert_close(gradient, expected, rtol=1e-3, atol=1e-5)
+        changed.append((gradient - without).abs().max().item())
+    assert changed[0] > 1e-3
+    assert (changed[1] > 1e-3) != structure
+
+
+def test_a_single_image_has_no_correlation() -> None:
+    method = ZeroQ(iterations=2, correlation_weight=1.0)
+    images = method.generate(captured("Tiny"), SPEC, 1).images
+    assert bool(torch.isfinite(images).all())

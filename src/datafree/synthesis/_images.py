@@ -6,7 +6,7 @@ import math
 from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
@@ -21,6 +21,7 @@ from datafree.graph.inputs import inputs_of
 from datafree.graph.taps import BatchNorm, stored_statistics, tap_batch_norms
 from datafree.losses import (
     Heads,
+    correlation_inhibition,
     first_logits,
     image_norm,
     input_distance,
@@ -59,6 +60,10 @@ class ImageOptimizer(Synthesizer):
     """With `least_fall` 0, steps without a lower loss after which the rate falls to a tenth."""
     min_learning_rate: float = Field(default=1e-4, ge=0)
     """With `least_fall` 0, what the rate does not fall below, in normalised pixels per step."""
+    start: Literal["gaussian", "uniform", "tiny"] = "gaussian"
+    """What images start from: `gaussian`, N(0, 1), as in the papers; `uniform`, [0, 1), as in DSG's
+    code; `tiny`, whole numbers from 0 to 254 less 127.5, divided by 5418.75, as in ZeroQ's code:
+    their deviation is 0.0136."""
     label_weight: float = Field(default=0.0, ge=0)
     """Weight of the cross-entropy to balanced random classes; 0 leaves it out."""
     tv_weight: float = Field(default=0.0, ge=0)
@@ -66,6 +71,13 @@ class ImageOptimizer(Synthesizer):
     l2_weight: float = Field(default=0.0, ge=0)
     """Weight of the mean Euclidean norm of an image (DSG's "image prior": 0.01); 0 leaves it
     out."""
+    correlation_weight: float = Field(default=0.0, ge=0)
+    """Weight of the correlation of the images themselves (DSG's SCI, Eq. 9), divided by the number
+    of batch norms: 1 in DSG's code; 0 leaves it out, and a batch of one image has none."""
+    correlation: Literal["eigvals", "eigvecs_detached", "full"] = "eigvecs_detached"
+    """What of the images' similarity is compared with that of random vectors: `eigvals`, its
+    eigenvalues; `eigvecs_detached`, its eigenvectors too, the structure term of Eq. (9), without
+    gradient through them; `full`, both with all gradients."""
     jitter: int = Field(default=0, ge=0)
     """Pixels that images are rolled by at most, up or down and left or right, before they pass the
     network; another shift every step."""
@@ -109,9 +121,9 @@ class ImageOptimizer(Synthesizer):
     def make_batch(
         self, teacher: nn.Module, spec: InputSpec, batch: Batch, state: Any
     ) -> tuple[Tensor, Tensor | None]:
-        """Optimise one batch from Gaussian noise; see the base class."""
+        """Optimise one batch from noise; see the base class."""
         network: nn.Module = state if isinstance(state, nn.Module) else state.network
-        images = torch.randn(batch.size, *spec.shape, generator=batch.generator)
+        images = first_images((batch.size, *spec.shape), self.start, batch.generator)
         targets = asked_classes(batch, spec) if self.label_weight else None
         self._optimize(network, images, targets, batch, state, spec)
         return images, targets
@@ -145,6 +157,9 @@ class ImageOptimizer(Synthesizer):
             for done in batch.iterations(self.iterations):
                 shift = self._shift(batch.generator)
                 priors = self._priors(pixels, spec.inputs)
+                if self.correlation_weight:
+                    correlation = self._correlation(pixels, batch.generator)
+                    priors = priors + correlation / len(layers)
                 (gradient,) = torch.autograd.grad(priors, [pixels])
                 loss = priors.detach()
                 for start in range(0, batch.size, size):
@@ -179,6 +194,12 @@ class ImageOptimizer(Synthesizer):
             return 0, 0
         rows, columns = torch.randint(-self.jitter, self.jitter + 1, (2,), generator=generator)
         return int(rows), int(columns)
+
+    def _correlation(self, pixels: Tensor, generator: torch.Generator) -> Tensor:
+        noise = torch.randn(pixels.shape, generator=generator).to(pixels.device)
+        if len(pixels) < 2:
+            return pixels.new_zeros(())
+        return self.correlation_weight * correlation_inhibition(pixels, noise, self.correlation)
 
     def _priors(self, pixels: Tensor, inputs: tuple[Input, ...]) -> Tensor:
         total = _standardised(pixels, inputs)
@@ -234,6 +255,17 @@ def _standardised(pixels: Tensor, inputs: tuple[Input, ...]) -> Tensor:
         for one, part in parts
     ]
     return torch.stack(each).sum()
+
+
+def first_images(
+    shape: tuple[int, ...], start: Literal["gaussian", "uniform", "tiny"], random: torch.Generator
+) -> Tensor:
+    """Images of `shape` before the first step; see `ImageOptimizer.start`."""
+    if start == "uniform":
+        return torch.rand(shape, generator=random)
+    if start == "tiny":
+        return (torch.randint(255, shape, generator=random) - 127.5) / 5418.75
+    return torch.randn(shape, generator=random)
 
 
 def asked_classes(batch: Batch, spec: InputSpec) -> Tensor | None:
