@@ -10,6 +10,7 @@ from datafree.graph.taps import stored_statistics, tap_batch_norms
 from datafree.losses import correlation_inhibition
 from datafree.training.base import Dream
 from datafree.training.dsg_qat import DSGQAT
+from datafree.training.gdfq import GDFQ
 from networks import SPEC, captured, images
 
 
@@ -104,3 +105,70 @@ def test_correlation_is_summed_over_the_generator_s_blocks() -> None:
     torch.testing.assert_close(terms["correlation"], 2 * expected, check_dtype=False)
     left_out = DSGQAT(beta=0).generator_terms(given, None, memory)
     assert set(left_out) == {"classes", "alignment"}
+
+
+def test_without_parts_on_gdfq_s_loss_it_is_gdfq() -> None:
+    """The row "GDFQ" of Table 1, to the last bit."""
+    bare = DSGQAT(statistics="gdfq", epsilon=0, enhancement=False, beta=0, statistics_weight=0.3)
+    memory = bare.remember(captured("Tiny"), SPEC, torch.Generator().manual_seed(0))
+    given = dream(images(5, 2))
+    found = bare.generator_terms(given, None, memory)
+    expected = GDFQ(statistics_weight=0.3).generator_terms(given, None, None)
+    assert found.keys() == expected.keys() == {"classes", "statistics"}
+    assert all(torch.equal(found[name], expected[name]) for name in found)
+
+
+@pytest.mark.parametrize(("epsilon", "enhancement"), [(0.0, True), (0.5, False), (0.5, True)])
+def test_slack_and_enhancement_on_gdfq_s_loss(epsilon: float, enhancement: bool) -> None:
+    """The rows "GDFQ + SDA" and "GDFQ + LSE": variances of the batch, channel by channel."""
+    method = DSGQAT(
+        statistics="gdfq", epsilon=epsilon, enhancement=enhancement, beta=0, batch_size=5,
+        margin_images=16, statistics_weight=0.3,
+    )  # fmt: skip
+    memory = method.remember(captured("Tiny"), SPEC, torch.Generator().manual_seed(0))
+    noise = torch.randn(16, *SPEC.shape, generator=torch.Generator().manual_seed(0))
+    limits = gaps_in_variance(noise, epsilon)
+    for step in range(3):
+        given = dream(3 * images(5, 2), 5 * step)
+        expected = 0.0
+        for index, (layer, features) in enumerate(given.features):
+            rows = features.movedim(1, 0).flatten(1).double()
+            row = 0.0
+            for c, values in enumerate(rows):
+                assert layer.running_mean is not None and layer.running_var is not None
+                off = (values.mean() - layer.running_mean[c]).abs().item()
+                wide = (values.var(correction=0) - layer.running_var[c]).abs().item()
+                row += max(off - limits[index][0], 0) ** 2 + max(wide - limits[index][1], 0) ** 2
+            double = enhancement and step % len(given.features) == index
+            expected += (2 if double else 1) * row / len(rows)
+        expected *= 0.3 / len(given.features)
+        found = method.generator_terms(given, None, memory)["statistics"]
+        assert expected > 1e-4
+        assert found.item() == pytest.approx(expected, rel=1e-4)
+
+
+def gaps_in_variance(noise: torch.Tensor, epsilon: float) -> list[tuple[float, float]]:
+    """Eq. (6) for means and biased variances over all images: quantiles over the channels."""
+    teacher = captured("Tiny")
+    found: list[tuple[float, float]] = []
+    with torch.no_grad(), tap_batch_norms(teacher) as taps:
+        teacher(noise)
+        for layer, features in taps:
+            rows = features.movedim(1, 0).flatten(1).double()
+            assert layer.running_mean is not None and layer.running_var is not None
+            off = (rows.mean(1) - layer.running_mean).abs()
+            wide = (rows.var(1, correction=0) - layer.running_var).abs()
+            ends = (torch.quantile(gap, epsilon).item() if epsilon else 0.0 for gap in (off, wide))
+            found.append((next(ends), next(ends)))
+    return found
+
+
+def test_correlation_is_added_to_gdfq_s_loss() -> None:
+    """The row "GDFQ + SCI"."""
+    method = DSGQAT(statistics="gdfq", epsilon=0, enhancement=False, beta=2.0)
+    memory = method.remember(captured("Tiny"), SPEC, torch.Generator().manual_seed(0))
+    given = dream(images(6, 4))
+    found = method.generator_terms(given, None, memory)
+    assert found.keys() == {"classes", "statistics", "correlation"}
+    own = DSGQAT(beta=2.0).generator_terms(given, None, memory)["correlation"]
+    assert torch.equal(found["correlation"], own)

@@ -20,6 +20,7 @@ from datafree.tensors import device_of
 from datafree.tensors.memory import Portion
 
 Granularity = Literal["sample", "batch"]
+Unit = Literal["std", "variance"]
 
 _CHUNK = 64
 
@@ -79,7 +80,11 @@ def as_one_sample(features: Tensor) -> Tensor:
 
 
 def margins(
-    network: nn.Module, noise: Tensor, epsilon: float, granularity: Granularity = "sample"
+    network: nn.Module,
+    noise: Tensor,
+    epsilon: float,
+    granularity: Granularity = "sample",
+    unit: Unit = "std",
 ) -> tuple[Tensor, Tensor]:
     """Slack margins of Eq. (6): one non-negative number per batch-norm layer and statistic.
 
@@ -88,13 +93,14 @@ def margins(
         noise: (M, C, H, W) Gaussian images.
         epsilon: quantile, 0 to 1.
         granularity: see `DSG`.
+        unit: of the second margins: standard deviations, or biased variances, as the loss has them.
 
     Returns:
-        Margins of the means and of the standard deviations, each (N,).
+        Margins of the means and of the standard deviations or variances, each (N,).
     """
     portion = Portion("measuring margins", min(_CHUNK, len(noise)))
     collected = portion.fit(lambda size: _gathered(network, noise, size))
-    rows = [_layer_margins(gathered, epsilon, granularity) for gathered in collected]
+    rows = [_layer_margins(gathered, epsilon, granularity, unit) for gathered in collected]
     return torch.stack([delta for delta, _ in rows]), torch.stack([gamma for _, gamma in rows])
 
 
@@ -125,10 +131,11 @@ def _gathered(network: nn.Module, noise: Tensor, size: int) -> list[_Gathered]:
 
 
 def _layer_margins(
-    gathered: _Gathered, epsilon: float, granularity: Granularity
+    gathered: _Gathered, epsilon: float, granularity: Granularity, unit: Unit
 ) -> tuple[Tensor, Tensor]:
     target_mean, target_std = stored_statistics(gathered.layer)
     means, stds = torch.cat(gathered.means), torch.cat(gathered.stds)
+    together = gathered.positions
     if granularity == "batch" or gathered.positions == 1:
         # Squares within the samples plus squares between them, over all values but one.
         count, size = len(means), gathered.positions
@@ -136,5 +143,9 @@ def _layer_margins(
         between = means.var(0) * size * (count - 1)
         stds = torch.sqrt((within + between) / (count * size - 1) + STATISTICS_EPS)
         means = means.mean(0)
+        together = count * size
     delta = slack_margin((means - target_mean).abs(), epsilon)
+    if unit == "variance":
+        biased = (stds.square() - STATISTICS_EPS) * ((together - 1) / together)
+        target_std, stds = target_std.square() - STATISTICS_EPS, biased
     return delta, slack_margin((stds - target_std).abs(), epsilon)

@@ -133,16 +133,23 @@ def standardized_distance(features: Tensor, mean: Tensor, std: Tensor) -> Tensor
     return distance.mean()
 
 
-def variance_distance(features: Tensor, mean: Tensor, variance: Tensor) -> Tensor:
+def variance_distance(
+    features: Tensor,
+    mean: Tensor,
+    variance: Tensor,
+    margins: tuple[Tensor, Tensor] | None = None,
+) -> Tensor:
     """Distance of a batch's mean and *variance* from one layer's (GDFQ, IntraQ; A.4, A.8).
 
     ``1/C (|mean(features) - mean|^2 + |var(features) - variance|^2)`` with the biased variance over
-    batch and positions. A batch with one value per channel is compared by its mean alone.
+    batch and positions. A batch with one value per channel is compared by its mean alone. With
+    `margins`, gaps count as far as they go beyond these, as in DSG Eq. (5).
 
     Args:
         features: (B, C, …) input of the layer.
         mean: (C,) running mean.
         variance: (C,) running variance.
+        margins: slack of the means and of the variances, scalars; None has none.
 
     Returns:
         Scalar.
@@ -150,10 +157,18 @@ def variance_distance(features: Tensor, mean: Tensor, variance: Tensor) -> Tenso
     channels = features.shape[1]
     count = features.numel() // channels
     if count == 1:
-        return F.mse_loss(features.reshape(channels), mean)
+        return _beyond(features.reshape(channels), mean, margins and margins[0])
     batch_mean, unbiased = _moments(features, (0, *range(2, features.ndim)))
     biased = unbiased.view(channels) * ((count - 1) / count)
-    return F.mse_loss(batch_mean.view(channels), mean) + F.mse_loss(biased, variance)
+    means = _beyond(batch_mean.view(channels), mean, margins and margins[0])
+    return means + _beyond(biased, variance, margins and margins[1])
+
+
+def _beyond(values: Tensor, targets: Tensor, margin: Tensor | None) -> Tensor:
+    """Mean square of what the gaps go beyond `margin`."""
+    if margin is None:
+        return F.mse_loss(values, targets)
+    return slack_distance(values, targets, margin) / len(targets)
 
 
 def kl_distance(

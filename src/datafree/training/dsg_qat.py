@@ -19,9 +19,9 @@ from datafree.graph.alignment import (
 )
 from datafree.graph.normalisation import as_taken
 from datafree.graph.taps import batch_norms, stored_statistics
-from datafree.losses import correlation_inhibition, enhancement_weights
+from datafree.losses import correlation_inhibition, enhancement_weights, variance_distance
 from datafree.training.base import Dream, Fraction
-from datafree.training.gdfq import GDFQ, asked
+from datafree.training.gdfq import GDFQ, asked, running
 
 
 @dataclass(frozen=True)
@@ -42,6 +42,15 @@ class DSGQAT(GDFQ):
     Margins are quantiles of the gaps Gaussian *images* leave; the paper's text passes the latent
     vectors, whose shape is not an image's. The student learns as in `gdfq`.
 
+    With `statistics` `gdfq` the first term is GDFQ's own, to which each part is added as in the
+    rows "GDFQ + part" of the paper's Table 1:
+
+        statistics_weight * 1/N sum_l w_l 1/C_l (|max(|mean_l - mu_l| - delta_l, 0)|^2
+                                                 + |max(|var_l - sigma_l^2| - gamma_l, 0)|^2)
+
+    over the batch, with w_l 2 for layer ``t mod N`` in step t, else 1. With ``epsilon=0``,
+    ``enhancement=False`` and ``beta=0`` that is `gdfq`.
+
     With `granularity` `batch`, statistics are those of the whole batch, as in GDFQ and in DSG's
     code, and what is enhanced is layer ``t mod N`` in step t. Without batch norms there is nothing
     to align with, and that term is left out.
@@ -56,8 +65,12 @@ class DSGQAT(GDFQ):
     iterations: int = Field(default=40_000, ge=1)
     milestones: tuple[Fraction, ...] = (0.5,)
     nesterov: bool = False
+    statistics: Literal["dsg", "gdfq"] = "dsg"
+    """How statistics are compared: `dsg`, by Eq. (11), weighted by `alpha`; `gdfq`, as GDFQ does,
+    variances of the whole batch averaged over layers, weighted by `statistics_weight`, with the
+    same slack and enhancement."""
     alpha: float = Field(default=0.1, ge=0)
-    """Weight of the alignment of statistics."""
+    """Weight of the alignment of statistics by `dsg`."""
     beta: float = Field(default=100.0, ge=0)
     """Weight of the correlation term; 0 leaves it out."""
     epsilon: float = Field(default=0.9, ge=0, le=1)
@@ -82,6 +95,8 @@ class DSGQAT(GDFQ):
         noise = torch.randn(count, *spec.shape, generator=random)
         if isinstance(teacher, fx.GraphModule):
             noise = as_taken(teacher, spec)(noise)
+        if self.statistics == "gdfq":
+            return _Margins(*margins(teacher, noise, self.epsilon, "batch", "variance"))
         return _Margins(*margins(teacher, noise, self.epsilon, self.granularity))
 
     def generator_terms(
@@ -90,11 +105,23 @@ class DSGQAT(GDFQ):
         """Classes, slack alignment, correlation."""
         del student
         terms = asked(dream, dream.logits)
-        if memory is not None:
+        if memory is not None and self.statistics == "gdfq":
+            terms["statistics"] = self.statistics_weight * self._as_gdfq(dream, memory)
+        elif memory is not None:
             terms["alignment"] = self.alpha * self._alignment(dream, memory)
         if self.beta:
             terms["correlation"] = self.beta * self._correlation(dream)
         return terms
+
+    def _as_gdfq(self, dream: Dream, memory: Any) -> Tensor:
+        layers = len(dream.features)
+        enhanced = dream.start // self.batch_size % layers if self.enhancement else layers
+        rows: list[Tensor] = []
+        for index, (layer, features) in enumerate(dream.features):
+            slack = (memory.delta[index], memory.gamma[index]) if self.epsilon else None
+            row = variance_distance(features, *running(layer), slack)
+            rows.append(2 * row if index == enhanced else row)
+        return torch.stack(rows).mean()
 
     def _alignment(self, dream: Dream, memory: Any) -> Tensor:
         features = [features for _, features in dream.features]
