@@ -17,7 +17,6 @@ from datafree.synthesis._images import ImageOptimizer
 from datafree.synthesis.base import Batch
 from datafree.tensors import fast_copy
 
-
 _RELEASED: dict[str, Any] = {
     "label_weight": 2.0, "tv_weight": 0.01, "l2_weight": 0.01, "correlation_weight": 1.0,
     "learning_rate": 0.9, "patience": 260, "least_fall": 0.0, "start": "uniform",
