@@ -14,7 +14,8 @@ from datafree.errors import UnknownNameError
 # Fields of a run that are a matter of method; a recipe sets them, or takes them back to default.
 _CHOSEN = frozenset(
     ("method", "method_options", "protocol", "images", "calibrator", "calibrator_options",
-     "equalize", "replace_relu6", "absorb_biases", "split_outliers", "bias_correction",
+     "equalize", "equalize_by", "replace_relu6", "absorb_biases", "split_outliers",
+     "bias_correction",
      "reconstruction", "reconstruction_options", "training", "training_options", "generator",
      "max_time", "precision", "average_bits", "budget", "candidate_bits", "weight_range",
      "weight_granularity", "layer_bits")

@@ -88,12 +88,17 @@ def test_schedules_are_those_of_the_papers() -> None:
         assert learned.factor(steps) == 1, "the papers' own rates"
         assert (run.images, run.weight_range) == (1024, "mse")
         assert method_of(run, "calibrator").power == 2.4
+    assert method_of(config(protocol="genie"), "reconstruction").step_rates == "unfolded"
     genie = method_of(config(protocol="genie"), "method")
     assert (genie.iterations, genie.batch_size, genie.latent_dim) == (4000, 128, 256)
 
 
 def test_gradients_of_clipped_values_pass_in_gdfq_alone() -> None:
-    assert {n for n in PROTOCOLS if config(protocol=n).ste == "full"} == {"gdfq"}
+    """And Genie's and DFQF's code clips before it rounds, as LSQ does."""
+    found = {name: config(protocol=name).ste for name in PROTOCOLS}
+    assert found.pop("gdfq") == "full"
+    assert found.pop("genie") == found.pop("dfqf") == "clip_first"
+    assert set(found.values()) == {"clipped"}
 
 
 def test_what_is_given_changes_the_preset_and_is_told() -> None:

@@ -222,3 +222,20 @@ def test_one_scale_per_tensor_loses_less() -> None:
         for g in (graph, equalize(graph))
     )
     assert better < plain / 4
+
+
+def test_widths_become_equal() -> None:
+    """Nagel et al.'s range for affine grids: max - min of a channel, one channel at a time."""
+    graph = folded_graph("Tiny")
+    by_width, by_size = equalize(graph, by="width"), equalize(graph)
+    assert relative(by_width(images(5)), graph(images(5))) < 1e-5
+    for made, equal in ((by_width, True), (by_size, False)):
+        rows = made.get_submodule("conv1").weight
+        columns = made.get_submodule("conv2").weight
+        assert isinstance(rows, Tensor) and isinstance(columns, Tensor)
+        gaps: list[float] = []
+        for channel in range(len(rows)):
+            one = (rows[channel].max() - rows[channel].min()).item()
+            two = (columns[:, channel].max() - columns[:, channel].min()).item()
+            gaps.append(abs(one - two) / max(one, two))
+        assert (max(gaps) < 1e-4) == equal

@@ -259,3 +259,38 @@ def test_gradients_are_those_of_autograd_through_the_formula(
     (only,) = torch.autograd.grad(fake_quantize(values, scale.detach(), zero, grid).sum(), [values])
     code = (ratio + zero).round()
     torch.testing.assert_close(only, (code == code.clamp(0, 7)).float())
+
+
+@pytest.mark.parametrize("zero_point", [0.0, 1.0])
+@pytest.mark.parametrize("shape", [(), (4, 1, 1)])
+def test_gradients_of_clipping_first_are_those_of_autograd_through_lsq_s_formula(
+    shape: tuple[int, ...], zero_point: float
+) -> None:
+    """LSQ Eqs. (1)-(3): ``s round(clip(v / s))``, rounding as the identity; two bits."""
+    values = (torch.randn(3, 4, 5, 6) * 2).requires_grad_()
+    scale = (torch.rand(shape) * 0.5 + 0.3).requires_grad_()
+    zero, grid = torch.full(shape, zero_point), Grid(2)
+    slopes = torch.randn(3, 4, 5, 6)
+    clipped = torch.clamp(values / scale, -zero_point, 3 - zero_point)
+    formula = (clipped + (torch.round(clipped) - clipped).detach()) * scale
+    outputs = fake_quantize(values, scale, zero, grid, "clip_first")
+    torch.testing.assert_close(outputs, formula)
+    expected = torch.autograd.grad((formula * slopes).sum(), [values, scale])
+    found = torch.autograd.grad((outputs * slopes).sum(), [values, scale])
+    torch.testing.assert_close(found[0], expected[0])
+    torch.testing.assert_close(found[1], expected[1], rtol=1e-4, atol=1e-4)
+    other = torch.autograd.grad(
+        (fake_quantize(values, scale, zero, grid) * slopes).sum(), [values, scale]
+    )
+    assert (other[0] != found[0]).any() and (other[1] != found[1]).any()
+
+
+def test_clipping_first_by_hand() -> None:
+    """3.3 steps are rounded to code 3 of 0 … 3, and are clipped before they are."""
+    values, scale = torch.tensor([1.65], requires_grad=True), torch.tensor(0.5, requires_grad=True)
+    gradients = [
+        torch.autograd.grad(fake_quantize(values, scale, torch.tensor(0.0), Grid(2), ste).sum(),
+                            [values, scale])
+        for ste in ("clipped", "clip_first")
+    ]  # fmt: skip
+    assert [[round(g.item(), 4) for g in pair] for pair in gradients] == [[1, -0.3], [0, 3]]

@@ -182,3 +182,43 @@ def test_chosen_shares(share: float) -> None:
     flat = mask.permute(0, 2, 3, 1).flatten()[: 4 * (mask.numel() // 4)].view(-1, 4)
     if 0 < share < 1:
         assert (torch.corrcoef(flat.T) - torch.eye(4)).abs().max() < 0.05
+
+
+@pytest.mark.parametrize("drop", [0.0, 0.4])
+def test_a_learned_step_clips_first_where_its_quantizer_does(drop: float) -> None:
+    """Against autograd through the formula, with the same mask."""
+    values = (torch.randn(3, 4, 5, 5) * 2).requires_grad_()
+    slopes = torch.randn(3, 4, 5, 5)
+    quantizer = activation(2)
+    quantizer.ste = "clip_first"
+    learned = LearnedStep(quantizer, drop, torch.Generator().manual_seed(5))
+    found = torch.autograd.grad((learned(values) * slopes).sum(), [values, learned.scale])
+    kept = chosen(values, 1 - drop, torch.Generator().manual_seed(5)).bool()
+    low = -quantizer.zero_point.item()
+    clipped = torch.clamp(values / learned.scale, low, low + 3)
+    whole = (clipped + (torch.round(clipped) - clipped).detach()) * learned.scale
+    loss = (torch.where(kept, whole, values) * slopes).sum()
+    expected = torch.autograd.grad(loss, [values, learned.scale])
+    torch.testing.assert_close(found[0], expected[0])
+    torch.testing.assert_close(found[1], expected[1], rtol=1e-4, atol=1e-4)
+
+
+def test_steps_in_a_unit_learn_as_in_front_of_the_norm() -> None:
+    """W' = a W under Adam at one rate: steps and roundings stay in proportion, step by step."""
+    slopes = torch.tensor([0.1, 0.7, 3.0, 1.5]).view(-1, 1, 1, 1)
+    assert len(WEIGHT) == len(slopes)
+    plain, scaled = fitted(WEIGHT, 3), fitted(slopes * WEIGHT, 3)
+    before = SoftRounding(WEIGHT, plain, learn_step=True)
+    after = SoftRounding(slopes * WEIGHT, scaled, learn_step=True, unit=slopes)
+    without = SoftRounding(slopes * WEIGHT, scaled, learn_step=True)
+    target = 1.3 * WEIGHT
+    for rounding, factor in ((before, slopes), (after, 1.0), (without, 1.0)):
+        optimizer = torch.optim.Adam(rounding.parameters(), lr=1e-2)
+        for _ in range(20):
+            loss = (factor * rounding(WEIGHT) - slopes * target).square().sum()
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+    torch.testing.assert_close(after.step(), slopes * before.step(), rtol=1e-4, atol=1e-6)
+    torch.testing.assert_close(after.logits, before.logits, rtol=1e-3, atol=1e-4)
+    assert not torch.allclose(without.step(), after.step(), rtol=1e-2)

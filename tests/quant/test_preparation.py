@@ -227,3 +227,25 @@ def test_training_brings_digits_back() -> None:
     finish_training(graph, handles)
     assert correct() == trained
     assert trained > max(untrained + 0.1, 0.9)
+
+
+@pytest.mark.parametrize("name", ["Tiny", "InPlaceResidual"])
+def test_fixed_steps_stay_under_weights_that_learn(name: str) -> None:
+    """DFQF's Table 3: the step as training begins, the weight on its grid wherever it moves."""
+    graph = student(name)
+    before = {n: layer.weight_quantizer.scale.clone() for n, layer in named(graph).items()}
+    weights = {n: layer.weight.detach().clone() for n, layer in named(graph).items()}
+    handles = prepare_training(graph, "fixed", "fixed")
+    assert not handles.steps and not handles.weights
+    tune(graph, handles.steps)
+    expected = graph(images(8))
+    finish_training(graph, handles)
+    assert torch.equal(graph(images(8)), expected)
+    for path, layer in named(graph).items():
+        assert torch.equal(layer.weight_quantizer.scale, before[path])
+        assert not torch.equal(layer.weight, weights[path])
+    assert prepare_training(student(name), "fixed", "clip").steps, "activations may learn theirs"
+
+
+def named(graph: nn.Module) -> dict[str, QuantizedLayer]:
+    return {n: module for n, module in graph.named_modules() if isinstance(module, QUANTIZED)}

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import math
 import itertools
 
 import numpy as np
@@ -13,7 +14,7 @@ from torch import Tensor
 from datafree.errors import ConfigError, ModelError
 from datafree.quant.grid import Grid, fake_quantize
 from datafree.quant.modules import Quantizer
-from datafree.quant.ranges import mse_range
+from datafree.quant.ranges import lsq_range, mse_range
 
 KINDS = ((False, True), (True, True), (True, False))
 GRIDS = [Grid(bits, *kind) for bits, kind in itertools.product((2, 3, 4, 8), KINDS)]
@@ -178,3 +179,18 @@ def test_options_that_make_no_sense(power: float, candidates: int) -> None:
 def test_values_that_are_not_finite(value: float) -> None:
     with pytest.raises(ModelError, match="NaN or infinity"):
         mse_range(torch.tensor([[1.0, 2.0], [0.0, value]]), Grid(4), axis=0)
+
+
+@pytest.mark.parametrize("axis", [None, 0])
+@pytest.mark.parametrize("bits", [2, 4])
+@pytest.mark.parametrize("symmetric", [True, False])
+def test_lsq_s_first_step(bits: int, symmetric: bool, axis: int | None) -> None:
+    """``2 mean|w| / sqrt(2^(b-1) - 1)``, Esser et al., section 2.1; zero in the middle."""
+    values = torch.randn(3, 4, 5)
+    grid = Grid(bits, symmetric=symmetric)
+    scale, zero = grid.parameters(*lsq_range(values, grid, axis))
+    rows = [values] if axis is None else list(values)
+    expected = [2 * row.abs().mean().item() / math.sqrt(2 ** (bits - 1) - 1) for row in rows]
+    assert scale.flatten().tolist() == pytest.approx(expected, rel=1e-5)
+    assert set(zero.flatten().tolist()) == {0.0 if symmetric else 2.0 ** (bits - 1)}
+    assert scale.shape == (() if axis is None else (3, 1, 1))

@@ -202,6 +202,9 @@ class CorrectionOptions(Frozen):
 
     equalize: bool = False
     """Equalize weight ranges across layers first; for one weight grid per tensor."""
+    equalize_by: Literal["magnitude", "width"] = "magnitude"
+    """What `equalize` makes equal: the largest magnitude of a channel's weights, which symmetric
+    grids cover; or the width from its smallest to its largest weight, which affine ones do."""
     replace_relu6: bool = False
     """Take ReLU6 for ReLU where that lets layers be equalized; the float network then computes
     something else where it clipped."""

@@ -16,7 +16,8 @@ _ALL: dict[str, Any] = {
     "weight_granularity": "channel", "weight_range": "minmax",
     "symmetric_weights": False, "symmetric_activations": False,
     "calibrator": "minmax", "calibrator_options": {},
-    "equalize": False, "replace_relu6": False, "absorb_biases": False, "split_outliers": 0.0,
+    "equalize": False, "equalize_by": "magnitude",
+    "replace_relu6": False, "absorb_biases": False, "split_outliers": 0.0,
     "bias_correction": "none",
     "reconstruction": "none", "reconstruction_options": {},
     "training": "none", "training_options": {},
@@ -46,6 +47,7 @@ PROTOCOLS: dict[str, Mapping[str, Any]] = {
     "dfqf": _ALL
     | {
         "policy": "first_last_8",
+        "ste": "clip_first",
         "weight_granularity": "tensor",
         "symmetric_weights": True,
         "symmetric_activations": True,
@@ -67,9 +69,11 @@ PROTOCOLS: dict[str, Mapping[str, Any]] = {
     "genie": _BLOCKS
     | {
         "symmetric_activations": True,
+        "ste": "clip_first",
         "method": "genie",
         "method_options": {},
         "reconstruction": "genie_m",
+        "reconstruction_options": {"step_rates": "unfolded"},
     },
 }
 """Fields of a run by the name of the paper; `paper` itself has none, see `ImageOptions`."""

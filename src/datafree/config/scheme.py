@@ -92,10 +92,11 @@ class Scheme(Frozen):
         default_factory=lambda known: _target(known).granularities[0]
     )
     """One weight grid per output `channel`, or one per `tensor`."""
-    weight_range: Literal["auto", "minmax", "mse"] = "auto"
+    weight_range: Literal["auto", "minmax", "mse", "lsq"] = "auto"
     """Range of the weights' grids: their extremes (`minmax`); the least error to the power 2.4 over
-    a hundred shrunken ranges (`mse`); or `auto`: `mse` where rounding is learned or bits are mixed,
-    else `minmax`."""
+    a hundred shrunken ranges (`mse`); the step that LSQ starts learning from, twice the mean
+    magnitude over the root of the largest code (`lsq`); or `auto`: `mse` where rounding is learned
+    or bits are mixed, else `minmax`."""
     layer_bits: Annotated[Mapping[str, LayerWidth], Shown(value="LAYER=BITS")] = Field(
         default_factory=dict
     )
@@ -111,8 +112,10 @@ class Scheme(Frozen):
     """Layer that stays in float, weights and all, by its name or by a pattern such as `layer3.*`.
     In a file for a runtime it reads 8-bit codes where the operator before it has an integer
     kernel."""
-    ste: Literal["clipped", "full"] = "clipped"
-    """Gradient of rounding where values are clipped: none (`clipped`), or passed on (`full`)."""
+    ste: Literal["clipped", "clip_first", "full"] = "clipped"
+    """Gradient of rounding where values are clipped: none (`clipped`); none either from half a step
+    before, where values are rounded to the outermost code (`clip_first`: LSQ, and the code of Genie
+    and DFQF); or passed on (`full`)."""
 
     @model_validator(mode="after")
     def _legal(self) -> Self:

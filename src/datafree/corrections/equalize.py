@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import Tensor, fx, nn
@@ -18,7 +19,12 @@ _MOST_SWEEPS = 1000
 _SMALLEST, _LARGEST = 1e-8, 1e8
 
 
-def equalize(folded: fx.GraphModule, *, replace_relu6: bool = False) -> fx.GraphModule:
+Range = Literal["magnitude", "width"]
+
+
+def equalize(
+    folded: fx.GraphModule, *, replace_relu6: bool = False, by: Range = "magnitude"
+) -> fx.GraphModule:
     """A copy of `folded` whose weights fit one scale per tensor better, with the same outputs.
 
     For every pair of layers that alone read each other, with the largest magnitudes ``r1_i`` of
@@ -30,11 +36,15 @@ def equalize(folded: fx.GraphModule, *, replace_relu6: bool = False) -> fx.Graph
     less than 2e-7 on average. Channels without a range on either side keep their weights; the
     whole factor of a channel stays within 1e-8 … 1e8.
 
+    With `by` `width`, ranges are ``max - min`` of the channel's weights instead, as wide as an
+    affine grid must be; both ways multiply weights of a channel alike, and ranges with them.
+
     Args:
         folded: float graph with batch norms folded; not changed. Batch norms that did not fold
             separate pairs, as do activations that a positive factor does not pass through.
         replace_relu6: take ReLU6 between two layers for ReLU, which changes the function where
             values exceed 6. Without it such layers are left alone.
+        by: what a range is.
 
     Returns:
         A graph module with the same outputs up to rounding (but for replaced ReLU6).
@@ -42,11 +52,11 @@ def equalize(folded: fx.GraphModule, *, replace_relu6: bool = False) -> fx.Graph
     Raises:
         ModelError: a weight is not finite; the message names the layer.
     """
-    return equalize_with_factors(folded, replace_relu6=replace_relu6)[0]
+    return equalize_with_factors(folded, replace_relu6=replace_relu6, by=by)[0]
 
 
 def equalize_with_factors(
-    folded: fx.GraphModule, *, replace_relu6: bool = False
+    folded: fx.GraphModule, *, replace_relu6: bool = False, by: Range = "magnitude"
 ) -> tuple[fx.GraphModule, dict[str, Tensor]]:
     """`equalize`, and by what the outputs of which layers were divided.
 
@@ -64,7 +74,7 @@ def equalize_with_factors(
     for _ in range(_MOST_SWEEPS if pairs else 0):
         before = {name: layer.weight for name, layer in layers.items()}
         for pair in pairs:
-            factors[pair] = _balance(layers[pair.first], layers[pair.second], factors[pair])
+            factors[pair] = _balance(layers[pair.first], layers[pair.second], factors[pair], by)
         if _mean_change(before, layers) < _CONVERGED:
             break
     for name, layer in layers.items():
@@ -109,12 +119,12 @@ class _Layer:
         return self.weight.reshape(self.groups, rows, channels // self.groups, -1)
 
 
-def _balance(first: _Layer, second: _Layer, done: Tensor) -> Tensor:
+def _balance(first: _Layer, second: _Layer, done: Tensor, by: Range) -> Tensor:
     """Equalize one pair; takes and returns the factors (C,) of all sweeps together."""
     channels = len(first.weight)
     columns = second.columns(channels)
-    range1 = first.weight.abs().flatten(1).amax(1)
-    range2 = columns.abs().amax((1, 3)).flatten()
+    range1 = _range(first.weight.flatten(1), (1,), by)
+    range2 = _range(columns, (1, 3), by).flatten()
     alive = (range1 > 0) & (range2 > 0)
     wanted = torch.where(alive, (range1 / range2).sqrt(), 1.0)
     factors = (done * wanted).clamp(_SMALLEST, _LARGEST)
@@ -124,6 +134,12 @@ def _balance(first: _Layer, second: _Layer, done: Tensor) -> Tensor:
     scaled = columns * step.view(second.groups, 1, -1, 1)
     second.weight = scaled.reshape(second.weight.shape)
     return factors
+
+
+def _range(weights: Tensor, dims: tuple[int, ...], by: Range) -> Tensor:
+    if by == "magnitude":
+        return weights.abs().amax(dims)
+    return weights.amax(dims) - weights.amin(dims)
 
 
 def _mean_change(before: dict[str, Tensor], layers: dict[str, _Layer]) -> float:

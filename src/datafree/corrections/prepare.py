@@ -25,7 +25,9 @@ def prepare(graph: fx.GraphModule, config: RunConfig) -> tuple[fx.GraphModule, S
     found = fold_and_tell(graph)
     folded, statistics = found.graph, told_statistics(found)
     if config.equalize:
-        folded, factors = equalize_with_factors(folded, replace_relu6=config.replace_relu6)
+        folded, factors = equalize_with_factors(
+            folded, replace_relu6=config.replace_relu6, by=config.equalize_by
+        )
         statistics = rescaled(statistics, factors)
     if config.absorb_biases:
         folded, statistics = absorb_biases(folded, statistics)

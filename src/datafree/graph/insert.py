@@ -12,7 +12,7 @@ from datafree.graph.chosen import asked_weights, float_layers_of, keep_in_float
 from datafree.graph.placement import place_quantizers
 from datafree.quant.grid import Grid
 from datafree.quant.modules import QUANTIZABLE, QuantizedLayer, Quantizer, quantize_layer
-from datafree.quant.ranges import mse_range
+from datafree.quant.ranges import lsq_range, mse_range
 from datafree.tensors import shared_copy
 
 _POLICY_BITS = 8
@@ -72,6 +72,8 @@ def weight_quantizer(weight: Tensor, bits: int, scheme: Scheme) -> Quantizer:
     quantizer = Quantizer(grid, axis=axis, ste=scheme.ste).to(weight.device)
     if scheme.weight_range == "mse":
         quantizer.set_range(*mse_range(weight, grid, axis))
+    elif scheme.weight_range == "lsq":
+        quantizer.set_range(*lsq_range(weight, grid, axis))
     else:
         quantizer.fit(weight)
     return quantizer

@@ -34,6 +34,25 @@ def squared_slopes(graph_module: fx.GraphModule) -> dict[str, Tensor]:
     return found | {record.path: _of_branches(record, slopes) for record in folded.merged}
 
 
+def channel_slopes(graph_module: fx.GraphModule) -> dict[str, Tensor]:
+    """By what a step size of the folded graph differs from the one in front of a batch norm.
+
+    A weight per output channel, ``W' = a W``, has steps ``s' = |a| s``.
+
+    Args:
+        graph_module: the canonical graph before `fold_batch_norms`; not changed.
+
+    Returns:
+        (O,) float64, positive, by path in the folded graph, for layers that a norm was folded back
+        into; of branches the root of the mean square. 1 where a channel's slope is 0.
+    """
+    found: dict[str, Tensor] = {}
+    for path, squared in squared_slopes(graph_module).items():
+        rows = squared.flatten(1).mean(1) if squared.ndim > 1 else squared
+        found[path] = rows.where(rows > 0, 1.0).sqrt()
+    return found
+
+
 def _of_branches(merged: Merged, slopes: dict[str, Tensor]) -> Tensor:
     total = merged.whole
     for path, kernel in merged.kernels:

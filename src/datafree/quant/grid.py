@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-Ste = Literal["clipped", "full"]
+Ste = Literal["clipped", "clip_first", "full"]
 
 EMPTY_SCALE = 1e-8
 """Scale of a range of no width, which any would do for."""
@@ -115,6 +115,11 @@ def smallest_step(start: Tensor) -> Tensor:
     return (start.detach() / 1000).clamp(min=_SMALLEST_SCALE, max=EMPTY_SCALE)
 
 
+def learned_ste(asked: Ste) -> Ste:
+    """The gradient of a quantizer whose step is learned: one that reaches the step."""
+    return "clipped" if asked == "full" else asked
+
+
 def codes(values: Tensor, scale: Tensor, zero_point: Tensor, grid: Grid) -> Tensor:
     """Integer codes of `values`: ``clip(round(values / scale) + zero_point, qmin, qmax)``.
 
@@ -139,7 +144,9 @@ def fake_quantize(
 
     Gradient (straight-through): rounding counts as the identity. With ``ste="clipped"`` clipped
     values pass no gradient, and the gradient to `scale` is that of learned step sizes (the code
-    minus the value over the scale inside, the clipped code outside); with ``"full"`` every value
+    minus the value over the scale inside, the clipped code outside); ``"clip_first"`` is the same,
+    but values within half a step beyond the outermost codes, which are rounded to these, count as
+    clipped, as LSQ's equations and the code of Genie and DFQF have it; with ``"full"`` every value
     passes its gradient (GDFQ family) and `scale` receives none.
 
     Args:
@@ -155,8 +162,9 @@ def fake_quantize(
     low, high = grid.qmin - zero_point, grid.qmax - zero_point
     if not torch.is_grad_enabled() or not (values.requires_grad or scale.requires_grad):
         return _rounded(values, scale, low, high)
-    function = _Full if ste == "full" else _Clipped
-    return cast("Tensor", function.apply(values, scale, low, high))
+    if ste == "full":
+        return cast("Tensor", _Full.apply(values, scale, low, high))
+    return cast("Tensor", _Clipped.apply(values, scale, low, high, ste == "clip_first"))
 
 
 def _rounded(values: Tensor, scale: Tensor, low: Tensor, high: Tensor) -> Tensor:
@@ -185,9 +193,11 @@ class _Clipped(torch.autograd.Function):
     """Rounding with clipped straight-through gradients, in half the passes that autograd takes."""
 
     @staticmethod
-    def forward(ctx: Any, values: Tensor, scale: Tensor, low: Tensor, high: Tensor) -> Tensor:
+    def forward(
+        ctx: Any, values: Tensor, scale: Tensor, low: Tensor, high: Tensor, clip_first: bool
+    ) -> Tensor:
         """Codes are limited to ``[low, high]`` around 0."""
-        codes, slope, inside = round_and_slope(values, scale, low, high)
+        codes, slope, inside = round_and_slope(values, scale, low, high, clip_first=clip_first)
         ctx.save_for_backward(slope, inside, scale)
         return codes.mul_(scale)
 
@@ -195,17 +205,17 @@ class _Clipped(torch.autograd.Function):
     @once_differentiable
     def backward(  # pyright: ignore[reportIncompatibleMethodOverride] - torch calls it by position
         ctx: Any, *grad_outputs: Tensor
-    ) -> tuple[Tensor | None, Tensor | None, None, None]:
+    ) -> tuple[Tensor | None, Tensor | None, None, None, None]:
         """Straight through inside the range; the slope of LSQ for the step."""
         slope, inside, scale = ctx.saved_tensors
         (gradient,) = grad_outputs
         to_values = gradient * inside if ctx.needs_input_grad[0] else None
         to_scale = (gradient * slope).sum_to_size(scale.shape) if ctx.needs_input_grad[1] else None
-        return to_values, to_scale, None, None
+        return to_values, to_scale, None, None, None
 
 
 def round_and_slope(
-    values: Tensor, scale: Tensor, low: Tensor, high: Tensor
+    values: Tensor, scale: Tensor, low: Tensor, high: Tensor, *, clip_first: bool = False
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Codes, what the step's gradient is multiplied with, and where values are within the range.
 
@@ -214,6 +224,8 @@ def round_and_slope(
         scale: broadcastable to `values`.
         low: smallest code, counted from the zero point.
         high: largest code, likewise.
+        clip_first: values are within the range up to the outermost codes; otherwise up to half a
+            step beyond, where they are rounded to these.
 
     Returns:
         Codes around 0; ``code - values / scale`` inside the range and the code outside; 1.0 inside
@@ -224,5 +236,8 @@ def round_and_slope(
     limited = torch.clamp(rounded, low, high)
     # As floats from the start: masks of booleans are slow to multiply with, and to choose by.
     inside = torch.empty_like(rounded)
-    torch.eq(limited, rounded, out=inside)
+    if clip_first:
+        torch.eq(torch.clamp(ratio, low, high), ratio, out=inside)
+    else:
+        torch.eq(limited, rounded, out=inside)
     return limited, torch.addcmul(limited, ratio, inside, value=-1), inside

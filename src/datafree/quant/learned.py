@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from datafree.quant.grid import fake_quantize, round_and_slope, smallest_step
+from datafree.quant.grid import Ste, fake_quantize, learned_ste, round_and_slope, smallest_step
 from datafree.quant.modules import ActivationQuantizer, Quantizer
 
 _STRETCH_LOW, _STRETCH_HIGH = -0.1, 1.1
@@ -25,7 +25,7 @@ class SoftRounding(nn.Module):
 
     Attributes:
         logits: V, the shape of the weight.
-        scale: s, a parameter if the step is learned, broadcastable to the weight.
+        scale: s, or s / `unit`, a parameter if the step is learned, broadcastable to the weight.
     """
 
     base: Tensor
@@ -33,8 +33,23 @@ class SoftRounding(nn.Module):
     scale: Tensor
     smallest: Tensor
 
-    def __init__(self, weight: Tensor, quantizer: Quantizer, *, learn_step: bool = False) -> None:
-        """Start from `weight` on the grid of `quantizer`, which has a range; neither is changed."""
+    def __init__(
+        self,
+        weight: Tensor,
+        quantizer: Quantizer,
+        *,
+        learn_step: bool = False,
+        unit: Tensor | None = None,
+    ) -> None:
+        """Start from `weight` on the grid of `quantizer`, which has a range; neither is changed.
+
+        Args:
+            weight: of a layer.
+            quantizer: of that weight.
+            learn_step: whether its step size is a parameter.
+            unit: positive, broadcastable to the step size: what the parameter is counted in, so
+                that one rate moves step sizes in proportion to it; None is 1.
+        """
         super().__init__()
         self.grid = quantizer.grid
         scale = quantizer.scale.detach().clone()
@@ -44,8 +59,9 @@ class SoftRounding(nn.Module):
         self.register_buffer("base", base + quantizer.zero_point)
         self.register_buffer("zero_point", quantizer.zero_point.detach().clone())
         self.register_buffer("smallest", smallest_step(scale), persistent=False)
+        self.unit = unit if learn_step else None
         if learn_step:
-            self.scale = nn.Parameter(scale)
+            self.scale = nn.Parameter(scale if unit is None else scale / unit)
         else:
             self.register_buffer("scale", scale)
 
@@ -74,7 +90,8 @@ class SoftRounding(nn.Module):
 
     def step(self) -> Tensor:
         """The step size, kept positive."""
-        return self.scale.clamp(min=self.smallest)
+        scale = self.scale if self.unit is None else self.scale * self.unit
+        return scale.clamp(min=self.smallest)
 
     def hard(self) -> Tensor:
         """The weight with every choice made, ``V >= 0`` up: exactly on the grid, no gradient."""
@@ -116,6 +133,7 @@ class LearnedStep(nn.Module):
         self.register_buffer("smallest", smallest_step(self.scale), persistent=False)
         self.drop = drop
         self.generator = generator
+        self.ste: Ste = learned_ste(quantizer.ste)
 
     def step(self) -> Tensor:
         """The step size, kept positive."""
@@ -124,21 +142,28 @@ class LearnedStep(nn.Module):
     def forward(self, values: Tensor) -> Tensor:
         """`values` on the grid, or part of them."""
         if not self.drop:
-            return fake_quantize(values, self.step(), self.zero_point, self.grid)
+            return fake_quantize(values, self.step(), self.zero_point, self.grid, self.ste)
         kept = chosen(values, 1 - self.drop, self.generator)
         low, high = self.grid.qmin - self.zero_point, self.grid.qmax - self.zero_point
-        return cast("Tensor", _PartlyQuantized.apply(values, self.step(), low, high, kept))
+        first = self.ste == "clip_first"
+        return cast("Tensor", _PartlyQuantized.apply(values, self.step(), low, high, kept, first))
 
 
 class _PartlyQuantized(torch.autograd.Function):
     """`fake_quantize` where chosen, the identity elsewhere, in half the passes over memory."""
 
     @staticmethod
-    def forward(
-        ctx: Any, values: Tensor, scale: Tensor, low: Tensor, high: Tensor, kept: Tensor
+    def forward(  # noqa: PLR0913 - torch passes them by position
+        ctx: Any,
+        values: Tensor,
+        scale: Tensor,
+        low: Tensor,
+        high: Tensor,
+        kept: Tensor,
+        clip_first: bool,
     ) -> Tensor:
         """Codes are limited to ``[low, high]`` around 0; values are rounded where `kept`."""
-        codes, slope, inside = round_and_slope(values, scale, low, high)
+        codes, slope, inside = round_and_slope(values, scale, low, high, clip_first=clip_first)
         passes = inside.sub_(1).mul_(kept).add_(1)  # where inside, and where not kept
         ctx.save_for_backward(slope.mul_(kept), passes)
         return torch.lerp(values, codes.mul_(scale), kept)
@@ -147,12 +172,12 @@ class _PartlyQuantized(torch.autograd.Function):
     @once_differentiable
     def backward(  # pyright: ignore[reportIncompatibleMethodOverride] - torch calls it by position
         ctx: Any, *grad_outputs: Tensor
-    ) -> tuple[Tensor | None, Tensor, None, None, None]:
+    ) -> tuple[Tensor | None, Tensor, None, None, None, None]:
         """Straight through inside the range; the slope of LSQ for the step."""
         slope, passes = ctx.saved_tensors
         (gradient,) = grad_outputs
         to_values = gradient * passes if ctx.needs_input_grad[0] else None
-        return to_values, (gradient * slope).sum(), None, None, None
+        return to_values, (gradient * slope).sum(), None, None, None, None
 
 
 def mix(quantized: Tensor, exact: Tensor, drop: float, generator: torch.Generator) -> Tensor:

@@ -18,7 +18,7 @@ from datafree.quant.modules import QUANTIZED, ActivationQuantizer, QuantizedLaye
 from datafree.quant.ranges import mse_range
 from datafree.quant.trained import LSQ, PACT, TRAINED, FollowedRange, Trained, never_negative
 
-WeightTraining = Literal["lsq", "clip", "minmax"]
+WeightTraining = Literal["lsq", "clip", "minmax", "fixed"]
 ActivationTraining = Literal["lsq", "clip", "fixed", "pact"]
 
 
@@ -47,8 +47,9 @@ def prepare_training(
 
     Args:
         student: calibrated.
-        weights: `lsq`, learned steps with scaled gradients; `clip`, learned clips (DFQF); or
-            `minmax`, ranges that follow the weights (GDFQ).
+        weights: `lsq`, learned steps with scaled gradients; `clip`, learned clips (DFQF);
+            `minmax`, ranges that follow the weights (GDFQ); or `fixed`, ranges as they are, under
+            weights that learn.
         activations: `lsq` or `clip` as above; `fixed`, as calibrated; or `pact`, which falls back
             to `lsq` on tensors whose zero point is not 0.
 
@@ -61,6 +62,8 @@ def prepare_training(
     layers = {
         name: layer for name, layer in _layers(student).items() if layer.weight_quantizer.enabled
     }
+    if weights == "fixed":
+        layers = {}
     plain = {name: layer.weight_quantizer for name, layer in layers.items()}
     others = {
         name: module
@@ -136,7 +139,7 @@ def _trained_weight(quantizer: Quantizer, kind: WeightTraining) -> Trained:
         return FollowedRange(quantizer)
     if kind == "clip":
         return LSQ(quantizer, learn="clip", scaled=False)
-    return LSQ(quantizer)
+    return LSQ(quantizer)  # nobody asks for one that is fixed
 
 
 def _trained_activation(quantizer: ActivationQuantizer, kind: ActivationTraining) -> Trained:

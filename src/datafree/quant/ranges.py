@@ -60,6 +60,38 @@ def mse_range(
     return (low * ratios).view(shape), (high * ratios).view(shape)
 
 
+def lsq_range(values: Tensor, grid: Grid, axis: int | None = None) -> tuple[Tensor, Tensor]:
+    """The range whose step LSQ starts from: ``s = 2 mean|x| / sqrt(Q_P)`` (Esser et al., 2020).
+
+    Args:
+        values: weights of any shape.
+        grid: the codes; of an affine one the zero point comes to stand in the middle.
+        axis: as in `mse_range`.
+
+    Returns:
+        Lower and upper ends as `mse_range` returns them.
+    """
+    means = _rows(values.detach().abs().double(), axis).mean(1)
+    shape = [1] * values.ndim if axis is not None else []
+    if axis is not None:
+        shape[axis] = -1
+    return lsq_ends(means.view(shape).float(), grid, signed=True)
+
+
+def lsq_ends(magnitude: Tensor, grid: Grid, *, signed: bool) -> tuple[Tensor, Tensor]:
+    """The ends of LSQ's first range for values of a mean `magnitude`.
+
+    Args:
+        magnitude: means, any shape.
+        grid: the codes.
+        signed: values may be negative. Then ``Q_P = 2^(b-1) - 1``, else ``2^b - 1``.
+    """
+    most = 2 ** (grid.bits - 1 if signed else grid.bits) - 1
+    step = 2 * magnitude / most**0.5
+    low = -step * (most if grid.symmetric else most + 1) if signed else torch.zeros_like(step)
+    return low, step * most
+
+
 def _unit(reach: Tensor) -> Tensor:
     """What rows are divided by, so that no power of an error is 0 or infinite: a power of two.
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from datafree.quant.grid import fake_quantize, smallest_step
+from datafree.quant.grid import Ste, fake_quantize, learned_ste, smallest_step
 from datafree.quant.modules import Quantizer
 
 
@@ -64,6 +64,7 @@ class LSQ(nn.Module):
         self.scaled = scaled
         self.activation = activation
         self.elements = elements
+        self.ste: Ste = learned_ste(quantizer.ste)
         start = quantizer.scale.detach().clone()
         if learn == "clip":
             self.clip = nn.Parameter(start * self.grid.qmax)
@@ -86,7 +87,7 @@ class LSQ(nn.Module):
         factor = 1.0
         if self.scaled:
             factor = 1 / math.sqrt(self._elements(values) * self.grid.qmax)
-        return fake_quantize(values, self._step(factor), self.zero_point, self.grid)
+        return fake_quantize(values, self._step(factor), self.zero_point, self.grid, self.ste)
 
     def settle(self, quantizer: Quantizer, weight: Tensor | None = None) -> None:
         """Give `quantizer`, of the same grid, the learned step; `weight` is not looked at."""

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, fx, nn
@@ -36,6 +37,7 @@ class Task:
         exact: what the float network computes there.
         targets: what the float network computes where it ends.
         importance: weights of the error, of the shape of `targets`, or None.
+        units: (O,) what step sizes of weights are counted in, by layer; 1 of others.
     """
 
     unit: Block
@@ -47,6 +49,7 @@ class Task:
     exact: Rows
     targets: Rows
     importance: Rows | None
+    units: Mapping[str, Tensor] = field(default_factory=dict[str, Tensor])
 
     @property
     def device(self) -> torch.device:
@@ -141,7 +144,6 @@ class _Learned:
         stage = task.stage
         layers: dict[str, QuantizedLayer] = {}
         weights: dict[str, SoftRounding | StraightWeight] = {}
-        stand_in = StraightWeight if stage.straight else SoftRounding
         steps: dict[str, LearnedStep] = {}
         for name in task.layers if stage.rounding_lr else ():
             layer = student.get_submodule(name)
@@ -149,9 +151,14 @@ class _Learned:
             layers[name] = layer
         quantizers = {name: layer.weight_quantizer for name, layer in layers.items()}
         for name, layer in layers.items():
-            weights[name] = stand_in(
-                layer.weight, quantizers[name], learn_step=stage.weight_step_lr > 0
-            )
+            quantizer, learns = quantizers[name], stage.weight_step_lr > 0
+            if stage.straight:
+                weights[name] = StraightWeight(layer.weight, quantizer, learn_step=learns)
+            else:
+                unit = _unit(task.units.get(name), quantizer.scale)
+                weights[name] = SoftRounding(
+                    layer.weight, quantizer, learn_step=learns, unit=unit
+                )
             layer.add_module("weight_quantizer", weights[name])
         for name in task.quantizers if stage.activation_lr else ():
             quantizer = task.part.get_submodule(name)
@@ -190,6 +197,14 @@ class _Learned:
             assert isinstance(quantizer, ActivationQuantizer)  # noqa: S101 - names are shared
             quantizer.scale = step.step().detach().clone()
             self.part.set_submodule(name, quantizer)
+
+
+def _unit(rows: Tensor | None, scale: Tensor) -> Tensor | None:
+    """(O,) as broadcast to steps per channel; their mean where one step serves all channels."""
+    if rows is None:
+        return None
+    fitting = rows.view(-1, *[1] * (scale.ndim - 1)) if scale.numel() == len(rows) else rows.mean()
+    return fitting.to(scale)
 
 
 def _optimize(  # noqa: PLR0913 - all of `learn` and what it installed

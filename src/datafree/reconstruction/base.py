@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 from abc import abstractmethod
+from collections.abc import Mapping
 from contextlib import closing
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import ClassVar, Literal
 
@@ -88,6 +89,7 @@ class Reconstructor(Hyperparameters):
         student: fx.GraphModule,
         images: Tensor,
         *,
+        unfolded: fx.GraphModule | None = None,
         seed: int = 0,
         progress: Progress = silent,
         checkpoint: Path | None = None,
@@ -101,6 +103,7 @@ class Reconstructor(Hyperparameters):
             folded: the float graph the student was made from.
             student: calibrated, on the same device.
             images: (N, C, H, W), normalised.
+            unfolded: the graph `folded` was folded from, for methods that count in its units.
             seed: the same seed gives the same student on the same machine.
             progress: shown while it runs, in steps.
             checkpoint: file that keeps the student after every block, so that an interrupted call
@@ -119,6 +122,7 @@ class Reconstructor(Hyperparameters):
             (block, [block] if self._whole(len(block.layers)) else layer_blocks(folded, block))
             for block in find_blocks(folded)
         ]
+        units = self.step_units(unfolded)
         stages = tuple(stage.faster(self.factor(stage.iterations)) for stage in self.stages())
         steps = [stage.iterations for stage in stages for _, units in blocks for _ in units]
         start = {**student.state_dict(), "images": images}
@@ -140,7 +144,8 @@ class Reconstructor(Hyperparameters):
 
                 return portion.fit(work)
 
-            for task in tasks:
+            for found in tasks:
+                task = replace(found, units=units)
                 limit = deadline.share(task.stage.iterations / sum(steps[len(outcomes) :]))
                 try:
                     outcomes.append(learned(task, limit))
@@ -166,6 +171,15 @@ class Reconstructor(Hyperparameters):
         if self.lr_factor is not None:
             return self.lr_factor
         return min(max(_ENOUGH_STEPS / iterations, 1.0), _LARGEST_FACTOR)
+
+    def step_units(self, unfolded: fx.GraphModule | None) -> Mapping[str, Tensor]:
+        """(O,) by layer, what learned step sizes of its weight are counted in; 1 of others.
+
+        Args:
+            unfolded: as for `reconstruct`.
+        """
+        del unfolded
+        return {}
 
     def batch(self, images: int) -> int:
         """Images per step when there are `images`."""

@@ -117,7 +117,8 @@ def quantize_weights(  # noqa: PLR0913 - what a run hands over
     if plan.reconstructor is not None:
         with watch.stage("reconstruction"):
             outcomes = plan.reconstructor.reconstruct(
-                folded, student, images.images, seed=config.seed, progress=progress,
+                folded, student, images.images, unfolded=graph, seed=config.seed,
+                progress=progress,
                 checkpoint=None if folder is None else folder / UNFINISHED / STUDENT,
                 deadline=deadline,
             )  # fmt: skip

@@ -228,7 +228,7 @@ class SADAG(Genie):
         found = load_tensors(path, request)
         if found is None:
             GenieM(iterations=self.student_iterations).reconstruct(
-                folded, student, images, seed=seed, progress=progress,
+                folded, student, images, unfolded=network, seed=seed, progress=progress,
                 checkpoint=folder / "batch_student_unfinished.safetensors",
                 deadline=deadline.share(_STUDENT_SHARE),
             )  # fmt: skip

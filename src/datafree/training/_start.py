@@ -16,7 +16,6 @@ from datafree.graph.fold import fold_batch_norms
 from datafree.graph.insert import insert_quantizers
 from datafree.progress import Progress
 from datafree.progress.deadline import NEVER, Deadline
-from datafree.reconstruction.base import Reconstructor
 from datafree.tensors import fast_copy, load_tensors, on_device, save_tensors
 from datafree.tensors.memory import Portion
 from datafree.training._task import Task
@@ -92,7 +91,8 @@ def start_from(
     Portion("calibration", _RANGES_CHUNK).fit(ranges)
     rounding: tuple[dict[str, Any], ...] = ()
     if task.reconstructor is not None:
-        rounding = _rounded(base, student, task.reconstructor, images, task.seed, keeper)
+        unfolded = task.teacher if float_student is None else float_student
+        rounding = _rounded(base, student, task, unfolded, images, keeper)
     if task.statistics is None or float_student is not None:
         return Start(student, rounding)
     found = correct_biases_analytically(base, student, task.statistics, task.spec)
@@ -102,9 +102,9 @@ def start_from(
 def _rounded(
     base: fx.GraphModule,
     student: fx.GraphModule,
-    reconstructor: Reconstructor,
+    task: Task,
+    unfolded: fx.GraphModule,
     images: Tensor,
-    seed: int,
     keeper: Keeper,
 ) -> tuple[dict[str, Any], ...]:
     """Learn the rounding of `student` in place, or take up what an earlier call learned."""
@@ -116,9 +116,10 @@ def _rounded(
     else:
         learned = copy.deepcopy(student)
         unfinished = None if folder is None else folder / "rounding_unfinished.safetensors"
-        units = reconstructor.reconstruct(
-            base, learned, images, seed=seed, progress=keeper.progress, checkpoint=unfinished,
-            deadline=keeper.deadline,
+        assert task.reconstructor is not None  # noqa: S101 - asked by the caller
+        units = task.reconstructor.reconstruct(
+            base, learned, images, unfolded=unfolded, seed=task.seed, progress=keeper.progress,
+            checkpoint=unfinished, deadline=keeper.deadline,
         )  # fmt: skip
         outcomes = [asdict(outcome) for outcome in units]
         state = learned.state_dict()

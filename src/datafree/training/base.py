@@ -69,9 +69,10 @@ class Trainer(Hyperparameters):
     """Fractions of the fine-tuning, from 0 to 1, at which all rates fall to a tenth."""
     steps_lr: float = Field(default=0.1, gt=0)
     """Rate of learned step sizes or clips, as a factor on `student_lr`."""
-    weights: Literal["minmax", "lsq", "clip"] = "minmax"
+    weights: Literal["minmax", "lsq", "clip", "fixed"] = "minmax"
     """Ranges of weights: `minmax` recomputes them from the extremes at every step; `lsq` learns
-    the step; `clip` learns the clip, the step times the largest code (DFQF)."""
+    the step; `clip` learns the clip, the step times the largest code (DFQF); `fixed` leaves them
+    as training begins (DFQF's Table 3)."""
     activations: Literal["fixed", "lsq", "clip", "pact"] = "fixed"
     """Ranges of activations: `fixed` leaves them as calibrated; `lsq` learns the step; `clip`
     learns the clip, the step times the largest code (DFQF); `pact` learns PACT's upper clip, which

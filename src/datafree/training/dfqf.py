@@ -53,7 +53,7 @@ class DFQF(Trainer):
     milestones: tuple[Fraction, ...] = ()
     """Fractions of the fine-tuning, from 0 to 1, at which the student's rates fall to a tenth; the
     generator's stays."""
-    weights: Literal["minmax", "lsq", "clip"] = "clip"
+    weights: Literal["minmax", "lsq", "clip", "fixed"] = "clip"
     activations: Literal["fixed", "lsq", "clip", "pact"] = "clip"
     latent: int = Field(default=1000, ge=1)
     inception_weight: float = Field(default=1.0, ge=0)
