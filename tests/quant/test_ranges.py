@@ -1,7 +1,7 @@
 from __future__ import annotations
 
-import math
 import itertools
+import math
 
 import numpy as np
 import pytest

@@ -64,6 +64,9 @@ class Calibrator(RangeRule):
     A calibrator keeps no state of its own: `update` takes the state so far and returns the next.
     """
 
+    tight: ClassVar[bool] = True
+    """Whether its ranges hold the values closely; otherwise steps only begin there to be learned."""
+
     @abstractmethod
     def update(self, state: Any, values: Tensor) -> Any:
         """Take in one batch.

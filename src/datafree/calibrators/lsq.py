@@ -24,9 +24,11 @@ class LSQStart(Calibrator):
     """Set the step to ``2 mean|x| / sqrt(Q_P)`` over all images; for steps that are learned later.
 
     ``Q_P`` is the largest code: ``2^b - 1`` for a tensor that is never negative, else
-    ``2^(b-1) - 1``, also on affine grids, whose zero point then stands in the middle.
+    ``2^(b-1) - 1``, also on affine grids, whose zero point then stands in the middle. At 8 bits the
+    range is many times as wide as the values: it is no range to quantize with as it is.
     """
 
+    tight: ClassVar[bool] = False
     citation: ClassVar[str] = "Esser et al. (2020), Learned Step Size Quantization, ICLR"
 
     def update(self, state: _Magnitude | None, values: Tensor) -> _Magnitude:
@@ -42,4 +44,4 @@ class LSQStart(Calibrator):
     def range(self, state: _Magnitude, grid: Grid) -> tuple[Tensor, Tensor]:
         """The range of that step."""
         signed = grid.signed if grid.symmetric else state.negative
-        return lsq_ends((state.total / state.count).float(), grid, signed=signed)
+        return lsq_ends(state.total / state.count, grid, signed=signed)

@@ -75,7 +75,7 @@ def lsq_range(values: Tensor, grid: Grid, axis: int | None = None) -> tuple[Tens
     shape = [1] * values.ndim if axis is not None else []
     if axis is not None:
         shape[axis] = -1
-    return lsq_ends(means.view(shape).float(), grid, signed=True)
+    return lsq_ends(means.view(shape), grid, signed=True)
 
 
 def lsq_ends(magnitude: Tensor, grid: Grid, *, signed: bool) -> tuple[Tensor, Tensor]:
@@ -87,9 +87,10 @@ def lsq_ends(magnitude: Tensor, grid: Grid, *, signed: bool) -> tuple[Tensor, Te
         signed: values may be negative. Then ``Q_P = 2^(b-1) - 1``, else ``2^b - 1``.
     """
     most = 2 ** (grid.bits - 1 if signed else grid.bits) - 1
-    step = 2 * magnitude / most**0.5
+    step = 2 * magnitude.double() / most**0.5
     low = -step * (most if grid.symmetric else most + 1) if signed else torch.zeros_like(step)
-    return low, step * most
+    end = torch.finfo(torch.float32).max
+    return low.clamp(min=-end).float(), (step * most).clamp(max=end).float()
 
 
 def _unit(reach: Tensor) -> Tensor:

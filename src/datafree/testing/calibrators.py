@@ -55,6 +55,8 @@ class CalibratorContract(Contract):
     @pytest.mark.parametrize(("low", "high"), [(-1.0, 3.0), (0.0, 2.0), (-5.0, -1.0), (2.0, 4.0)])
     def test_the_range_holds_most_of_the_values(self, low: float, high: float) -> None:
         """Of uniform values at 8 bits: all but a twentieth of their extent at either end."""
+        if not self.method.tight:
+            pytest.skip("steps only begin at its ranges")
         state = self.method.update(None, _uniform(low, high))
         state = self.method.update(state, _uniform(low, high, 1))
         found = self.method.range(state, Grid(8))
@@ -76,6 +78,8 @@ class CalibratorContract(Contract):
         """Sixteen million values and more in one batch."""
         values = torch.rand(2, 2**23 + 10)
         low, high = self.method.range(self.method.update(None, values), Grid(8))
+        if not self.method.tight:
+            pytest.skip("steps only begin at its ranges")
         assert low < 0.05
         assert 0.95 < high < 1.01
 
