@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -15,11 +16,10 @@ from datafree.config import build as configure
 from datafree.errors import ConfigError, ModelError
 from datafree.graph.capture import capture
 from datafree.synthesis import intraq
+from datafree.synthesis._crops import crop_boxes, cropped
 from datafree.synthesis.intraq import (
     IntraQ,
     class_means,
-    crop_boxes,
-    cropped,
     marginal_distance,
     pooled,
     soft_inception,
@@ -351,3 +351,59 @@ def test_defaults_are_those_of_cifar10() -> None:
 def test_options_have_bounds(option: str, value: float) -> None:
     with pytest.raises(ConfigError, match=f"option of intraq: {option}"):
         configure(IntraQ, {option: value}, "option of intraq")
+
+
+def distance_by_hand(features: Tensor, targets: Tensor, before: list[tuple[Tensor, int]]) -> Tensor:
+    """The two hinges of images whose class has finished images, over all images of the batch."""
+    total = features.new_zeros(())
+    for feature, target in zip(features, targets.tolist(), strict=True):
+        own = [other for other, label in before if label == target]
+        if own:
+            center = torch.stack(own).mean(0)
+            distance = 1 - (feature @ center) / feature.norm() / center.norm()
+            total = total + (0.3 - distance).relu() + (distance - 0.4).relu()
+    return total / len(features)
+
+
+@pytest.mark.parametrize("size", [5, 3])
+def test_class_means_of_finished_batches(size: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing is constrained in the first batch, nor images of classes that have none yet."""
+    watched = Watched(monkeypatch)
+    model = build("Tiny").requires_grad_(False)
+    method = IntraQ(
+        **WHOLE, centers="batches", batch_size=size, iterations=2, inception_weight=0.0,
+        lambda_lower=0.3, lambda_upper=0.4,
+    )  # fmt: skip
+    result = method.generate(captured("Tiny"), SPEC, 3 * size, seed=4)
+    assert result.targets is not None
+    before: list[tuple[Tensor, int]] = []
+    constrained: list[float] = []
+    for batch in range(3):
+        place = slice(batch * size, (batch + 1) * size)
+        targets = result.targets[place]
+        for step in (2 * batch, 2 * batch + 1):
+            x = watched.images[step].requires_grad_()
+            distance = distance_by_hand(features_of(model, x), targets, before)
+            loss = statistics_loss(model, x) + distance
+            (expected,) = torch.autograd.grad(loss, x)
+            torch.testing.assert_close(watched.gradients[step], expected, rtol=1e-3, atol=1e-6)
+            constrained.append(distance.item())
+        finished = features_of(model, result.images[place])
+        before += list(zip(finished, targets.tolist(), strict=True))
+    assert constrained[:2] == [0, 0]
+    assert max(constrained) > 1e-3
+
+
+def test_batches_read_from_disk_count_as_finished(tmp_path: Path) -> None:
+    method = IntraQ(**WHOLE, centers="batches", batch_size=3, iterations=2)
+    whole = method.generate(captured("Tiny"), SPEC, 9, checkpoint=tmp_path / "a")
+    (tmp_path / "a" / "batch_000006.safetensors").unlink()
+    again = method.generate(captured("Tiny"), SPEC, 9, checkpoint=tmp_path / "a")
+    assert again.digest() == whole.digest()
+    other = IntraQ(**WHOLE, batch_size=3, iterations=2).generate(captured("Tiny"), SPEC, 9)
+    assert not torch.equal(other.images, whole.images)
+
+
+def test_the_protocol_of_the_paper_takes_means_of_batches() -> None:
+    assert IntraQ.paper_options == {"centers": "batches"}
+    assert IntraQ().centers == "steps"

@@ -65,7 +65,7 @@ class Calibrator(RangeRule):
     """
 
     tight: ClassVar[bool] = True
-    """Whether its ranges hold the values closely; otherwise steps only begin there to be learned."""
+    """Whether its ranges hold the values closely; otherwise learned steps only begin there."""
 
     @abstractmethod
     def update(self, state: Any, values: Tensor) -> Any:

@@ -88,15 +88,17 @@ class Synthesizer(Hyperparameters):
         state = self.prepare(teacher, spec, torch.Generator().manual_seed(seed))
 
         def make(batch: Batch) -> SyntheticSet:
+            nonlocal state
             stored = Stored.of(batch, checkpoint, request)
             part = stored.load()
             if part is not None:
                 batch.step(self.batch_iterations)
-                return part
-            images, targets = self.make_batch(teacher, spec, batch, state)
-            self.check_images(images, teacher, spec, batch)
-            part = SyntheticSet(images.cpu(), spec, targets, stored.metadata)
-            stored.save(part)
+            else:
+                images, targets = self.make_batch(teacher, spec, batch, state)
+                self.check_images(images, teacher, spec, batch)
+                part = SyntheticSet(images.cpu(), spec, targets, stored.metadata)
+                stored.save(part)
+            state = self.after_batch(state, part)
             return part
 
         what, size = f"{self.name} images", self.batch_images(teacher, count)
@@ -284,6 +286,16 @@ class Synthesizer(Hyperparameters):
         """Whatever all batches share (DSG: the margins); computed once."""
         del teacher, spec, generator
 
+    def after_batch(self, state: Any, part: SyntheticSet) -> Any:
+        """What the batches that follow share, once `part` is finished, or was read from disk.
+
+        Args:
+            state: what `prepare`, or the last call, returned.
+            part: the finished batch.
+        """
+        del part
+        return state
+
     @abstractmethod
     def make_batch(
         self, teacher: nn.Module, spec: InputSpec, batch: Batch, state: Any
@@ -294,7 +306,7 @@ class Synthesizer(Hyperparameters):
             teacher: as in `generate`.
             spec: as in `generate`.
             batch: size, place in the set, random numbers, progress.
-            state: what `prepare` returned.
+            state: what `prepare` returned, or `after_batch` of the batch before.
         """
 
 

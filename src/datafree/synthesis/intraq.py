@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import math
-from typing import Any, ClassVar
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
@@ -14,12 +15,29 @@ from datafree.config import InputSpec
 from datafree.errors import ModelError
 from datafree.graph.insert import quantizable_layers
 from datafree.graph.taps import BatchNorm, tap_batch_norms, tap_calls
+from datafree.images import SyntheticSet
 from datafree.losses import class_logits, first_logits, variance_distance
+from datafree.synthesis._crops import crop_boxes, cropped
 from datafree.synthesis._images import balanced_targets
 from datafree.synthesis.base import Batch, Synthesizer, even_batches
 from datafree.tensors import device_of, fast_copy
 
-_MOST_STRETCHED = 4 / 3
+_CHUNK = 64
+
+
+@dataclass(frozen=True)
+class _State:
+    """The network, and what its classifier read of all finished images by class.
+
+    Attributes:
+        network: with its batch norms.
+        sums: (K, D) pooled features, or None before there are any.
+        counts: (K,) images.
+    """
+
+    network: fx.GraphModule
+    sums: Tensor | None = None
+    counts: Tensor | None = None
 
 
 class IntraQ(Synthesizer):
@@ -43,10 +61,12 @@ class IntraQ(Synthesizer):
 
     The published values of (epsilon, lambda_lower, lambda_upper) are (0.95, 0.05, 0.8) for
     CIFAR-10, which are the defaults, and (0.6, 0.02, 1.0) for CIFAR-100. Those of the released
-    ImageNet script, (1, 0, 2), switch the last two parts off. Left open by the description this
-    follows, and chosen here: class means are exponential averages over the steps of one batch,
-    without gradient, that take in the step's own images first; targets are drawn once, not every
-    step; crops keep the aspect ratio within 3/4 to 4/3 of the image's.
+    ImageNet script, (1, 0, 2), switch the last two parts off. In the paper, class means are those
+    of finished batches and nothing is constrained before there are any (``centers=batches``, and
+    protocol `paper`). A small set is one batch, which would know no means at all: by default they
+    are exponential averages over the steps of the batch itself, without gradient, that take in the
+    step's own images first. Left open, and chosen here: targets are drawn once, not every step;
+    crops keep the aspect ratio within 3/4 to 4/3 of the image's.
 
     The set is shared out evenly into batches of at most `batch_size`. A batch's statistics tie its
     images together, so all its feature maps are in memory at once: at 224 x 224 pixels, lower
@@ -57,6 +77,7 @@ class IntraQ(Synthesizer):
         "Zhong et al. (2022), IntraQ: Learning Synthetic Images with Intra-Class Heterogeneity for"
         " Zero-Shot Network Quantization, CVPR"
     )
+    paper_options: ClassVar[Mapping[str, Any]] = {"centers": "batches"}
     needs_batch_norm: ClassVar[bool] = True
     needs_image: ClassVar[bool] = True
 
@@ -78,8 +99,11 @@ class IntraQ(Synthesizer):
     """Cosine distance to the class mean below which images are pushed away from it."""
     lambda_upper: float = Field(default=0.8, ge=0, le=2)
     """Cosine distance to the class mean above which images are pulled back to it."""
+    centers: Literal["steps", "batches"] = "steps"
+    """What class means are taken over: `steps`, those of the batch at hand; `batches`, all images
+    of finished batches, as in the paper: images of a class that has none yet are free."""
     center_momentum: float = Field(default=0.9, ge=0, lt=1)
-    """Share of a class mean that is kept at every step."""
+    """Share of a class mean that is kept at every step, with `centers` `steps`."""
     distance_weight: float = Field(default=1.0, ge=0)
     """Weight of the marginal distance constraint."""
     epsilon: float = Field(default=0.95, ge=0, le=1)
@@ -120,18 +144,40 @@ class IntraQ(Synthesizer):
                 f"{self.name} asks images to be of a class, and this network tells none"
                 f" ({spec.task}); use the method zeroq or genie, which do without"
             )
-        return fast_copy(teacher).requires_grad_(False)
+        network: Any = fast_copy(teacher).requires_grad_(False)
+        return _State(network)
+
+    def after_batch(self, state: Any, part: SyntheticSet) -> Any:
+        """With `centers` `batches`, what the classifier reads of the finished images counts too."""
+        if self.centers == "steps":
+            return state
+        assert part.targets is not None  # noqa: S101 - `make_batch` returns them
+        network: fx.GraphModule = state.network
+        device, seen = device_of(network), list[Tensor]()
+        classifier = network.get_submodule(quantizable_layers(network)[-1])
+
+        def see(_name: str, features: Tensor, _logits: Tensor) -> None:
+            seen.append(pooled(features, classifier))
+
+        with torch.no_grad(), tap_calls({"classifier": classifier}, see):
+            for chunk in part.images.split(_CHUNK):
+                network(chunk.to(device, memory_format=torch.channels_last))
+        members = F.one_hot(part.targets.to(device), part.spec.answers).to(seen[0].dtype)
+        sums, counts = members.T @ torch.cat(seen), members.sum(0)
+        if state.sums is not None:
+            sums, counts = state.sums + sums, state.counts + counts
+        return _State(network, sums, counts)
 
     def make_batch(
         self, teacher: nn.Module, spec: InputSpec, batch: Batch, state: Any
     ) -> tuple[Tensor, Tensor | None]:
         """Optimise one batch from Gaussian noise; see the base class."""
-        network: fx.GraphModule = state
+        network: fx.GraphModule = state.network
         device = device_of(network)
         images = torch.randn(batch.size, *spec.shape, generator=batch.generator)
         targets = balanced_targets(batch, spec.answers)
         wanted = soft_targets(batch.size, self.soft_share, self.epsilon, batch.generator)
-        objective = _Objective(self, network, targets.to(device), wanted.to(device), spec.answers)
+        objective = _Objective(self, state, targets.to(device), wanted.to(device), spec.answers)
         pixels = images.to(device).requires_grad_()
         optimizer = torch.optim.Adam([pixels], lr=self.learning_rate)
         plateau = torch.optim.lr_scheduler.ReduceLROnPlateau(
@@ -162,9 +208,11 @@ class _Objective:
     """What the images of one batch are judged by; holds the running means of their classes."""
 
     def __init__(
-        self, method: IntraQ, network: fx.GraphModule, targets: Tensor, wanted: Tensor, classes: int
+        self, method: IntraQ, state: _State, targets: Tensor, wanted: Tensor, classes: int
     ) -> None:
         self.method = method
+        self.state = state
+        network = state.network
         self.classifier = network.get_submodule(quantizable_layers(network)[-1])
         self.targets = targets
         self.wanted = wanted
@@ -179,21 +227,35 @@ class _Objective:
     def loss(self, logits: Tensor, taps: list[tuple[BatchNorm, Tensor]]) -> Tensor:
         """Scalar loss from what one forward pass left; the class means take it in first."""
         layers = [variance_distance(inputs, *_running_statistics(layer)) for layer, inputs in taps]
-        means = class_means(self.features.detach(), self.targets, self.classes)
-        kept = self.method.center_momentum
-        self.centers = means if self.centers is None else torch.lerp(means, self.centers, kept)
-        margin = marginal_distance(
-            self.features,
-            self.centers[self.targets],
-            self.method.lambda_lower,
-            self.method.lambda_upper,
-        )
+        margin = self._by_batches() if self.method.centers == "batches" else self._by_steps()
         inception = soft_inception(logits, self.targets, self.wanted)
         return (
             torch.stack(layers).mean()
             + self.method.distance_weight * margin
             + self.method.inception_weight * inception
         )
+
+    def _by_steps(self) -> Tensor:
+        means = class_means(self.features.detach(), self.targets, self.classes)
+        kept = self.method.center_momentum
+        self.centers = means if self.centers is None else torch.lerp(means, self.centers, kept)
+        return self._margin(self.features, self.centers[self.targets])
+
+    def _by_batches(self) -> Tensor:
+        """The constraint of the images whose class has finished ones, over all images."""
+        sums, counts = self.state.sums, self.state.counts
+        if sums is None or counts is None:
+            return self.features.new_zeros(())
+        known = counts[self.targets] > 0
+        own = self.targets[known]
+        if not len(own):
+            return self.features.new_zeros(())
+        margin = self._margin(self.features[known], sums[own] / counts[own, None])
+        return margin * (len(own) / len(self.targets))
+
+    def _margin(self, features: Tensor, centers: Tensor) -> Tensor:
+        method = self.method
+        return marginal_distance(features, centers, method.lambda_lower, method.lambda_upper)
 
 
 def soft_targets(count: int, share: float, epsilon: float, generator: torch.Generator) -> Tensor:
@@ -262,53 +324,6 @@ def pooled(features: Tensor, layer: nn.Module) -> Tensor:
     if isinstance(layer, nn.Linear):
         return features if features.ndim == 2 else features.flatten(1, -2).mean(1)
     return features.flatten(2).mean(2)
-
-
-def crop_boxes(count: int, smallest: float, generator: torch.Generator) -> Tensor:
-    """(count, 4) random boxes inside the unit square: top, left, height, width.
-
-    Areas are uniform in [smallest, 1]; the logarithm of width over height is uniform between those
-    of 3/4 and 4/3, as far as the box fits; places are uniform.
-
-    Args:
-        count: number of boxes.
-        smallest: area.
-        generator: source of the random numbers, on the CPU.
-    """
-    area, stretch, top, left = torch.rand(4, count, generator=generator)
-    area = smallest + (1 - smallest) * area
-    # Neither side may be longer than 1: width^2 = area * ratio, height^2 = area / ratio.
-    reach = torch.minimum(-area.log(), torch.tensor(math.log(_MOST_STRETCHED)))
-    ratio = torch.exp((2 * stretch - 1) * reach)
-    height, width = (area / ratio).sqrt(), (area * ratio).sqrt()
-    return torch.stack([top * (1 - height), left * (1 - width), height, width], 1)
-
-
-def cropped(images: Tensor, boxes: Tensor, mirrored: Tensor) -> Tensor:
-    """A part of every image, scaled to full size by linear interpolation; differentiable.
-
-    Args:
-        images: (B, C, H, W).
-        boxes: (B, 4) top, left, height, width in shares of the image.
-        mirrored: (B,) whether left and right are exchanged.
-
-    Returns:
-        (B, C, H, W).
-    """
-    top, left, height, width = boxes.T
-    rows = _interpolation(top, height, images.shape[2])
-    columns = _interpolation(left, width, images.shape[3])
-    columns = torch.where(mirrored[:, None, None], columns.flip(1), columns)
-    # Products rather than grid_sample, whose gradient on CUDA adds in no fixed order.
-    return rows[:, None].to(images) @ images @ columns[:, None].mT.to(images)
-
-
-def _interpolation(start: Tensor, length: Tensor, size: int) -> Tensor:
-    """(B, size, size) matrices that read `size` points of ``[start, start + length]`` of a line."""
-    pixels = torch.arange(size)
-    places = size * start[:, None] + (pixels + 0.5) * length[:, None] - 0.5
-    places = places.clamp(0, size - 1)
-    return (1 - (places[:, :, None] - pixels).abs()).clamp(min=0)
 
 
 def _running_statistics(layer: BatchNorm) -> tuple[Tensor, Tensor]:
