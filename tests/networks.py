@@ -17,6 +17,7 @@ from torch import Tensor, fx, nn
 from datafree.config import InputSpec
 from datafree.generators import Generator, GeneratorConfig, save_generator
 from datafree.graph.capture import capture
+from datafree.images import SyntheticSet
 from datafree.quant.modules import ActivationQuantizer
 from datafree.testing.networks import (
     SPEC,
@@ -219,6 +220,21 @@ def captured(name: str) -> fx.GraphModule:
 def saved_generator(spec: InputSpec) -> Path:
     """File of a conditional generator that fits `spec`, there until Python ends."""
     return _saved_generator(spec.shape, spec.classes)
+
+
+def saved_pool(spec: InputSpec) -> Path:
+    """File of forty labelled images that fit `spec`, there until Python ends."""
+    return _saved_pool(spec)
+
+
+@cache
+def _saved_pool(spec: InputSpec) -> Path:
+    folder = Path(tempfile.mkdtemp(prefix="datafree-pool-"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    path = folder / "pool.safetensors"
+    targets = torch.arange(40) % spec.answers
+    SyntheticSet(images(40, 11, spec.shape), spec, targets).save(path)
+    return path
 
 
 @cache

@@ -16,7 +16,7 @@ from datafree.registry import available, load
 from datafree.runs.pipeline import run
 from datafree.runs.synthesizing import synthesize_images
 from datafree.synthesis.base import Synthesizer
-from networks import saved_generator
+from networks import saved_generator, saved_pool
 
 MODEL = "digits_resnet8"
 QUICK = {
@@ -44,7 +44,9 @@ def quick(package: str, name: str, **more: Any) -> dict[str, Any]:
 @cache
 def images(name: str) -> SyntheticSet:
     teacher = load_teacher(ModelConfig(source=MODEL))
-    options = quick("synthesis", name, path=saved_generator(teacher.spec))
+    options = quick(
+        "synthesis", name, path=saved_generator(teacher.spec), pool=saved_pool(teacher.spec)
+    )
     config = RunConfig(model=MODEL, method=name, method_options=options, images=4)
     return synthesize_images(capture(teacher.model, teacher.spec), teacher.spec, config)
 

@@ -15,7 +15,7 @@ from datafree.synthesis.base import Synthesizer
 from datafree.testing import SynthesisContract
 from datafree.testing.networks import Attending, ready
 from datafree.testing.watching import Counter
-from networks import SPEC, captured, saved_generator
+from networks import SPEC, captured, saved_generator, saved_pool
 
 pytestmark = pytest.mark.integration
 
@@ -27,13 +27,13 @@ QUICK: dict[str, Any] = {
     "matching_iterations": 2,
     "student_iterations": 2,
 }
-LABELLED = {"probe", "generator", "intraq", "prior", "psaq", "sardfq"}
+LABELLED = {"probe", "generator", "intraq", "prior", "psaq", "sardfq", "subset"}
 """Methods whose images belong to a class; the generator of `options` is a conditional one."""
 PRIORS: dict[str, Any] = {"label_weight": 1.0, "tv_weight": 0.01, "l2_weight": 0.01, "jitter": 2}
 
 
 def options(cls: type[Synthesizer], spec: InputSpec = SPEC, **wanted: Any) -> dict[str, Any]:
-    wanted["path"] = saved_generator(spec)
+    wanted |= {"path": saved_generator(spec), "pool": saved_pool(spec)}
     return {key: value for key, value in wanted.items() if key in cls.model_fields}
 
 

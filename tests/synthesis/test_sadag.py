@@ -16,6 +16,7 @@ from datafree.config import build as configure
 from datafree.errors import ModelError
 from datafree.graph.capture import capture
 from datafree.graph.swing import swing_convolutions
+from datafree.images import SyntheticSet
 from datafree.progress import silent
 from datafree.progress.deadline import NEVER
 from datafree.quant.modules import QUANTIZED
@@ -23,7 +24,7 @@ from datafree.synthesis import genie, sadag
 from datafree.synthesis._matching import Matcher, matching
 from datafree.synthesis.genie import Genie
 from datafree.synthesis.sadag import SADAG
-from networks import SPEC, captured, images, quantizer_of, randomized
+from networks import SPEC, captured, images, quantizer_of, randomized, saved_pool
 
 pytestmark = pytest.mark.integration
 
@@ -238,3 +239,62 @@ def test_a_network_without_classifier_is_refused() -> None:
     graph = capture(randomized(nn.Sequential(model, nn.Flatten()), images(8)), SPEC)
     with pytest.raises(ModelError, match=r"sadag matches gradients.*none; use the method genie"):
         SADAG(**QUICK).generate(graph, SPEC, 2)
+
+
+def test_gradients_of_the_set_are_matched(student: fx.GraphModule) -> None:
+    """Eq. (15) in the place of Eq. (18): what is added to the loss is 1 - cos of sums."""
+    network = captured("Tiny")
+    method = SADAG(**QUICK, match="set", scheme=Scheme(bits="W3A3", policy="brecq"))
+    seen: list[tuple[Tensor, float]] = []
+    with pytest.MonkeyPatch.context() as patch:
+        real = sadag.set_matching
+
+        def spy(one: Any, other: Any) -> Tensor:
+            value = real(one, other)
+            sums = [torch.einsum("nd,nc->dc", *pair).flatten() for pair in (one, other)]
+            cosine = (sums[0] @ sums[1]) / sums[0].norm() / sums[1].norm()
+            seen.append((1 - cosine.detach(), value.item()))
+            return value
+
+        patch.setattr(sadag, "set_matching", spy)
+        patch.setattr(sadag, "gradient_matching", None)
+        made = method.generate(network, SPEC, 3)
+    assert len(seen) == 4, "two steps, each with a neighbour to find and one to match"
+    for expected, found in seen:
+        assert found == pytest.approx(expected.item(), abs=1e-5)
+    assert made.digest() != SADAG(**QUICK, scheme=method.scheme).generate(network, SPEC, 3).digest()
+
+
+def test_swinging_goes_on_where_it_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In the statistics alone: gradients are those of the network as it is."""
+    swung: list[fx.GraphModule] = []
+
+    def swing(network: fx.GraphModule, generator: torch.Generator) -> fx.GraphModule:
+        swung.append(swing_convolutions(network, generator))
+        return swung[-1]
+
+    monkeypatch.setattr(sadag, "swing_convolutions", swing)
+    plain = SADAG(**QUICK).generate(captured("Tiny"), SPEC, 5)
+    assert not swung
+    found = SADAG(**QUICK, matching_swing=True).generate(captured("Tiny"), SPEC, 5)
+    assert len(swung) == 2, "one for every batch"
+    assert found.digest() != plain.digest()
+
+
+def test_the_cosine_with_given_images_is_told(student: fx.GraphModule) -> None:
+    """Whatever they are, the images stay; against gradients of one image at a time."""
+    method = SADAG(**QUICK, scheme=Scheme(bits="W3A3", policy="brecq"))
+    plain = method.generate(captured("Tiny"), SPEC, 3)
+    pool = saved_pool(SPEC)
+    made = method.model_copy(update={"compare_with": pool}).generate(captured("Tiny"), SPEC, 3)
+    assert made.digest() == plain.digest()
+    with matching(captured("Tiny"), student) as matcher:
+        sums = [
+            sum(gradient_of_classifier(matcher, image) for image in images)
+            for images in (made.images, SyntheticSet.load(pool).images)
+        ]
+    assert isinstance(sums[0], Tensor) and isinstance(sums[1], Tensor)
+    expected = (sums[0] @ sums[1]) / sums[0].norm() / sums[1].norm()
+    assert made.metadata["cosine"] == pytest.approx(expected.item(), abs=1e-4)
+    assert -1 <= made.metadata["warm_cosine"] <= 1
+    assert "cosine" not in plain.metadata

@@ -20,7 +20,13 @@ from datafree.losses.attention import (
     patch_similarity,
 )
 from datafree.losses.correlation import correlation_inhibition
-from datafree.losses.gradients import gradient_diversity, gradient_matching, gradient_similarity
+from datafree.losses.gradients import (
+    gradient_diversity,
+    gradient_matching,
+    gradient_similarity,
+    set_gradient,
+    set_matching,
+)
 from datafree.losses.images import image_norm, total_variation
 from datafree.losses.inputs import input_part, pack, unpack
 from datafree.losses.logits import (
@@ -73,6 +79,8 @@ __all__ = [
     "patch_similarity",
     "relative_error",
     "sample_statistics",
+    "set_gradient",
+    "set_matching",
     "slack_distance",
     "slack_margin",
     "soft_cross_entropy",

@@ -47,3 +47,23 @@ def gradient_diversity(
     likeness = gradient_similarity(one, other).abs()
     own = torch.eye(*likeness.shape, dtype=torch.bool, device=likeness.device)
     return F.relu(likeness.masked_fill(own, 0.0) - threshold).amax(1).mean()
+
+
+def set_gradient(features: tuple[Tensor, Tensor]) -> Tensor:
+    """The gradient of a whole set for a classifier's weights, Eq. (12): ``-1/N A^T E``, (D, C).
+
+    Args:
+        features: inputs A (N, D) and logit residuals E (N, C) of a classifier, as they are.
+    """
+    return -features[0].T @ features[1] / len(features[0])
+
+
+def set_matching(one: tuple[Tensor, Tensor], other: tuple[Tensor, Tensor]) -> Tensor:
+    """``1 - cos(g(X), g(X'))`` of the gradients of two sets, Eq. (15); a scalar.
+
+    Args:
+        one: inputs (N, D) and residuals (N, C) of a classifier, as they are.
+        other: the same of another set, of any size.
+    """
+    pair = (set_gradient(features).flatten() for features in (one, other))
+    return 1 - F.cosine_similarity(*pair, dim=0)

@@ -189,6 +189,8 @@ def _carried_out(job: _Job, place: Path | None) -> Result:
         **({"protocol": config.protocol_told} if config.protocol_told else {}),
         **({"notes": begun.notes} if begun.notes else {}),
     }  # fmt: skip
+    if "cosine" in images.metadata:
+        metrics["gradient_cosine"] = images.metadata["cosine"]
     if config.mixed:
         with watch.stage("allocation"):
             folds = plan.trainer is None or plan.trainer.folds
@@ -317,8 +319,9 @@ def _recorded(
 
 
 def _files(config: RunConfig) -> str:
-    """Digests of the generators a run starts from: their files may change under the same name."""
-    named = (config.generator, config.synthesis.options.get("path"))
+    """Digests of files a run starts from, which may change under the same name."""
+    options = config.synthesis.options
+    named = (config.generator, options.get("path"), options.get("pool"))
     paths = [Path(name) for name in named if name is not None]
     return "".join(f" {sha256(path)}" for path in paths if path.is_file())
 

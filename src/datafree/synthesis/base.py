@@ -51,6 +51,8 @@ class Synthesizer(Hyperparameters):
     """Whether it knows of images alone: what is smooth, black, white, or cut out."""
     needs_file: ClassVar[bool] = False
     """Whether the network alone is not enough."""
+    chooses: ClassVar[bool] = False
+    """Whether images are chosen among given ones, so that sets of two seeds share some."""
 
     def generate(  # noqa: PLR0913 - all but three have defaults
         self,

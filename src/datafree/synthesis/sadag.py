@@ -5,7 +5,7 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Mapping
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
@@ -14,27 +14,30 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, fx, nn
 
-from datafree.calibrators.base import calibrate
-from datafree.calibrators.mse import MSE
 from datafree.config import InputSpec, Scheme
-from datafree.errors import DataError, ModelError
-from datafree.graph.fold import fold_batch_norms
-from datafree.graph.insert import insert_quantizers
+from datafree.errors import ModelError
+from datafree.graph.swing import swing_convolutions
 from datafree.graph.taps import last_linear, tap_batch_norms
 from datafree.images import SyntheticSet
-from datafree.losses import gradient_diversity, gradient_matching
+from datafree.losses import gradient_diversity, gradient_matching, set_matching
 from datafree.progress import Progress, silent
 from datafree.progress.deadline import NEVER, Deadline
-from datafree.quant.modules import QUANTIZED
 from datafree.reconstruction.genie_m import GenieM
+from datafree.synthesis._draft import Draft
 from datafree.synthesis._generator import ImageGenerator
 from datafree.synthesis._genie import Generated, Objective
 from datafree.synthesis._making import in_time
-from datafree.synthesis._matching import Features, Matcher, matching
+from datafree.synthesis._matching import (
+    Features,
+    Matcher,
+    calibrated,
+    frozen,
+    matching,
+    unit,
+)
 from datafree.synthesis.base import Batch, Stored
 from datafree.synthesis.genie import Genie
-from datafree.tensors import device_of, fast_copy, load_tensors, save_tensors
-from datafree.tensors.memory import Portion
+from datafree.tensors import device_of, load_tensors, save_tensors
 
 # Of the time that is left where there is a limit, about as their steps cost.
 _WARM_SHARE, _STUDENT_SHARE = 0.3, 0.4
@@ -57,7 +60,11 @@ class SADAG(Genie):
     within `rho` that differs most: ``L_GM = 1/B sum_i 1 - cos(g_i, g'_i)``. ``L_div`` (Eq. 19)
     keeps samples apart, in the batch and from all batches before:
     ``L_div = 1/B sum_i max_(j != i) max(|cos(g_i, g_j)| - tau, 0)``. Swinging is for the warm-up
-    only.
+    only, unless `matching_swing` goes on with it. With ``match=set`` the gradients compared are
+    those of the whole batch (Eq. 15), ``L_GM = 1 - cos(sum_i g_i, sum_i g'_i)``.
+
+    With `compare_with`, a file of images such as real ones, metadata of the set have the cosine of
+    its gradient and theirs (``cosine``), and that of the warm-up (``warm_cosine``).
 
     The gradient that should point to the neighbour is 0 at ``eps = 0``; `perturb` chooses the way
     out.
@@ -78,6 +85,14 @@ class SADAG(Genie):
     """Weight of the gradient matching ``L_GM``."""
     diversity_weight: float = Field(default=1.0, ge=0)
     """Weight of the diversity ``L_div``."""
+    match: Literal["sample", "set"] = "sample"
+    """Whose gradients are matched with those of neighbours: each `sample`'s, or the `set`'s, that
+    is the sum over the batch."""
+    matching_swing: bool = False
+    """Let strided convolutions swing after the warm-up too, where statistics are matched."""
+    compare_with: Path | None = None
+    """File of images that `synthesize` wrote, or of real ones in that form, with whose gradient the
+    set's is compared. They change nothing."""
     rho: float = Field(default=2.0, ge=0)
     """Euclidean distance of the neighbours in latent space; the released script has 1."""
     tau: float = Field(default=0.0, ge=0, le=1)
@@ -172,7 +187,7 @@ class SADAG(Genie):
                 warm = {k: v for k, v in request.items() if k not in _OWN_FIELDS}
                 learned = warm | {k: request[k] for k in _STUDENT_FIELDS}
                 drafts = [
-                    self._draft(_Draft(folder, batch, warm, self.latent_dim), spec, network)
+                    self._draft(Draft(folder, batch, warm, self.latent_dim), spec, network)
                     for batch in in_time(
                         self.batches(teacher, count, seed, step), deadline.share(_WARM_SHARE)
                     )
@@ -190,12 +205,28 @@ class SADAG(Genie):
                     part = self._finished(draft, batch, request, spec, matcher)
                     matcher.remember(part.images.to(device_of(network)))
                     parts.append(part)
-        return self.joined(parts, spec, seed, count)
+                found = self._compared(matcher, images, parts, spec)
+        made = self.joined(parts, spec, seed, count)
+        return replace(made, metadata={**made.metadata, **found})
+
+    def _compared(
+        self, matcher: Matcher, warm: Tensor, parts: list[SyntheticSet], spec: InputSpec
+    ) -> dict[str, float]:
+        """Cosines with the set to compare with, after the matching and before it."""
+        if self.compare_with is None:
+            return {}
+        others = matcher.of_set(SyntheticSet.load(self.compare_with).fitted(spec).images)
+        made = torch.cat([part.images for part in parts])
+        sets = {"cosine": made, "warm_cosine": warm}
+        return {
+            name: 1 - float(set_matching(matcher.of_set(images), others))
+            for name, images in sets.items()
+        }
 
     def _steps_of(self, teacher: nn.Module, count: int, iterations: int) -> int:
         return -(-count // self.batch_images(teacher, count)) * iterations
 
-    def _draft(self, draft: _Draft, spec: InputSpec, network: fx.GraphModule) -> _Draft:
+    def _draft(self, draft: Draft, spec: InputSpec, network: fx.GraphModule) -> Draft:
         """Warm one batch up, unless that was done before."""
         if draft.exists():
             draft.batch.step(self.iterations)
@@ -215,15 +246,7 @@ class SADAG(Genie):
         deadline: Deadline,
     ) -> fx.GraphModule:
         """The network quantized by Genie-M on `images`; frozen, its weights on their grids."""
-        scheme = self.scheme or Scheme(bits="W4A4", policy="brecq", weight_range="mse")
-        folded = fold_batch_norms(network)
-        student = insert_quantizers(folded, scheme, spec)
-
-        def ranges(size: int) -> None:
-            batches = (part.to(device_of(network)) for part in images.split(size))
-            calibrate(student, batches, MSE(power=2.4), observe="float")
-
-        Portion("calibration of sadag's student", 64).fit(ranges)
+        folded, student = calibrated(network, images, spec, self.scheme)
         path = folder / "batch_student.safetensors"
         found = load_tensors(path, request)
         if found is None:
@@ -235,15 +258,11 @@ class SADAG(Genie):
             save_tensors(path, student.state_dict(), request)
         else:
             student.load_state_dict(found[0])
-        for layer in student.modules():
-            if isinstance(layer, QUANTIZED):
-                # The weights lie on their grids: rounding them in every pass changes nothing.
-                layer.weight_quantizer.enabled = False
-        return fast_copy(student).requires_grad_(False)
+        return frozen(student)
 
     def _finished(
         self,
-        draft: _Draft,
+        draft: Draft,
         batch: Batch,
         request: dict[str, Any],
         spec: InputSpec,
@@ -266,20 +285,24 @@ class SADAG(Genie):
 
     def _match(self, made: Generated, batch: Batch, matcher: Matcher) -> Generated:
         """Train generator and latent vectors on; the images are those before the last update."""
-        network = matcher.network
+        network, sets = matcher.network, self.match == "set"
+        judged = swing_convolutions(network, batch.generator) if self.matching_swing else network
+        look = matcher.raw if sets else matcher.features
+        compare = set_matching if sets else gradient_matching
         labels = None if made.targets is None else made.targets.to(device_of(network))
-        objective = Objective(network, labels, self.label_weight)
+        objective = Objective(judged, labels, self.label_weight)
         latents = made.latents.requires_grad_()
         steps = self._later()._steps(made.generator, latents)
         images = made.images
-        with tap_batch_norms(network) as taps:
+        with tap_batch_norms(judged) as taps:
             for _ in batch.iterations(self.matching_iterations):
                 images = made.generator(latents)
                 loss = objective.loss(images, taps)
-                own = matcher.features(images, passed=True)
+                own = look(images, passed=not self.matching_swing)
                 shift = self._shift(made.generator, latents, own, matcher, batch.generator)
-                near = matcher.features(made.generator(latents + shift))
-                loss = loss + self.matching_weight * gradient_matching(own, near)
+                near = look(made.generator(latents + shift))
+                loss = loss + self.matching_weight * compare(own, near)
+                own = unit(own) if sets else own
                 others = matcher.with_memory(own)
                 loss = loss + self.diversity_weight * gradient_diversity(own, others, self.tau)
                 steps.take(loss)
@@ -296,17 +319,19 @@ class SADAG(Genie):
     ) -> Tensor:
         """Steps (B, latent) of length `rho` towards the neighbours that differ most, Eq. (17)."""
         fixed = own[0].detach(), own[1].detach()
+        look = matcher.raw if self.match == "set" else matcher.features
+        compare = set_matching if self.match == "set" else gradient_matching
         if self.perturb == "official":
             moved = fixed[0] + _SAME, fixed[1] + _SAME
-            unlikeness = gradient_matching(own, moved)
+            unlikeness = compare(own, moved)
             (direction,) = torch.autograd.grad(unlikeness, [latents], retain_graph=True)
             return self.rho * F.normalize(direction)
         drawn = torch.randn(latents.shape, generator=random).to(latents.device)
         start = (_PROBE * F.normalize(drawn)).requires_grad_()
         if self.perturb == "random":
             return self.rho * F.normalize(start.detach())
-        near = matcher.features(generator(latents.detach() + start))
-        (direction,) = torch.autograd.grad(gradient_matching(near, fixed), [start])
+        near = look(generator(latents.detach() + start))
+        (direction,) = torch.autograd.grad(compare(near, fixed), [start])
         return self.rho * F.normalize(direction)
 
     def _later(self) -> SADAG:
@@ -324,48 +349,3 @@ class SADAG(Genie):
 
 _OWN_FIELDS = frozenset(SADAG.model_fields) - frozenset(Genie.model_fields)
 _STUDENT_FIELDS = frozenset({"scheme", "student_iterations"})
-
-
-@dataclass(frozen=True)
-class _Draft:
-    """One batch after the warm-up, on disk."""
-
-    folder: Path
-    batch: Batch
-    base: Mapping[str, object]
-    latent_dim: int
-
-    @property
-    def path(self) -> Path:
-        return self.folder / f"batch_{self.batch.start:06d}_draft.safetensors"
-
-    @property
-    def request(self) -> dict[str, Any]:
-        """All that it depends on."""
-        return {**self.base, "batch_seed": self.batch.generator.initial_seed()}
-
-    def exists(self) -> bool:
-        return load_tensors(self.path, self.request) is not None
-
-    def save(self, made: Generated) -> None:
-        tensors = {f"generator.{k}": v for k, v in made.generator.state_dict().items()}
-        tensors |= {"latents": made.latents, "images": made.images}
-        if made.targets is not None:
-            tensors["targets"] = made.targets
-        save_tensors(self.path, tensors, self.request)
-
-    def load(self, spec: InputSpec, network: nn.Module) -> Generated:
-        found = load_tensors(self.path, self.request)
-        if found is None:
-            raise DataError(f"{self.path} has disappeared: run the same command again")
-        tensors, device = found[0], device_of(network)
-        generator = ImageGenerator(spec.shape, self.latent_dim, torch.Generator())
-        generator.load_state_dict(
-            {k.removeprefix("generator."): v for k, v in tensors.items() if k.startswith("gen")}
-        )
-        return Generated(
-            generator.to(device),
-            tensors["latents"].to(device),
-            tensors["images"],
-            tensors.get("targets"),
-        )

@@ -92,6 +92,8 @@ class SynthesisContract(Contract):
         two = self.method.generate(teacher, SPEC, 3, seed=1)
         other = self.method.generate(teacher, SPEC, 3, seed=2)
         assert one.digest() == two.digest()
+        if self.method.chooses:
+            return
         distance = (one.images[:, None] - other.images[None]).flatten(2).norm(dim=2)
         assert distance.min() > 1, "sets of different seeds share no image"
 
