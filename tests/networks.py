@@ -224,11 +224,12 @@ def saved_generator(spec: InputSpec) -> Path:
 
 def saved_pool(spec: InputSpec) -> Path:
     """File of forty labelled images that fit `spec`, there until Python ends."""
-    return _saved_pool(spec)
+    return _saved_pool(spec.model_dump_json())
 
 
 @cache
-def _saved_pool(spec: InputSpec) -> Path:
+def _saved_pool(described: str) -> Path:
+    spec = InputSpec.model_validate_json(described)
     folder = Path(tempfile.mkdtemp(prefix="datafree-pool-"))
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
     path = folder / "pool.safetensors"
