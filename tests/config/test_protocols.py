@@ -106,6 +106,8 @@ def test_what_is_given_changes_the_preset_and_is_told() -> None:
     assert (run.policy, run.images) == ("brecq", 64)
     assert run.method_options == {"iterations": 50, "batch_size": None, "least_fall": 0.0}
     assert run.protocol_told == "dsg but policy brecq, method iterations 50, images 64"
+    mixed = config(protocol="zeroq", photos="pictures")
+    assert mixed.protocol_told == "zeroq but photos pictures"
     other = config(protocol="zeroq", method="genie", method_options={"iterations": 3})
     assert other.method_options == {"iterations": 3}, "options of another method are not zeroq's"
     assert other.protocol_told == "zeroq but method genie"

@@ -19,6 +19,7 @@ _ALL: dict[str, Any] = {
     "equalize": False, "equalize_by": "magnitude",
     "replace_relu6": False, "absorb_biases": False, "split_outliers": 0.0,
     "bias_correction": "none",
+    "photos": None,
     "reconstruction": "none", "reconstruction_options": {},
     "training": "none", "training_options": {},
 }  # fmt: skip

@@ -156,9 +156,7 @@ class _Learned:
                 weights[name] = StraightWeight(layer.weight, quantizer, learn_step=learns)
             else:
                 unit = _unit(task.units.get(name), quantizer.scale)
-                weights[name] = SoftRounding(
-                    layer.weight, quantizer, learn_step=learns, unit=unit
-                )
+                weights[name] = SoftRounding(layer.weight, quantizer, learn_step=learns, unit=unit)
             layer.add_module("weight_quantizer", weights[name])
         for name in task.quantizers if stage.activation_lr else ():
             quantizer = task.part.get_submodule(name)
