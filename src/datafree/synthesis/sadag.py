@@ -38,6 +38,7 @@ from datafree.synthesis._matching import (
 from datafree.synthesis.base import Batch, Stored
 from datafree.synthesis.genie import Genie
 from datafree.tensors import device_of, load_tensors, save_tensors
+from datafree.tensors.memory import Portion
 
 # Of the time that is left where there is a limit, about as their steps cost.
 _WARM_SHARE, _STUDENT_SHARE = 0.3, 0.4
