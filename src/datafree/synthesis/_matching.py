@@ -63,7 +63,11 @@ class Matcher:
     def of_set(self, images: Tensor) -> Features:
         """`raw` of many images, chunk by chunk, without their graph."""
         device = device_of(self.network)
-        rows = [self.raw(chunk.to(device)) for chunk in images.split(_CHUNK)]
+
+        def passed(size: int) -> list[Features]:
+            return [self.raw(chunk.to(device)) for chunk in images.split(size)]
+
+        rows = Portion("gradients of a set", min(_CHUNK, len(images))).fit(passed)
         return torch.cat([row[0] for row in rows]), torch.cat([row[1] for row in rows])
 
     @torch.no_grad()
