@@ -327,7 +327,7 @@ def test_training_may_start_from_corrected_biases(name: str) -> None:
     )
 
 
-@pytest.mark.parametrize("weights", ["minmax", "lsq", "clip"])
+@pytest.mark.parametrize("weights", ["minmax", "lsq", "clip", "fixed"])
 def test_every_way_to_learn_ranges(name: str, weights: str) -> None:
     for activations in ("fixed", "lsq", "clip", "pact"):
         method = make(name, weights=weights, activations=activations, iterations=2)

@@ -63,7 +63,11 @@ class Matcher:
     def of_set(self, images: Tensor) -> Features:
         """`raw` of many images, chunk by chunk, without their graph."""
         device = device_of(self.network)
-        rows = [self.raw(chunk.to(device)) for chunk in images.split(_CHUNK)]
+
+        def passed(size: int) -> list[Features]:
+            return [self.raw(chunk.to(device)) for chunk in images.split(size)]
+
+        rows = Portion("gradients of a set", min(_CHUNK, len(images))).fit(passed)
         return torch.cat([row[0] for row in rows]), torch.cat([row[1] for row in rows])
 
     @torch.no_grad()
@@ -126,7 +130,7 @@ def calibrated(
         batches = (part.to(device_of(network)) for part in images.split(size))
         calibrate(student, batches, MSE(power=2.4), observe="float")
 
-    Portion("calibration of sadag's student", _CHUNK).fit(ranges)
+    Portion("calibration of the student that gradients are matched at", _CHUNK).fit(ranges)
     return folded, student
 
 

@@ -93,13 +93,13 @@ class Synthesizer(Hyperparameters):
             nonlocal state
             stored = Stored.of(batch, checkpoint, request)
             part = stored.load()
-            if part is None:
+            if part is not None:
+                batch.step(self.batch_iterations)
+            else:
                 images, targets = self.make_batch(teacher, spec, batch, state)
                 self.check_images(images, teacher, spec, batch)
                 part = SyntheticSet(images.cpu(), spec, targets, stored.metadata)
                 stored.save(part)
-            else:
-                batch.step(self.batch_iterations)
             state = self.after_batch(state, part)
             return part
 
