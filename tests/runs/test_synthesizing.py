@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,7 +15,7 @@ from datafree.config import RunConfig
 from datafree.errors import ConfigError, DataError
 from datafree.images import SyntheticSet
 
-QUICK = {
+QUICK: dict[str, Any] = {
     "method": "noise", "images": 6, "export": False, "holdout": 0, "report": False,
     "latency": False, "device": "cpu",
 }  # fmt: skip
