@@ -72,8 +72,8 @@ class ConditionalBatchNorm(nn.Module):
         self.shift = nn.Parameter(torch.zeros(classes, channels))
 
     def forward(self, x: Tensor, labels: Tensor) -> Tensor:
-        """Values (B, C, H, W), each image scaled and shifted as its class (B,) has it."""
-        scale, shift = F.embedding(labels, self.scale), F.embedding(labels, self.shift)
+        """Values (B, C, H, W), each image scaled and shifted as its class has it, or several."""
+        scale, shift = of_classes(labels, self.scale), of_classes(labels, self.shift)
         return self.norm(x) * scale[:, :, None, None] + shift[:, :, None, None]
 
 
@@ -152,7 +152,8 @@ class Generator(nn.Module):
 
         Args:
             latents: (B, latent), standard normal.
-            labels: (B,) classes, int64; None if and only if the generator has no condition.
+            labels: (B,) classes, int64, or (B, classes) shares of them, float, which mix what is
+                learned of each; None if and only if the generator has no condition.
 
         Raises:
             DataError: labels for a generator without condition, or none for another.
@@ -165,8 +166,8 @@ class Generator(nn.Module):
                 f" {self.config.condition})"
             )
         x = latents
-        if self.embedding is not None:
-            x = x * self.embedding(labels)
+        if isinstance(self.embedding, nn.Embedding) and labels is not None:
+            x = x * of_classes(labels, self.embedding.weight)
         for stage in self.stages:
             x = stage(x, labels)
         return self.norm(torch.tanh(self._cut(self.image(x))))
@@ -192,6 +193,11 @@ class Generator(nn.Module):
         _, height, width = self.config.shape
         top, left = (x.shape[2] - height) // 2, (x.shape[3] - width) // 2
         return x[:, :, top : top + height, left : left + width]
+
+
+def of_classes(labels: Tensor, rows: Tensor) -> Tensor:
+    """(B, D) the rows of `rows` (K, D) of classes (B,), or sums of them by shares (B, K)."""
+    return labels @ rows if labels.is_floating_point() else F.embedding(labels, rows)
 
 
 @torch.no_grad()

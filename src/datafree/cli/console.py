@@ -164,6 +164,17 @@ def plan_and_show(config: RunConfig, output: Path, *, force: bool) -> None:
     )
 
 
+def _image_source(config: RunConfig, metrics: Mapping[str, Any]) -> str:
+    """Who made the images of a run, in words; `real` and `given` ones nobody made."""
+    if config.tuning is None:
+        return _method(config.synthesis)
+    learned_from = metrics.get("training", {}).get("fine-tuning", {}).get("learned_from")
+    if learned_from is None:
+        return "the generator"
+    made = str(learned_from["method"])
+    return _method(config.synthesis) if made == config.synthesis.name else made
+
+
 def show_result(
     config: RunConfig,
     metrics: Mapping[str, Any],
@@ -195,7 +206,7 @@ def show_result(
         bits = f"mixed, {metrics['allocation']['average_bits']:.2f} bits on average"
     own = {} if "allocation" in metrics else scheme.layer_bits
     given = ", ".join(f"{name}={width}" for name, width in own.items())
-    source = "the generator" if config.tuning else _method(config.synthesis)
+    source = _image_source(config, metrics)
     quantized = [
         (
             "weights",

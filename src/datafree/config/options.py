@@ -238,7 +238,9 @@ class TrainingOptions(Frozen):
     panel: ClassVar[str] = "Learning"
 
     training: Annotated[MethodName, Shown(value="NAME")] = "none"
-    """Fine-tune the student under its teacher, on images a generator dreams up meanwhile."""
+    """Fine-tune the student under its teacher: on images a generator dreams up meanwhile, or, with
+    `fixed_set`, `intraq`, `hast` and `synq`, on the images of the run. `datafree methods` lists
+    them."""
     training_options: Options = Field(default_factory=dict)
     """Hyper-parameter of the training: iterations=2000."""
 

@@ -82,10 +82,6 @@ class RunConfig(ImageFile, ImageCount, QuantizeOptions, Networks):
             raise ValueError(f"{given[0]} goes with training: name a method, such as dfqf")
 
     def _training(self) -> None:
-        if self.method == "generator":
-            raise ValueError(
-                "training dreams its own images: give the file as generator, not as images"
-            )
         if self.rounding is not None and self.float_student:
             raise ValueError("a float student has no rounding to learn: leave reconstruction out")
         if self.photos is not None:

@@ -27,9 +27,10 @@ from datafree.losses.gradients import (
     set_gradient,
     set_matching,
 )
-from datafree.losses.images import image_norm, total_variation
+from datafree.losses.images import image_norm, low_pass, total_variation
 from datafree.losses.inputs import input_part, pack, unpack
 from datafree.losses.logits import (
+    disagreement,
     distillation,
     inception_score_loss,
     margin_loss,
@@ -62,6 +63,7 @@ __all__ = [
     "clipped_normal_mean",
     "correlation_inhibition",
     "differential_entropy",
+    "disagreement",
     "distillation",
     "enhancement_weights",
     "first_logits",
@@ -73,6 +75,7 @@ __all__ = [
     "input_distance",
     "input_part",
     "kl_distance",
+    "low_pass",
     "margin_loss",
     "pack",
     "parts",

@@ -6,6 +6,7 @@ teacher or the student passes detached logits.
 
 from __future__ import annotations
 
+import math
 from typing import Literal
 
 import torch
@@ -99,6 +100,28 @@ def distillation(
         divergence = (teacher.exp() * (teacher - student)).sum(1).mean() * temperature**2
         total = total + (divergence if reduction == "batch" else divergence / student.shape[1])
     return total
+
+
+def disagreement(
+    student_logits: Tensor, teacher_logits: Tensor, temperature: float = 20.0
+) -> Tensor:
+    """How far softened differences of logits are from even: ``T^2 (log K - H(softmax(d / T)))``.
+
+    With ``d = teacher - student`` (AdaSG, AdaDFQ; algorithms-2, 0). 0 where both agree up to a
+    number added to all logits; for a large T half the variance of d over classes, as is
+    `distillation`.
+
+    Args:
+        student_logits: (B, K).
+        teacher_logits: (B, K), not detached in here.
+        temperature: T, positive.
+
+    Returns:
+        (B,), not negative but for rounding.
+    """
+    gap = class_logits(teacher_logits) - class_logits(student_logits)
+    logs = F.log_softmax(gap / temperature, 1)
+    return temperature**2 * (math.log(gap.shape[1]) + (logs.exp() * logs).sum(1))
 
 
 def margin_loss(logits: Tensor, targets: Tensor, margin: float) -> Tensor:

@@ -13,6 +13,7 @@ from datafree.graph.inputs import inputs_of
 from datafree.graph.taps import batch_norms
 from datafree.registry import load
 from datafree.synthesis.base import Synthesizer
+from datafree.training.base import Trainer
 
 _IMAGES = "images by"
 
@@ -62,7 +63,7 @@ def settled(config: RunConfig, graph: fx.GraphModule, *, given: bool = False) ->
     method, calibrator = str(config.method), str(config.calibrator)
     if "," in method:
         changes["method"], fits = _image_method(method, graph)
-        if fits and config.tuning is None and not given:
+        if fits and not given and (config.tuning is None or _learns_from_images(config)):
             notes.append(f"{_IMAGES} {changes['method']}")
     if "," in calibrator:
         changes["calibrator"] = _calibrator(calibrator, plain=plain)
@@ -75,6 +76,11 @@ def settled(config: RunConfig, graph: fx.GraphModule, *, given: bool = False) ->
         notes.append("biases corrected on images")
     made = config.model_copy(update=changes) if changes else config
     return Settled(made, tuple(notes) if plain else ())
+
+
+def _learns_from_images(config: RunConfig) -> bool:
+    cls: type[Trainer] = load("datafree.training", str(config.training), Trainer)
+    return cls.from_images
 
 
 def _image_method(names: str, graph: fx.GraphModule) -> tuple[str, bool]:

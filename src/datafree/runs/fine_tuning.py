@@ -69,7 +69,8 @@ def tune(  # noqa: PLR0913 - what a run hands over
         spec: its input.
         config: of the run.
         rule: sets the activation ranges it starts from.
-        images: given images the ranges are set on; None takes the generator's.
+        images: given images the ranges are set on, and that a trainer without a generator learns
+            from; None takes the generator's.
         companion: network to distill into, canonical, as `find_companion` returns it.
         reconstructor: learns the rounding training starts from.
         checkpoint: folder for an interrupted training.
@@ -85,6 +86,8 @@ def tune(  # noqa: PLR0913 - what a run hands over
         statistics=statistics if config.bias_rule else None,
         scheme=None if config.float_student else config.scheme,
         images=None if images is None else images.images,
+        targets=None if images is None else images.targets,
+        made_by="none" if images is None else str(images.metadata.get("method", "given")),
         generator=config.generator, companion=companion, reconstructor=reconstructor,
     )  # fmt: skip
     trained = train(
@@ -203,9 +206,13 @@ def dreamt(
 
 
 def save_generators(trained: Trained, folder: Path, config: RunConfig) -> None:
-    """Write the generator, and as it was after the warm-up, for other bit widths to start from."""
+    """Write the generator, and as it was after the warm-up, for other bit widths to start from.
+
+    Nothing is written where the student learned from given images.
+    """
     told: dict[str, Any] = {"teacher": config.model, "seed": config.seed}
-    save_generator(trained.generator, folder / GENERATOR, **told)
+    if trained.generator is not None:
+        save_generator(trained.generator, folder / GENERATOR, **told)
     if trained.warm is not None:
         save_generator(trained.warm, folder / WARM_GENERATOR, **told)
 

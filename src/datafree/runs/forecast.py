@@ -132,7 +132,7 @@ def _long_stages(begun: Opened) -> dict[str, float]:
     config, plan, graph, spec = begun.config, begun.plan, begun.graph, begun.spec
     trainer = plan.trainer
     given = len(begun.images) if begun.images is not None else config.images
-    count = given if trainer is None else trainer.calibration_images
+    count = given if trainer is None or trainer.from_images else trainer.calibration_images
     found: dict[str, float] = {}
     if plan.synthesizer is not None:
         tried = plan.synthesizer.for_scheme(config.scheme)

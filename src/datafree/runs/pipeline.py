@@ -345,7 +345,7 @@ def _train(
         team=team, deadline=deadline,
     )  # fmt: skip
     trained = tuned.trained
-    if not len(images):
+    if trained.generator is not None and not len(images):
         images = dreamt(trained.generator, begun.graph, spec, config)
     if folder is not None and team.rank == 0:
         save_images(images, folder)

@@ -63,7 +63,8 @@ def make_plan(config: RunConfig, graph: fx.GraphModule, spec: InputSpec, *, give
     """
     rule: Calibrator | ImagelessRule = make_method(config.calibration, "calibrators", RangeRule)
     trainer = _trainer(config, rule, graph)
-    wanted = not given and trainer is None and _needs_images(config, rule)
+    learned_from = trainer is None or trainer.from_images
+    wanted = not given and learned_from and _needs_images(config, rule)
     synthesizer: Synthesizer = make_method(config.synthesis, "synthesis", Synthesizer)
     if wanted:
         synthesizer.check(graph)
@@ -93,6 +94,7 @@ def _trainer(config: RunConfig, rule: RangeRule, graph: fx.GraphModule) -> Train
             f"{config.calibrator} looks at no images, and {trainer.name} has some to set its"
             " ranges on: choose another calibrator"
         )
+    _check_source(config, trainer)
     trainer.check(graph)
     changed = config.equalize or config.absorb_biases or config.split_outliers or config.bias_rule
     if changed and (not trainer.folds or config.student is not None):
@@ -105,6 +107,19 @@ def _trainer(config: RunConfig, rule: RangeRule, graph: fx.GraphModule) -> Train
     if config.generator is not None:
         load_generator(config.generator)
     return trainer
+
+
+def _check_source(config: RunConfig, trainer: Trainer) -> None:
+    """Refuse images that a trainer would not learn from, and a generator that it would not ask."""
+    if trainer.from_images and config.generator is not None:
+        raise ConfigError(
+            f"{trainer.name} learns from images, not beside a generator: leave generator out, or"
+            " let it make them (images)"
+        )
+    if not trainer.from_images and config.method == "generator":
+        raise ConfigError(
+            f"{trainer.name} dreams its own images: give the file as generator, not as images"
+        )
 
 
 def make_method(chosen: Method, package: str, base: type[Any]) -> Any:

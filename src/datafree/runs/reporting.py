@@ -154,7 +154,8 @@ def cited(config: RunConfig, images: SyntheticSet, *, mixed: bool = False) -> li
         images: of the run, which say how they were made.
         mixed: bits were chosen layer by layer.
     """
-    made = images.metadata.get("method") == config.synthesis.name and config.tuning is None
+    # The images of a training that dreams its own say that a generator made them.
+    made = images.metadata.get("method") == config.synthesis.name
     chosen: dict[str, Method | None] = {
         "images": config.synthesis if made else None,
         "calibrator": None if config.float_student else config.calibration,

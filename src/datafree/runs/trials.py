@@ -239,7 +239,10 @@ def training_seconds(begun: Opened) -> dict[str, float]:
     assert trainer is not None  # noqa: S101 - asked for by the caller
     tried = shortened(trainer, _STEPS + 1)
     pace = Pace(stop=False)
-    tune(tried, begun.graph, begun.spec, begun.config, rule, None, begun.companion, progress=pace)  # pyright: ignore[reportArgumentType]
+    images = None
+    if trainer.from_images:
+        images = SyntheticSet(random_images(begun.spec, torch.device("cpu")), begun.spec)
+    tune(tried, begun.graph, begun.spec, begun.config, rule, images, begun.companion, progress=pace)  # pyright: ignore[reportArgumentType]
     steps = {True: trainer.warmup, False: trainer.iterations}
     return {
         name: each * steps[name.endswith(("warm-up", "distillation"))]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -10,10 +10,10 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from datafree.generators import Generator
-from datafree.graph.taps import BatchNorm, tap_outputs
+from datafree.graph.taps import BatchNorm
 from datafree.losses import Heads
 from datafree.tensors import random_numbers
+from datafree.training._sources import Source
 from datafree.training._task import Dream
 from datafree.training._team import Team
 from datafree.training.base import Trainer
@@ -21,40 +21,33 @@ from datafree.training.base import Trainer
 
 @dataclass
 class Game:
-    """Who dreams and who looks on.
+    """Who shows images and who looks on.
 
     Attributes:
         teacher: frozen.
-        generator: in train mode.
+        source: of the images.
         memory: what `Trainer.remember` returned.
         taps: filled by the teacher's forward pass.
         team: the processes that play.
-        sees_blocks: whether the outputs of the generator's blocks are kept.
         heads: what the teacher returns, if it is more than logits.
-        as_taken: what the generator makes, as the teacher takes it: `datafree.graph.normalisation`.
     """
 
     teacher: nn.Module
-    generator: Generator
+    source: Source
     memory: Any
     taps: list[tuple[BatchNorm, Tensor]]
     team: Team
-    sees_blocks: bool
     heads: Heads = ()
-    as_taken: Callable[[Tensor], Tensor] = field(default=lambda images: images)
 
     def dream(self, count: int, start: int, random: torch.Generator) -> Dream:
-        """A new batch, with the graph that leads to the generator."""
-        kept: list[Tensor] = []
-        watched = self.generator.blocks if self.sees_blocks else {}
-        latents, labels = self.generator.draw(count, random)
-        with tap_outputs(watched, lambda _, output: kept.append(output)):
-            images = self.as_taken(self.generator(latents, labels).float())
-        logits = self.teacher(images).float()
+        """A new batch, with the graph that leads to the generator if there is one."""
+        drawn = self.source.draw(count, random)
+        logits = self.teacher(drawn.images).float()
         # Statistics are sums over many values, whatever precision the layers compute in.
         features = [(layer, tapped.float()) for layer, tapped in self.taps]
-        blocks = [block.float() for block in kept]
-        return Dream(images, labels, logits, features, blocks, start, random, self.heads)
+        return Dream(
+            drawn.images, drawn.labels, logits, features, drawn.blocks, start, random, self.heads
+        )
 
 
 @dataclass(frozen=True)
@@ -63,7 +56,7 @@ class Move:
 
     Attributes:
         trainer: the method.
-        game: teacher and generator.
+        game: teacher and source of images.
         student: who learns beside the generator, or None.
         optimizers: of the `generator`, if it learns, and of the student.
         seed: of the random numbers, with the name of the phase.
@@ -120,7 +113,7 @@ class Move:
                     with torch.no_grad():
                         dream = self.game.dream(self._count, start, random)
                 dream = dream.detached()
-                losses = trainer.student_terms(student(dream.images).float(), dream)
+                losses = trainer.student_losses(student, dream, self.game.memory)
             _descend(losses, optimizers, team)
             dream = None
         return losses

@@ -13,10 +13,9 @@ import torch
 from torch import Tensor, fx, nn
 from torch.optim import SGD, Adam, Optimizer
 
-from datafree.errors import ConfigError, DataError
+from datafree.errors import ConfigError
 from datafree.evaluate import Comparison, compare
-from datafree.generators import Generator, generate, load_generator
-from datafree.graph.normalisation import as_taken
+from datafree.generators import Generator
 from datafree.graph.taps import tap_batch_norms
 from datafree.progress import Progress, silent
 from datafree.progress.deadline import NEVER, Deadline
@@ -34,6 +33,7 @@ from datafree.tensors.memory import Portion
 from datafree.training._game import Game, Move
 from datafree.training._loop import Phase, run_phase
 from datafree.training._rates import learn_as_before_folding
+from datafree.training._sources import Dreamer, given_generator, source_of
 from datafree.training._start import Keeper, start_from
 from datafree.training._state import Saved, State
 from datafree.training._task import Task, Trained
@@ -41,6 +41,7 @@ from datafree.training._team import Team
 from datafree.training.base import Trainer
 
 _CHUNK = 64
+_FEWEST = 2  # images that a student can learn from
 _ROUNDING_SHARE = 0.4  # of the time that is left, where rounding is learned first
 _REMEDY = (
     "choose a narrower generator (--training-option width=32), leave the training out, or use a"
@@ -82,19 +83,14 @@ def train(  # noqa: PLR0913 - all but two have defaults
     deadline = Deadline(min(deadline.at, Deadline.within(max_seconds).at))
     _check(trainer, task, team)
     teacher = fast_copy(task.teacher).requires_grad_(False).eval()
-    given = None if task.generator is None else _given(trainer, task)
-    fresh = given or Generator(
-        trainer.generator_config(task.spec), random_numbers(task.seed, "weights")
-    )
+    given = None if task.generator is None else given_generator(trainer, task)
+    source = source_of(trainer, task, given)
     memory = trainer.remember(teacher, task.spec, random_numbers(task.seed, "memory"))
     with ExitStack() as stack:
         taps = stack.enter_context(tap_batch_norms(teacher))
-        game = Game(
-            teacher, fresh.to(task.device).train(), memory, taps, team, trainer.sees_blocks,
-            task.spec.outputs,
-            as_taken(task.teacher, task.spec),
-        )  # fmt: skip
-        warms, tunes = given is None or task.companion is not None, task.scheme is not None
+        game = Game(teacher, source, memory, taps, team, task.spec.outputs)
+        warms = not trainer.from_images and (given is None or task.companion is not None)
+        tunes = task.scheme is not None
         steps = trainer.warmup * warms + trainer.iterations * tunes
         run = _Run(
             trainer,
@@ -106,13 +102,14 @@ def train(  # noqa: PLR0913 - all but two have defaults
             _request(trainer, task, given),
         )
         learned = run.warm_up(trainer.warmup / max(steps, 1)) if warms else None
-        warm = copy.deepcopy(game.generator) if given is None else None
+        generator = source.generator if isinstance(source, Dreamer) else None
+        warm = copy.deepcopy(generator) if given is None else None
         if task.scheme is None:
             assert learned is not None  # noqa: S101 - `_check` refuses a task without
             best, last = learned
         else:
             best, last = run.fine_tune(None if learned is None else learned[0])
-    return Trained(best, last, game.generator, warm, run.summary, run.not_corrected, run.rounding)
+    return Trained(best, last, generator, warm, run.summary, run.not_corrected, run.rounding)
 
 
 def _check(trainer: Trainer, task: Task, team: Team) -> None:
@@ -120,12 +117,28 @@ def _check(trainer: Trainer, task: Task, team: Team) -> None:
     trainer.check(task.teacher)
     if task.reconstructor is not None:
         trainer.check_rounding()
+    if trainer.from_images:
+        _check_images(trainer, task)
     if task.scheme is None and task.companion is None:
         raise ConfigError(f"{trainer.name} needs bits for its student")
     if trainer.batch_size < 2 * team.size:
         raise ConfigError(
             f"batches of {trainer.batch_size} leave {team.size} processes less than two images"
             " each: raise batch_size"
+        )
+
+
+def _check_images(trainer: Trainer, task: Task) -> None:
+    if task.images is None or len(task.images) < _FEWEST:
+        count = 0 if task.images is None else len(task.images)
+        raise ConfigError(
+            f"{trainer.name} learns from a fixed set of images, and there are {count}: give two at"
+            " least (images)"
+        )
+    if task.generator is not None:
+        raise ConfigError(
+            f"{trainer.name} learns from a fixed set of images, not from a generator: leave"
+            f" {task.generator} out, or make the images with it (images)"
         )
 
 
@@ -150,7 +163,7 @@ class _Run:
         trainer, game = self.trainer, self.game
         learner = trainer.learner(self.task)
         kept = self.task.companion is not None
-        modules: dict[str, nn.Module] = {"generator": game.generator}
+        modules: dict[str, nn.Module] = dict(game.source.modules)
         optimizers: dict[str, Optimizer] = {"generator": self._generator_steps()}
         if learner is not None:
             modules["student"] = learner.requires_grad_().train()
@@ -180,8 +193,7 @@ class _Run:
         steps = {id(parameter) for parameter in handles.steps}
         others = [p for p in student.parameters() if id(p) not in steps]
         optimizers: dict[str, Optimizer] = {"student": self._student_steps(others)}
-        # The generator's batch norms gather statistics even where its weights stay.
-        modules: dict[str, nn.Module] = {"student": student, "generator": game.generator}
+        modules: dict[str, nn.Module] = {"student": student, **game.source.modules}
         if handles.steps:
             optimizers["steps"] = self._range_steps(student, handles.steps)
         if trainer.update_generator:
@@ -205,8 +217,7 @@ class _Run:
         images = self.task.images
         if images is None:
             random = random_numbers(self.task.seed, "ranges")
-            images, _ = generate(self.game.generator, self.trainer.calibration_images, random)
-            images = self.game.as_taken(images)
+            images = self.game.source.kept(self.trainer.calibration_images, random)
         limit = self.deadline.share(_ROUNDING_SHARE)
         keeper = Keeper(self.folder, self.request, self.progress, self.game.team, limit)
         start = start_from(self.trainer, self.task, float_student, images, keeper)
@@ -239,8 +250,7 @@ class _Run:
             images = found[0]["images"]
         else:
             random = random_numbers(self.task.seed, "holdout")
-            images, _ = generate(self.game.generator, self.trainer.holdout, random)
-            images = self.game.as_taken(images)
+            images = self.game.source.kept(self.trainer.holdout, random)
             if path is not None:
                 save_tensors(path, {"images": images}, self.request)
         return images, self._answers(self.game.teacher, images)
@@ -267,6 +277,8 @@ class _Run:
         if state.agreement is not None:
             best = next(check for check in judged if check["step"] == state.kept)
             told |= {"best": best, "last": judged[-1]}
+        if self.trainer.from_images and self.task.images is not None:
+            told["learned_from"] = {"images": len(self.task.images), "method": self.task.made_by}
         self.summary[name] = {**told, "history": state.history}
 
     def _portion(self) -> Portion:
@@ -280,7 +292,11 @@ class _Run:
 
     def _generator_steps(self) -> Optimizer:
         trainer = self.trainer
-        return Adam(self.game.generator.parameters(), trainer.generator_lr, betas=(0.5, 0.999))
+        return Adam(
+            self.game.source.modules["generator"].parameters(),
+            trainer.generator_lr,
+            betas=(0.5, 0.999),
+        )
 
     def _range_steps(self, student: nn.Module, steps: list[nn.Parameter]) -> Optimizer:
         """Steps and clips without decay, PACT's clips with it: its L2 term."""
@@ -317,31 +333,18 @@ def _request(trainer: Trainer, task: Task, given: Generator | None) -> dict[str,
         "scheme": None if task.scheme is None else task.scheme.model_dump(mode="json"),
         "rule": f"{type(task.rule).__name__} {task.rule.model_dump_json()}",
         "images": "" if task.images is None else state_digest({"images": task.images}),
+        **_classes(trainer, task),
         "corrected": task.statistics is not None,
         "rounding": None if task.reconstructor is None else task.reconstructor.describe(),
         **{k: "" if v is None else state_digest(v.state_dict()) for k, v in own.items()},
     }
 
 
-def _given(trainer: Trainer, task: Task) -> Generator:
-    """The generator of ``task.generator``, which must fit.
-
-    Raises:
-        DataError: it makes other images, or takes no classes where the method asks for some.
-    """
-    assert task.generator is not None  # noqa: S101 - asked by the caller
-    generator, _ = load_generator(task.generator)
-    made, wanted = generator.config, trainer.generator_config(task.spec)
-    same = made.shape == wanted.shape and (
-        made.condition == "none" or made.classes == wanted.classes
-    )
-    if not same or (wanted.condition != "none" and made.condition == "none"):
-        raise DataError(
-            f"{task.generator} makes images of {made.shape} and {made.classes} classes with"
-            f" condition {made.condition}, and {trainer.name} needs {wanted.shape} and"
-            f" {wanted.classes} with {wanted.condition}: warm one up by {trainer.name}"
-        )
-    return generator
+def _classes(trainer: Trainer, task: Task) -> dict[str, str]:
+    """Of the images a student learns from."""
+    if not trainer.from_images or task.targets is None:
+        return {}
+    return {"targets": state_digest({"targets": task.targets})}
 
 
 def _best_and_last(student: fx.GraphModule, state: State) -> tuple[fx.GraphModule, fx.GraphModule]:

@@ -31,7 +31,10 @@ class Task:
         scheme: the student's numbers; None trains a float student (`distill` only).
         rule: sets the activation ranges the student starts from.
         seed: of all random numbers.
-        images: (N, C, H, W) that ranges are set on; None takes images of the generator.
+        images: (N, C, H, W) that ranges are set on, and that a trainer without a generator learns
+            from; None takes images of the generator.
+        targets: (N,) classes of the images, where they are known.
+        made_by: the method that made the images, `real` where they are data: for the record.
         generator: file of a generator that was warmed up before.
         companion: float network of another architecture to distill into, canonical, in its initial
             state; None trains the teacher's own.
@@ -48,6 +51,8 @@ class Task:
     rule: Calibrator
     seed: int = 0
     images: Tensor | None = None
+    targets: Tensor | None = None
+    made_by: str = "given"
     generator: Path | None = None
     companion: fx.GraphModule | None = None
     statistics: Statistics | None = None
@@ -66,7 +71,7 @@ class Trained:
     Attributes:
         student: the best judged, in eval mode, with plain quantizers.
         last: the student after the last step.
-        generator: as training left it.
+        generator: as training left it; None where the student learned from given images.
         warm: the generator after the warm-up; None where it was given or there was none.
         summary: steps, seconds and measurements of every phase, JSON values.
         not_corrected: layers whose biases ``task.statistics`` could not correct.
@@ -75,7 +80,7 @@ class Trained:
 
     student: fx.GraphModule
     last: fx.GraphModule
-    generator: Generator
+    generator: Generator | None
     warm: Generator | None
     summary: dict[str, Any]
     not_corrected: tuple[str, ...] = ()
@@ -84,15 +89,15 @@ class Trained:
 
 @dataclass(frozen=True)
 class Dream:
-    """One batch of a generator as its teacher sees it.
+    """One batch of images, dreamt or given, as its teacher sees it.
 
     Attributes:
         images: (B, C, H, W).
-        labels: (B,) the classes asked for, or None.
+        labels: (B,) the classes asked for, (B, K) shares of them, or None.
         logits: the teacher's, (B, K).
         features: inputs of the teacher's batch norms.
         blocks: outputs of the generator's blocks.
-        start: images dreamt before this batch.
+        start: images shown before this batch.
         random: source of further random numbers.
         heads: what the teacher returns, if it is more than logits.
     """

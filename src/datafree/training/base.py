@@ -12,7 +12,7 @@ from torch import Tensor, fx, nn
 from datafree.calibrators.base import Calibrator, Observe
 from datafree.config import Hyperparameters, InputSpec
 from datafree.errors import ConfigError, ModelError
-from datafree.generators import GeneratorConfig
+from datafree.generators import Generator, GeneratorConfig
 from datafree.graph.taps import batch_norms
 from datafree.graph.untrained import require_statistics
 from datafree.registry import method_name
@@ -29,14 +29,17 @@ class Trainer(Hyperparameters):
 
     `datafree.training.train` takes one and goes the way: first the generator learns alone (or
     against a float companion), then the student's ranges are set on its images, then generator and
-    student learn together. The student's batch norms are folded or frozen unless `batch_norm` says
-    otherwise.
+    student learn together. A method that learns from given images (`from_images`) has no generator:
+    ranges are set on them, and the student learns. The student's batch norms are folded or frozen
+    unless `batch_norm` says otherwise.
     """
 
     citation: ClassVar[str] = ""
     """Where the method comes from: authors, title, venue, year."""
     needs_batch_norm: ClassVar[bool] = False
     """Whether a network without batch norms is refused."""
+    from_images: ClassVar[bool] = False
+    """Whether the student learns from a fixed set of images; there is no generator then."""
     conditional: ClassVar[bool] = True
     sees_blocks: ClassVar[bool] = False
     """Whether the losses look at the outputs of the generator's blocks."""
@@ -135,6 +138,30 @@ class Trainer(Hyperparameters):
             logits: the student's, of the images of `dream`.
             dream: the batch; its `logits` carry no gradient.
         """
+
+    def student_losses(self, student: nn.Module, dream: Dream, memory: Any) -> dict[str, Tensor]:
+        """Weighted terms of the student's loss on a batch: `student_terms` of what it answers.
+
+        A method that looks at more than answers, or asks more than once, has its own.
+
+        Args:
+            student: who learns.
+            dream: the batch; its images and logits carry no gradient.
+            memory: what `remember` returned.
+        """
+        del memory
+        return self.student_terms(student(dream.images).float(), dream)
+
+    def ask(
+        self, generator: Generator, count: int, random: torch.Generator
+    ) -> tuple[Tensor, Tensor | None]:
+        """Latent vectors and labels of a batch to learn from; see `Generator.draw`."""
+        return generator.draw(count, random)
+
+    def seen(self, images: Tensor, random: torch.Generator) -> Tensor:
+        """What a step sees of images (B, C, H, W) of a fixed set, on the CPU."""
+        del random
+        return images
 
     def generator_config(self, spec: InputSpec) -> GeneratorConfig:
         """The generator for images of `spec`."""
