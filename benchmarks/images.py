@@ -16,18 +16,23 @@ from datafree.files import atomic_path
 from datafree.graph.capture import to_device
 from datafree.images import SyntheticSet
 from datafree.progress import Progress
+from datafree.registry import load
 from datafree.runs.choices import settled
 from datafree.runs.plan import make_method
 from datafree.runs.synthesizing import synthesize_images
 from datafree.synthesis.base import Stored, Synthesizer
+from datafree.training.base import Trainer
 
 _DECODED = 5_000
 
 
 def needs_images(config: RunConfig) -> bool:
-    """Whether a run takes a set of images; a training dreams its own."""
+    """Whether a run takes a set of images; most trainings dream their own."""
+    if config.tuning is not None:
+        cls: type[Trainer] = load("datafree.training", config.tuning.name, Trainer)
+        return cls.from_images
     without = config.calibrator == "bn_statistics" and config.rounding is None and not config.mixed
-    return config.tuning is None and not (without and config.bias_rule != "empirical")
+    return not (without and config.bias_rule != "empirical")
 
 
 def images_of(

@@ -136,7 +136,10 @@ class Network:
             yield on_device(images, torch.device("cpu")), labels
 
     def real_images(self, count: int, seed: int) -> SyntheticSet:
-        """Random training images: what data would give, never for a data-free method."""
+        """Random training images, with labels where the archive has them: what data would give.
+
+        Never for a data-free method.
+        """
         spec = self.teacher.spec
         if self.train is None:
             raise DataError(f"there are no training images of {self.teacher.name}: leave real out")
@@ -147,10 +150,11 @@ class Network:
                 return calibration_set(self.train, spec, count, seed)
             total = len(archive["labels"])
         chosen = np.random.default_rng(seed).choice(total, count, replace=False)
-        images = decoded(self.train, chosen)[0].float() / 255
+        pixels, labels = decoded(self.train, chosen)
+        images = pixels.float() / 255
         mean, std = (torch.tensor(v).view(1, -1, 1, 1) for v in (spec.mean, spec.std))
         told = {"method": "real", "seed": seed}
-        return SyntheticSet((images - mean) / std, spec, metadata=told)
+        return SyntheticSet((images - mean) / std, spec, labels, told)
 
 
 def decoded(path: Path, chosen: NDArray[np.int64] | None = None) -> tuple[Tensor, Tensor]:

@@ -162,7 +162,7 @@ def methods_page() -> str:
         for name in built_in(package):
             text += method_section(explain(package, name))
     text += "\n## Last step of `synthesize`\n"
-    return text + "".join(method_section(explained(name)) for name in STEPS)
+    return text + "".join(method_section(one) for name in STEPS for one in explained(name))
 
 
 def modules(package: str) -> list[str]:

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
 
+import datafree
 from datafree.cli.app import app
-from datafree.config import load_config
+from datafree.config import ModelConfig, load_config
+from datafree.data import calibration_set
 from datafree.errors import ConfigError
+from datafree.models import load_teacher
 from datafree.runs.finished import restored
 from datafree.runs.folder import interrupted
+from datafree.zoo import ZOO
 
 pytestmark = pytest.mark.integration
 
@@ -109,3 +114,64 @@ def test_methods_lists_fine_tuning() -> None:
     assert "trainings" in told
     for name in ("gdfq", "dsg_qat", "dfqf", "distill"):
         assert name in told
+
+
+FIXED = (
+    *("--training-option", "iterations=3", "--training-option", "batch_size=8", "--device", "cpu"),
+    *("--training-option", "checks=1", "--no-latency", "--no-report", "--no-isolate"),
+)
+
+
+def learned_from(folder: str) -> dict[str, object]:
+    told = json.loads((Path(folder) / "metrics.json").read_text())
+    return told["results"]["training"]["fine-tuning"]["learned_from"]
+
+
+@pytest.mark.usefixtures("place")
+def test_a_training_learns_on_the_run_s_own_images_and_on_those_of_a_file() -> None:
+    told = call(
+        "quantize", "digits_resnet8", "--bits", "W3A3", "--method", "zeroq", "-o", "iterations=5",
+        "--images", "16", "--training", "intraq", *FIXED, "--output", "own",
+    )  # fmt: skip
+    assert "16 by zeroq (iterations=5)" in told
+    assert learned_from("own") == {"images": 16, "method": "zeroq"}
+    assert {"images.safetensors", "student.safetensors"} <= {p.name for p in Path("own").iterdir()}
+    assert not list(Path("own").glob("*generator*"))
+    call(
+        "quantize", "digits_resnet8", "--bits", "W2A2", "--images", "own/images.safetensors",
+        "--training", "synq", *FIXED, "--output", "file",
+    )  # fmt: skip
+    assert learned_from("file") == {"images": 16, "method": "zeroq"}
+    # A finished run is read back as it was.
+    assert len(restored(Path("own")).images) == 16
+
+
+@pytest.mark.usefixtures("place")
+def test_real_images_are_called_so() -> None:
+    entry = ZOO["digits_resnet8"]
+    spec = load_teacher(ModelConfig(source="digits_resnet8")).spec
+    photos = calibration_set(Path(str(entry.train_sample)), spec, 12, seed=0)
+    result = datafree.quantize(
+        "digits_resnet8", bits="W3A3", images=photos, training="fixed_set",
+        training_options={"iterations": 2, "batch_size": 4, "label_weight": 1.0}, holdout=0,
+    )  # fmt: skip
+    told = result.metrics["training"]["fine-tuning"]
+    assert told["learned_from"] == {"images": 12, "method": "real"}
+    assert "student classes" in told["history"][-1]
+
+
+@pytest.mark.usefixtures("place")
+def test_a_generator_beside_a_fixed_set_is_refused() -> None:
+    done = CliRunner().invoke(
+        app,
+        ["quantize", "digits_resnet8", "--bits", "W3A3", "--training", "hast", "--generator", "a"],
+    )
+    assert done.exit_code == 2
+    assert "hast learns from images, not beside a generator" in " ".join(done.output.split())
+    done = CliRunner().invoke(
+        app,
+        ["quantize", "digits_resnet8", "--bits", "W3A3", "--training", "gdfq", "--images",
+         "a.safetensors"],
+    )  # fmt: skip
+    assert done.exit_code == 2
+    assert "gdfq dreams its own images" in " ".join(done.output.split())

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from datafree.losses import (
+    disagreement,
     distillation,
     inception_score_loss,
     margin_loss,
@@ -153,3 +154,26 @@ def test_margin_loss_by_hand() -> None:
     assert margin_loss(logits, torch.tensor([0, 1]), 0.5).item() == 0
     single = torch.tensor([[3.0], [3.0]])
     assert margin_loss(single, torch.tensor([0, 1]), 1.0).item() == pytest.approx((0 + 4) / 2)
+
+
+def test_disagreement_by_hand() -> None:
+    """Softmax of a gap of 2 log 3 at T = 2: 3/4 and 1/4."""
+    teacher, student = torch.tensor([[2 * math.log(3), 0.0]]), torch.zeros(1, 2)
+    entropy = -(0.75 * math.log(0.75) + 0.25 * math.log(0.25))
+    found = disagreement(student, teacher, 2.0)
+    assert found.tolist() == pytest.approx([4 * (math.log(2) - entropy)])
+
+
+def test_disagreement_of_a_high_temperature_is_half_the_variance_of_the_gap() -> None:
+    """As distillation is, so that the families of methods differ by a weight (algorithms-2, 0)."""
+    teacher, gap = normal(6, 100), 0.5 * normal(6, 100, seed=1)
+    student = (teacher - gap).requires_grad_()
+    half = 0.5 * gap.var(1, correction=0)
+    found = disagreement(student, teacher, 20.0)
+    torch.testing.assert_close(found, half, rtol=0.01, atol=1e-4)
+    assert distillation(student, teacher, 20.0).item() == pytest.approx(
+        half.mean().item(), rel=0.01
+    )
+    (slope,) = torch.autograd.grad(found.mean(), [student])
+    centred = student - teacher - (student - teacher).mean(1, keepdim=True)
+    torch.testing.assert_close(slope, centred.detach() / (100 * 6), rtol=0.1, atol=1e-4)

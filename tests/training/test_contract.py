@@ -40,6 +40,7 @@ QUICK: dict[str, Any] = {
     "checks": 3, "margin_images": 8, "checkpoint_minutes": 0, "latent": 10,
 }  # fmt: skip
 SCHEME = Scheme(bits="W3A4")
+FIXED = [name for name in built_in(PACKAGE) if load(PACKAGE, name, Trainer).from_images]
 
 
 def make(name: str, **changes: Any) -> Trainer:
@@ -52,11 +53,19 @@ def task(name: str, network: str = "Tiny", **changes: Any) -> Task:
     graph = captured(network)
     companion = captured("Functional") if name == "distill" else None
     made = Task(graph, fold_batch_norms(graph), SPEC, SCHEME, MSE(), companion=companion)
+    if name in FIXED:
+        made = replace(made, images=images(24), targets=torch.arange(24) % 5)
     return replace(made, **changes)
 
 
 @pytest.fixture(params=built_in(PACKAGE))
 def name(request: pytest.FixtureRequest) -> str:
+    return request.param
+
+
+@pytest.fixture(params=[name for name in built_in(PACKAGE) if name not in FIXED])
+def dreaming(request: pytest.FixtureRequest) -> str:
+    """A method that has a generator."""
     return request.param
 
 
@@ -69,7 +78,7 @@ class TestEveryTraining(TrainingContract):
 
 def digests(trained: Trained) -> tuple[str, ...]:
     parts = (trained.student, trained.last, trained.generator)
-    return tuple(state_digest(part.state_dict()) for part in parts)
+    return tuple(state_digest(part.state_dict()) for part in parts if part is not None)
 
 
 def test_the_student_is_an_ordinary_one_and_the_teacher_as_it_was(name: str) -> None:
@@ -103,9 +112,10 @@ def test_an_interrupted_call_goes_on_to_the_same_student(
 ) -> None:
     method, counter = make(name, activations="pact", student_steps=2), Counter()
     whole = train(method, task(name), progress=counter)
-    assert counter.done == counter.total == 10
-    begun = "distillation" if name == "distill" else "warm-up"
-    assert counter.descriptions == [f"{name} {begun}", f"{name} fine-tuning"]
+    begun = [] if name in FIXED else ["distillation" if name == "distill" else "warm-up"]
+    assert counter.done == counter.total == 6 + 4 * len(begun)
+    assert counter.descriptions == [f"{name} {phase}" for phase in (*begun, "fine-tuning")]
+    stop_at = min(stop_at, counter.total - 1)
     with pytest.raises(KeyboardInterrupt):
         train(method, task(name), progress=Counter(stop_at), checkpoint=tmp_path)
     assert list(tmp_path.glob("*.safetensors"))
@@ -119,8 +129,9 @@ def test_an_interrupted_call_goes_on_to_the_same_student(
 
 
 def test_every_further_step_of_the_student_sees_new_images(
-    name: str, monkeypatch: pytest.MonkeyPatch
+    dreaming: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    name = dreaming
     dreamt: list[str] = []
     dream = Game.dream
 
@@ -151,17 +162,19 @@ def test_under_a_time_budget_the_student_is_judged_all_along(name: str) -> None:
     assert len(judged) >= 4
 
 
-def test_generators_keep_no_hooks_and_remember_nothing(name: str) -> None:
-    trained = train(make(name), task(name))
+def test_generators_keep_no_hooks_and_remember_nothing(dreaming: str) -> None:
+    trained = train(make(dreaming), task(dreaming))
     for generator in (trained.generator, trained.warm):
         assert generator is not None
         assert not any(module._forward_hooks for module in generator.modules())
 
 
-def test_a_fixed_generator_keeps_its_weights(name: str, tmp_path: Path) -> None:
+def test_a_fixed_generator_keeps_its_weights(dreaming: str, tmp_path: Path) -> None:
+    name = dreaming
     method = make(name, update_generator=False)
     trained = train(method, task(name))
     assert trained.warm is not None
+    assert trained.generator is not None
     for (key, value), warm in zip(
         trained.generator.named_parameters(), trained.warm.parameters(), strict=True
     ):
@@ -178,7 +191,7 @@ def test_the_last_student_that_is_not_measurably_worse_than_the_best_is_kept(nam
     judged = told["history"]
     assert len(judged) == 13
     best = max(check["agreement"] for check in judged)
-    error = (best * (100 - best) / method.holdout) ** 0.5
+    error = (best * (100 - best) / 16) ** 0.5
     assert told["best"] == [c for c in judged if c["agreement"] >= best - error][-1]
     assert told["last"]["step"] == 12
 
@@ -208,7 +221,8 @@ def test_scaled_rates_leave_a_folded_student_that_learned_otherwise(name: str) -
     assert fingerprint(scaled) != fingerprint(plain)
 
 
-def test_a_generator_that_was_warmed_up_is_taken(name: str, tmp_path: Path) -> None:
+def test_a_generator_that_was_warmed_up_is_taken(dreaming: str, tmp_path: Path) -> None:
+    name = dreaming
     method, path = make(name), tmp_path / "warm.safetensors"
     first = train(method, task(name))
     assert first.warm is not None

@@ -167,7 +167,8 @@ def methods(name: str | None) -> None:
     from datafree.runs.methods import explained, listed
 
     if name is not None:
-        console.show_method(explained(name))
+        for one in explained(name):
+            console.show_method(one)
         return
     for title, rows in listed():
         plain = [(name, what.replace("`", "")) for name, what in rows]

@@ -62,8 +62,8 @@ def listed() -> list[tuple[str, list[tuple[str, str]]]]:
     ]
 
 
-def explained(name: str) -> Explained:
-    """The method called `name`, of whatever kind.
+def explained(name: str) -> list[Explained]:
+    """The methods called `name`: papers have images and a training of their own, under one name.
 
     Args:
         name: as `datafree methods` lists it, ``path/to/file.py:Class`` or ``package.module:Class``.
@@ -73,17 +73,17 @@ def explained(name: str) -> Explained:
         ConfigError: a class from outside that is no method.
     """
     if name in STEPS:
-        return _explained(name, "last step of synthesize", STEPS[name])
+        return [_explained(name, "last step of synthesize", STEPS[name])]
     if ":" not in name:
-        for package in BASES:
-            if name in available(package):
-                return explain(package, name)
+        found = [explain(package, name) for package in BASES if name in available(package)]
+        if found:
+            return found
         known = [*STEPS, *(n for p in BASES for n in available(p))]
         raise UnknownNameError("method", name, known)
     refused: list[str] = []
     for package in BASES:
         try:
-            return explain(package, name)
+            return [explain(package, name)]
         except ConfigError as error:
             refused.append(str(error))
     kinds = ", ".join(KINDS.values())

@@ -9,7 +9,6 @@ from torch import Tensor, fx, nn
 
 from datafree.errors import ModelError
 from datafree.graph.blocks import Block, find_blocks
-from datafree.graph.insert import quantizable_layers
 from datafree.graph.taps import BatchNorm, tap_outputs
 from datafree.training._task import Dream
 
@@ -70,7 +69,8 @@ def block_places(graph: fx.GraphModule) -> tuple[Place, ...]:
     """The last convolution of every block, before what is added to it: HAST's places.
 
     Of the branches that a block adds up, the one with most convolutions is taken. Blocks of a
-    single layer, such as a stem, are left out where there are others.
+    single layer, such as a stem, are left out where there are others, and so are layers that are
+    called several times.
 
     Args:
         graph: canonical graph of the teacher, with its batch norms.
@@ -92,11 +92,11 @@ def last_place(graph: fx.GraphModule) -> Place:
     Raises:
         ModelError: there is none.
     """
-    paths = [p for p in quantizable_layers(graph) if isinstance(graph.get_submodule(p), nn.Conv2d)]
-    if not paths:
+    calls = [node for node in graph.graph.nodes if node.op == "call_module"]
+    places = [place for node in calls if (place := _place(graph, node)) is not None]
+    if not places:
         raise ModelError("no convolution was found whose maps could be compared: use fixed_set")
-    node = next(n for n in graph.graph.nodes if n.op == "call_module" and n.target == paths[-1])
-    return Place(paths[-1], _norm_behind(graph, node))
+    return places[-1]
 
 
 def observed(watched: Watched, student: nn.Module, images: Tensor, dream: Dream) -> Maps:
@@ -159,9 +159,16 @@ def _last_of(graph: fx.GraphModule, block: Block) -> Place | None:
     node = nodes[block.end]
     while not (node.op == "call_module" and str(node.target) in block.layers):
         node = max((used for used in node.all_input_nodes if used in depth), key=depth.__getitem__)
-    if not isinstance(graph.get_submodule(str(node.target)), nn.Conv2d):
+    return _place(graph, node)
+
+
+def _place(graph: fx.GraphModule, node: fx.Node) -> Place | None:
+    """Behind `node`, if it is a convolution that is called once."""
+    path = str(node.target)
+    alone = len(graph.graph.find_nodes(op="call_module", target=path)) == 1
+    if not alone or not isinstance(graph.get_submodule(path), nn.Conv2d):
         return None
-    return Place(str(node.target), _norm_behind(graph, node))
+    return Place(path, _norm_behind(graph, node))
 
 
 def _norm_behind(graph: fx.GraphModule, node: fx.Node) -> str | None:
