@@ -99,10 +99,21 @@ def test_images_can_be_made(method: str) -> None:
 
 
 @pytest.mark.integration
-@pytest.mark.parametrize("training", ("gdfq", "dsg_qat", "dfqf"))
+@pytest.mark.parametrize("training", ("gdfq", "dsg_qat", "dfqf", "adadfq", "qimera"))
 def test_trainings_move_the_student(training: str) -> None:
     result = datafree.quantize(
         Binary(), **INPUT, bits="W4A4", training=training, training_options=TINY, images=16,
         holdout=16,
+    )  # fmt: skip
+    assert result.metrics["held_out"]["kl"] > 0
+
+
+@pytest.mark.integration
+@pytest.mark.parametrize("training", ("fixed_set", "intraq", "hast", "synq"))
+def test_trainings_on_images_move_the_student(training: str) -> None:
+    options = {"iterations": 3, "batch_size": 4, "checks": 1}
+    result = datafree.quantize(
+        Binary(), **INPUT, bits="W4A4", training=training, training_options=options, images=16,
+        method="noise", holdout=16,
     )  # fmt: skip
     assert result.metrics["held_out"]["kl"] > 0

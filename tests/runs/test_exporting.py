@@ -8,10 +8,12 @@ from pathlib import Path
 
 import onnx
 import pytest
+import torch
 
 import datafree
 from datafree.config import InputSpec, RunConfig
 from datafree.errors import ConfigError
+from datafree.images import SyntheticSet
 from datafree.runs.exporting import about, class_names
 from datafree.runs.finished import export_run
 
@@ -36,6 +38,14 @@ def test_what_is_said_of_a_student(tmp_path: Path) -> None:
     assert "Diversifying Sample Generation" in told["citation"]
     assert "Genie" in told["citation"]
     assert "Common practice" not in told["citation"]
+
+
+def test_a_student_of_real_images_says_so() -> None:
+    config = RunConfig(model="net", method="dsg", images=2)
+    photos = SyntheticSet(torch.zeros(2, 1, 8, 8), SPEC, metadata={"method": "real"})
+    told = about(config, "abc", SPEC, photos)
+    assert told["images"] == "real"
+    assert "Diversifying Sample Generation" not in told["citation"]
 
 
 def test_class_names_that_do_not_fit(tmp_path: Path) -> None:

@@ -21,10 +21,11 @@ from datafree.config import InputSpec, ModelConfig, RunConfig, build, merge
 from datafree.errors import ConfigError, DataError, ModelError, UnknownNameError
 from datafree.generators import Generator, GeneratorConfig, save_generator
 from datafree.recipes import laid_over, recipe_fields
-from datafree.registry import available
+from datafree.registry import available, load
 from datafree.runs.fine_tuning import other_network
 from datafree.runs.finished import evaluate_run, restored
 from datafree.runs.pipeline import Result, run
+from datafree.training.base import Trainer
 from datafree.zoo import load_digits_test
 
 pytestmark = pytest.mark.integration
@@ -98,7 +99,8 @@ def test_a_tuned_run_writes_generators_and_a_checked_student(made: Result, folde
 @pytest.mark.parametrize("name", sorted(set(available("datafree.training")) - {"distill"}))
 @pytest.mark.parametrize("batch_norm", ["folded", "scaled", "frozen", "train"])
 def test_a_tuned_student_comes_back_from_disk(name: str, batch_norm: str, tmp_path: Path) -> None:
-    options = {**QUICK, "batch_norm": batch_norm}
+    known = load("datafree.training", name, Trainer).model_fields
+    options = {k: v for k, v in QUICK.items() if k in known} | {"batch_norm": batch_norm}
     result = run(changed(training=name, training_options=options), folder=tmp_path)
     loaded = restored(tmp_path)
     with torch.no_grad():

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from datafree.calibrators.mse import MSE
 from datafree.config import Scheme, build
-from datafree.errors import ConfigError
+from datafree.errors import ConfigError, DataError
 from datafree.graph.fold import fold_batch_norms
 from datafree.quant.modules import ActivationQuantizer
 from datafree.tensors import state_digest
@@ -155,7 +155,14 @@ def test_without_images_it_is_refused(given: Tensor | None) -> None:
 
 
 def test_the_student_comes_nearer_to_its_teacher() -> None:
-    method = FixedSet(**{**QUICK, "iterations": 100, "student_lr": 5e-3})
+    longer: dict[str, Any] = {**QUICK, "iterations": 100, "student_lr": 5e-3}
+    method = FixedSet(**longer)
     coarse = task(scheme=Scheme(bits="W2A8"))
     told = train(method, coarse).summary["fine-tuning"]["history"]
     assert told[-1]["kl"] < 0.7 * told[0]["kl"]
+
+
+def test_losses_that_diverge_name_the_one_rate_there_is() -> None:
+    wild: dict[str, Any] = {**QUICK, "iterations": 40, "student_lr": 1e30}
+    with pytest.raises(DataError, match=r"lower the learning rates \(--training-option student_lr"):
+        train(FixedSet(**wild), task())

@@ -56,7 +56,7 @@ def export_student(
         return {}
     student = to_device(student, torch.device("cpu"))
     check = images.images if len(images) else None
-    told = about(config, digest, spec)
+    told = about(config, digest, spec, images)
 
     def written(name: str, **options: Any) -> dict[str, Any]:
         exporter: Exporter = make_method(Method(name=name, options=options), "export", Exporter)
@@ -102,19 +102,23 @@ def check_export(graph: fx.GraphModule, spec: InputSpec, config: RunConfig) -> N
         check_any_size(to_device(graph, torch.device("cpu")), torch.zeros(1, *spec.shape))
 
 
-def about(config: RunConfig, digest: str, spec: InputSpec) -> dict[str, str]:
+def about(
+    config: RunConfig, digest: str, spec: InputSpec, images: SyntheticSet | None = None
+) -> dict[str, str]:
     """What the files of a run say of its student, by name.
 
     Args:
         config: of the run. Of its paths only the last part is told.
         digest: SHA-256 of the teacher's parameters and buffers.
         spec: the student's input.
+        images: of the run; real ones are called so, whatever method was to make some.
 
     Raises:
         ConfigError: the file of class names cannot be read, or has another number of them.
     """
+    real = images is not None and images.metadata.get("method") == "real"
     chosen = {
-        "images": config.synthesis, "calibrator": config.calibration,
+        "images": None if real else config.synthesis, "calibrator": config.calibration,
         "rounding": config.rounding, "training": config.tuning,
     }  # fmt: skip
     methods = {kind: method for kind, method in chosen.items() if method is not None}
@@ -125,6 +129,7 @@ def about(config: RunConfig, digest: str, spec: InputSpec) -> dict[str, str]:
         "target": config.target,
         "policy": str(config.policy),
         **({"protocol": config.protocol_told} if config.protocol_told else {}),
+        **({"images": "real"} if real else {}),
         **{kind: method.name for kind, method in methods.items()},
         "seed": str(config.seed),
         "teacher": PurePath(config.model).name,

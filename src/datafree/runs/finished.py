@@ -227,7 +227,7 @@ def export_run(
         result.spec,
         path,
         check=result.images.images if len(result.images) else None,
-        about=about(config, str(result.metrics["teacher"]), result.spec),
+        about=about(config, str(result.metrics["teacher"]), result.spec, result.images),
         force=force,
     )
     told = summarize(report)

@@ -41,6 +41,7 @@ class Phase:
         judged_from: fraction of the phase before which it is not asked.
         deadline: when the phase ends early; fractions then follow the time if it runs ahead of the
             steps, so that rates fall as they would have.
+        rates: options to lower where the losses diverge.
         seconds: it may take in all, those of earlier calls included; follows from the deadline when
             the phase begins. None has no limit.
         portion: images per step.
@@ -55,6 +56,7 @@ class Phase:
     checks: int = 20
     judged_from: float = 0.0
     deadline: Deadline = NEVER
+    rates: tuple[str, ...] = ("generator_lr", "student_lr")
     seconds: float | None = None
     portion: Portion | None = None
     lessen: Callable[[int], Advance] | None = None
@@ -143,9 +145,10 @@ def _advanced(phase: Phase, state: State, team: Team) -> tuple[Mapping[str, Tens
 
 
 def _diverged(phase: Phase, state: State, loss: str) -> DataError:
+    named = ", ".join(f"{name}=…" for name in phase.rates)
     return DataError(
         f"{phase.name}: the loss {loss} is not a number after step {state.step}: lower the"
-        " learning rates (--training-option generator_lr=…, student_lr=…)"
+        f" learning rates (--training-option {named})"
     )
 
 

@@ -202,8 +202,8 @@ class _Run:
         advance = Move(trainer, game, student, optimizers, (task.seed, "tuning"), tuning=True)
         phase = Phase(
             f"{trainer.name} fine-tuning", trainer.iterations, advance, student,
-            self._judge("tuned"), trainer.checks, 0.0, self.deadline, portion=self._portion(),
-            lessen=lambda size: self._lessened(advance, size),
+            self._judge("tuned"), trainer.checks, 0.0, self.deadline, trainer.rates,
+            portion=self._portion(), lessen=lambda size: self._lessened(advance, size),
         )  # fmt: skip
         self._run(phase, state, "fine-tuning")
         best, last = _best_and_last(student, state)

@@ -66,7 +66,7 @@ class AdaDFQ(Trainer):
 
     def passes_together(self) -> float:
         """The generator's loss asks the student too."""
-        return 5.0
+        return 2.0 + super().passes_together()
 
     def remember(self, teacher: nn.Module, spec: InputSpec, random: torch.Generator) -> Any:
         """Nothing.

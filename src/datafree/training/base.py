@@ -40,6 +40,8 @@ class Trainer(Hyperparameters):
     """Whether a network without batch norms is refused."""
     from_images: ClassVar[bool] = False
     """Whether the student learns from a fixed set of images; there is no generator then."""
+    rates: ClassVar[tuple[str, ...]] = ("generator_lr", "student_lr")
+    """Hyper-parameters to lower where the losses diverge."""
     conditional: ClassVar[bool] = True
     sees_blocks: ClassVar[bool] = False
     """Whether the losses look at the outputs of the generator's blocks."""

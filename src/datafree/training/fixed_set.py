@@ -39,6 +39,7 @@ class FixedSet(Trainer):
         " common; see intraq, hast and synq"
     )
     from_images: ClassVar[bool] = True
+    rates: ClassVar[tuple[str, ...]] = ("student_lr",)
     # There is no generator to speak of.
     warmup: ClassVar[int] = 0  # pyright: ignore[reportIncompatibleVariableOverride]
     student_steps: ClassVar[int] = 1  # pyright: ignore[reportIncompatibleVariableOverride]
