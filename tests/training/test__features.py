@@ -13,7 +13,7 @@ from datafree.errors import ModelError
 from datafree.graph.capture import capture
 from datafree.graph.fold import fold_batch_norms
 from datafree.graph.insert import insert_quantizers
-from datafree.testing.networks import randomized
+from datafree.testing.networks import Attending, randomized
 from datafree.training import Dream
 from datafree.training._features import (
     Place,
@@ -71,6 +71,11 @@ def test_without_residual_blocks_all_convolutions_have_places() -> None:
 def test_layers_that_are_called_twice_are_no_places() -> None:
     """Whose map would it be?"""
     assert last_place(captured("InPlaceResidual")) == Place("conv1", "bn1")
+
+
+def test_a_transformer_has_those_of_its_patches() -> None:
+    """Its blocks end in linear layers, which make tokens."""
+    assert block_places(capture(Attending().eval(), SPEC)) == (Place("patches", None),)
 
 
 def test_a_network_without_maps_is_refused() -> None:

@@ -78,9 +78,10 @@ def block_places(graph: fx.GraphModule) -> tuple[Place, ...]:
     Raises:
         ModelError: no layer of the network makes a map.
     """
-    blocks = find_blocks(graph)
-    large = [block for block in blocks if len(block.layers) >= _LEAST_LAYERS]
-    places = [place for block in large or blocks if (place := _last_of(graph, block)) is not None]
+    found = [(block, _last_of(graph, block)) for block in find_blocks(graph)]
+    every = [(block, place) for block, place in found if place is not None]
+    large = [place for block, place in every if len(block.layers) >= _LEAST_LAYERS]
+    places = large or [place for _, place in every]
     if not places:
         raise ModelError("no convolution was found whose maps could be compared: use fixed_set")
     return tuple(places)
