@@ -60,11 +60,22 @@ def test_what_does_not_fit_is_refused(photos: Path, tmp_path: Path) -> None:
         datafree.quantize("digits_resnet8", photos=tmp_path / "nowhere", **QUICK)
     with pytest.raises(ConfigError, match="photo_share goes with photos"):
         datafree.quantize("digits_resnet8", photo_share=0.3, **QUICK)
-    with pytest.raises(ConfigError, match="training dreams its own images"):
+    with pytest.raises(ConfigError, match="dfqf dreams its own images: leave photos out"):
         datafree.quantize("digits_resnet8", photos=photos, training="dfqf", device="cpu")
     given = np.random.default_rng(0).random((4, 1, 8, 8)).astype(np.float32)
     with pytest.raises(ConfigError, match="images are given"):
         datafree.quantize("digits_resnet8", photos=photos, **{**QUICK, "images": given})
+
+
+def test_a_training_on_a_fixed_set_learns_on_photos_too(photos: Path) -> None:
+    options = {"iterations": 2, "batch_size": 4, "checks": 1}
+    result = datafree.quantize(
+        "digits_resnet8", photos=photos, training="fixed_set", training_options=options,
+        bits="W4A4", **QUICK,
+    )  # fmt: skip
+    told = result.metrics["training"]["fine-tuning"]["learned_from"]
+    assert told == {"images": 6, "method": "noise and photos"}
+    assert "not strictly data-free" in " ".join(result.metrics["notes"])
 
 
 @pytest.mark.parametrize(("share", "count"), [(0.5, 3), (0.01, 1), (1.0, 6), (0.34, 2)])

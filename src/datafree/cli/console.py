@@ -171,7 +171,7 @@ def _image_source(config: RunConfig, metrics: Mapping[str, Any]) -> str:
     learned_from = metrics.get("training", {}).get("fine-tuning", {}).get("learned_from")
     if learned_from is None:
         return "the generator"
-    made = str(learned_from["method"])
+    made = str(learned_from["method"]).removesuffix(" and photos")
     return _method(config.synthesis) if made == config.synthesis.name else made
 
 

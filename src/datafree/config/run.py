@@ -84,8 +84,6 @@ class RunConfig(ImageFile, ImageCount, QuantizeOptions, Networks):
     def _training(self) -> None:
         if self.rounding is not None and self.float_student:
             raise ValueError("a float student has no rounding to learn: leave reconstruction out")
-        if self.photos is not None:
-            raise ValueError("training dreams its own images: leave photos out")
         if self.mixed:
             raise ValueError("training has no mixed precision yet: give the bits in layer_bits")
         if self.bias_correction == "empirical":

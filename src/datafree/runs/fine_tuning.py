@@ -87,7 +87,7 @@ def tune(  # noqa: PLR0913 - what a run hands over
         scheme=None if config.float_student else config.scheme,
         images=None if images is None else images.images,
         targets=None if images is None else images.targets,
-        made_by="none" if images is None else str(images.metadata.get("method", "given")),
+        made_by="none" if images is None else _origin(images),
         generator=config.generator, companion=companion, reconstructor=reconstructor,
     )  # fmt: skip
     trained = train(
@@ -100,6 +100,12 @@ def tune(  # noqa: PLR0913 - what a run hands over
     )
     counterpart = folded if trainer.folds else graph
     return Tuned(trained, counterpart if companion is None else None)
+
+
+def _origin(images: SyntheticSet) -> str:
+    """Who made images, as records say it: a method, `real`, `given`, with photos among them."""
+    made = str(images.metadata.get("method", "given"))
+    return f"{made} and photos" if "photos" in images.metadata else made
 
 
 def find_companion(

@@ -116,6 +116,8 @@ def _check_source(config: RunConfig, trainer: Trainer) -> None:
             f"{trainer.name} learns from images, not beside a generator: leave generator out, or"
             " let it make them (images)"
         )
+    if not trainer.from_images and config.photos is not None:
+        raise ConfigError(f"{trainer.name} dreams its own images: leave photos out")
     if not trainer.from_images and config.method == "generator":
         raise ConfigError(
             f"{trainer.name} dreams its own images: give the file as generator, not as images"
