@@ -21,6 +21,10 @@ QUICK: dict[str, Any] = {
 }  # fmt: skip
 
 
+def quick(**changes: Any) -> dict[str, Any]:
+    return {**QUICK, **changes}
+
+
 @pytest.fixture
 def photos(tmp_path: Path) -> Path:
     folder = tmp_path / "photos"
@@ -38,9 +42,9 @@ def test_half_the_images_are_photos_in_random_order(photos: Path, tmp_path: Path
     assert len(result.images) == 6
     assert result.images.metadata["photos"] == {"source": "photos", "seed": 0, "count": 3}
     assert result.images.targets is None
-    made = datafree.quantize("digits_resnet8", **{**QUICK, "images": 3}).images
+    made = datafree.quantize("digits_resnet8", **quick(images=3)).images
     alone = datafree.quantize(
-        "digits_resnet8", photos=photos, photo_share=1, **{**QUICK, "images": 3}
+        "digits_resnet8", photos=photos, photo_share=1, **quick(images=3)
     ).images
     both = torch.cat([made.images, alone.images])
     found = {tuple(image.flatten().tolist()) for image in result.images.images}
@@ -55,7 +59,7 @@ def test_half_the_images_are_photos_in_random_order(photos: Path, tmp_path: Path
 
 def test_what_does_not_fit_is_refused(photos: Path, tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"10 photos are asked for, and .* holds 5"):
-        datafree.quantize("digits_resnet8", photos=photos, **{**QUICK, "images": 20})
+        datafree.quantize("digits_resnet8", photos=photos, **quick(images=20))
     with pytest.raises(DataError, match="nowhere"):
         datafree.quantize("digits_resnet8", photos=tmp_path / "nowhere", **QUICK)
     with pytest.raises(ConfigError, match="photo_share goes with photos"):
@@ -64,15 +68,13 @@ def test_what_does_not_fit_is_refused(photos: Path, tmp_path: Path) -> None:
         datafree.quantize("digits_resnet8", photos=photos, training="dfqf", device="cpu")
     given = np.random.default_rng(0).random((4, 1, 8, 8)).astype(np.float32)
     with pytest.raises(ConfigError, match="images are given"):
-        datafree.quantize("digits_resnet8", photos=photos, **{**QUICK, "images": given})
+        datafree.quantize("digits_resnet8", photos=photos, **quick(images=given))
 
 
 def test_a_training_on_a_fixed_set_learns_on_photos_too(photos: Path) -> None:
-    options = {"iterations": 2, "batch_size": 4, "checks": 1}
-    result = datafree.quantize(
-        "digits_resnet8", photos=photos, training="fixed_set", training_options=options,
-        bits="W4A4", **QUICK,
-    )  # fmt: skip
+    options: dict[str, Any] = {"iterations": 2, "batch_size": 4, "checks": 1}
+    chosen = quick(training="fixed_set", training_options=options, bits="W4A4")
+    result = datafree.quantize("digits_resnet8", photos=photos, **chosen)
     told = result.metrics["training"]["fine-tuning"]["learned_from"]
     assert told == {"images": 6, "method": "noise and photos"}
     assert "not strictly data-free" in " ".join(result.metrics["notes"])

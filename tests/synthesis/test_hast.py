@@ -36,7 +36,11 @@ def test_the_focal_loss_by_hand() -> None:
 
 def test_gradients_go_through_the_factor_too() -> None:
     logits = torch.tensor([[0.3, -0.2, 0.1]], dtype=torch.float64, requires_grad=True)
-    assert torch.autograd.gradcheck(lambda z: focal_loss(z, torch.tensor([1]), 2.0), [logits])
+
+    def loss(z: Tensor) -> Tensor:
+        return focal_loss(z, torch.tensor([1]), 2.0)
+
+    assert torch.autograd.gradcheck(loss, [logits])
     found = focal_loss(logits, torch.tensor([1]), 2.0)
     (slope,) = torch.autograd.grad(found, [logits])
     p = logits.softmax(1)[0, 1]
