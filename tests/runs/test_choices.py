@@ -193,7 +193,7 @@ def test_every_protocol_runs_and_is_told(name: str, tmp_path: Path) -> None:
     if asked.method != "dsg,psaq,prior":
         update["method_options"] = asked.method_options | quick("synthesis", str(asked.method))
     if asked.rounding:
-        update["reconstruction_options"] = {"iterations": 2}
+        update["reconstruction_options"] = asked.reconstruction_options | {"iterations": 2}
     if asked.tuning:
         update["training_options"] = asked.training_options | quick("training", asked.tuning.name)
     result = run(asked.model_copy(update=update), folder=tmp_path / "run")
