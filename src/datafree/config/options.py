@@ -146,8 +146,8 @@ class PhotoOptions(Frozen):
 
     photos: Annotated[Path | None, Shown("all are made", "PATH")] = None
     """Pictures of anything, a folder or an .npz file, some of which stand among the images: they
-    need not be what the network was trained on. The run is not strictly data-free then, and its
-    record says so."""
+    need not be what the network was trained on. The run is not strictly without data then, and
+    its record says so."""
     photo_share: Annotated[float, Field(gt=0, le=1)] = 0.5
     """Share of the images that are photos, where there are photos; 1 makes none."""
 
