@@ -79,6 +79,7 @@ PACKAGES = {
     "verdict": "Judgement without labels",
     "export": "Files",
     "runtimes": "Runtimes that files are tried in",
+    "sweeps": "Many runs from one file",
     "testing": "Contracts for methods from outside",
 }
 """What stages are made of, by the name behind `datafree.`, in the order of a run."""

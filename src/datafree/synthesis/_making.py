@@ -22,7 +22,7 @@ from datafree.progress.meter import Meter
 from datafree.tensors.memory import Portion, out_of_memory
 
 _SIZES = "batch_sizes.json"
-_REMEDY = (
+REMEDY = (
     "free memory or use a machine that has more, or let --method noise make the images, which"
     " does not go back through the network"
 )
@@ -229,7 +229,7 @@ class Making:
         if self.together is not None and self.together.size > 1:
             self.together.halve(told)
             return
-        portion = Portion(self.what, self.sizes.at(made), remedy=_REMEDY)
+        portion = Portion(self.what, self.sizes.at(made), remedy=REMEDY)
         portion.halve(told)
         self.sizes.change(made, portion.size)
 

@@ -23,7 +23,7 @@ from datafree.progress import Progress, Step, silent
 from datafree.progress.deadline import NEVER, Deadline
 from datafree.progress.meter import Meter
 from datafree.registry import built_in, load, method_name
-from datafree.synthesis._making import Batch, Making, Sizes, Stored, unseen
+from datafree.synthesis._making import REMEDY, Batch, Making, Sizes, Stored, unseen
 from datafree.tensors import device_of, state_digest
 from datafree.tensors.memory import Portion, free_bytes
 
@@ -128,7 +128,8 @@ class Synthesizer(Hyperparameters):
         free = free_bytes(device)
         if not isinstance(teacher, fx.GraphModule) or free is None or not self.passes(1):
             return together
-        each = _BACK * footprint(teacher, blank(spec, device)).kept
+        one = Portion(what, 1, remedy=REMEDY)
+        each = _BACK * one.fit(lambda _: footprint(teacher, blank(spec, device)).kept)
         if together is not None:
             return together.afford(each, free)
         if "batch_size" not in self.model_fields_set and not sizes.changed:
