@@ -9,10 +9,11 @@ is left of it.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, cast
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, fx, nn
 from torch.autograd.function import once_differentiable
 
@@ -44,22 +45,35 @@ class Statistics:
     stored: Tensor
     channels: tuple[int, ...]
 
+    def shares(self) -> Tensor:
+        """(N,) 1 over the number of channels beside each one in its layer."""
+        counts = torch.tensor(self.channels, device=self.stored.device)
+        return (1 / counts).repeat_interleave(counts)
+
 
 class WatchedNetwork(nn.Module):
     """A network whose batch norms were replaced; after a pass, `statistics` are those of it."""
 
-    def __init__(self, network: nn.Module, seen: list[_Seen]) -> None:
-        """Wrap `network`, whose watchers write to `seen`."""
+    def __init__(self, network: nn.Module, record: _Record) -> None:
+        """Wrap `network`, whose watchers write to `record`."""
         super().__init__()
         self.network = network
-        self._seen = seen
+        self._record = record
         self._alike = False
         self._constants: tuple[Tensor, Tensor, Tensor] | None = None
 
     def forward(self, images: Tensor) -> Tensor:
         """What the network returns."""
-        self._seen.clear()
+        self._record.calls.clear()
         return self.network(images)
+
+    def answers(self, images: Tensor) -> Tensor:
+        """What the network returns, without statistics, which stay those of the pass before."""
+        self._record.on = False
+        try:
+            return self.network(images)
+        finally:
+            self._record.on = True
 
     @property
     def alike(self) -> bool:
@@ -68,8 +82,8 @@ class WatchedNetwork(nn.Module):
 
     def statistics(self) -> Statistics:
         """Of the last pass, with their graph; they are told once, so that nothing is kept."""
-        seen = list(self._seen)
-        self._seen.clear()
+        seen = list(self._record.calls)
+        self._record.calls.clear()
         self._alike = any(one.single for one in seen)
         rows = max(len(one.mean) for one in seen)
         means, variances = (
@@ -109,12 +123,25 @@ class _Seen:
     spread: bool
 
 
+@dataclass
+class _Record:
+    """What watchers of one network share.
+
+    Attributes:
+        calls: of the pass so far, in execution order.
+        on: whether they are to be added to.
+    """
+
+    calls: list[_Seen] = field(default_factory=list["_Seen"])
+    on: bool = True
+
+
 class _Watcher(nn.Module):
     """Stands in for a batch norm, and for the activation behind it if that is cut off linearly."""
 
-    def __init__(self, norm: BatchNorm, seen: list[_Seen], *, folded: bool, together: bool) -> None:
+    def __init__(self, norm: BatchNorm, record: _Record, *, folded: bool, together: bool) -> None:
         super().__init__()
-        self.seen = seen
+        self.record = record
         self.together = together
         self.bounds: tuple[float, float] | None = None
         mean, self.stored = stored_statistics(norm)
@@ -129,6 +156,8 @@ class _Watcher(nn.Module):
 
     def forward(self, features: Tensor) -> Tensor:
         """What batch norm and activation return for `features` (B, C, …)."""
+        if not self.record.on:
+            return _moved(features, self.affine, self.bounds)
         single = features.ndim == 2 or features[0, 0].numel() == 1
         dims = tuple(range(2, features.ndim))
         dims = (0, *dims) if self.together or single else dims
@@ -138,7 +167,9 @@ class _Watcher(nn.Module):
         )
         count = features.numel() // mean.numel()
         rows = -1, features.shape[1]
-        self.seen.append(_Seen(self, mean.view(rows), variance.view(rows), single, count > 1))
+        self.record.calls.append(
+            _Seen(self, mean.view(rows), variance.view(rows), single, count > 1)
+        )
         return out
 
 
@@ -159,13 +190,7 @@ class _Watch(torch.autograd.Function):
         count = features.numel() // mean.numel()
         variance = centred.square_().sum(dims, keepdim=True) / max(count - 1, 1)
         del centred
-        out = features
-        if step is not None:
-            factor, offset = (part.view(1, -1, *[1] * (features.ndim - 2)) for part in step)
-            out = torch.addcmul(offset, features, factor)
-            ctx.factor = factor
-        if bounds is not None:
-            out = out.clamp(*bounds) if step is None else out.clamp_(*bounds)
+        out = _moved(features, step, bounds)
         ctx.step, ctx.bounds, ctx.count = step, bounds, count
         # The layer behind keeps `out` anyway.
         ctx.save_for_backward(features, mean, out if bounds is not None else None)
@@ -186,13 +211,31 @@ class _Watch(torch.autograd.Function):
             low, high = ctx.bounds
             gradient, own = torch.ops.aten.hardtanh_backward(gradient, out, low, high), True
         if ctx.step is not None:
-            gradient, own = gradient.mul_(ctx.factor) if own else gradient * ctx.factor, True
+            factor = _beside(ctx.step[0], features)
+            gradient, own = gradient.mul_(factor) if own else gradient * factor, True
         # A gradient from outside may be another layer's too.
         found = gradient.addcmul_(features, slope) if own else gradient.addcmul(features, slope)
         return found.add_(offset), None, None, None
 
 
-def watched(network: nn.Module, *, together: bool = False) -> WatchedNetwork:
+def _moved(
+    features: Tensor, step: tuple[Tensor, Tensor] | None, bounds: tuple[float, float] | None
+) -> Tensor:
+    """``clip(slope * features + offset)``; `features` themselves where there is neither."""
+    out = features
+    if step is not None:
+        out = torch.addcmul(_beside(step[1], features), features, _beside(step[0], features))
+    return out if bounds is None else F.hardtanh(out, *bounds)
+
+
+def _beside(values: Tensor, features: Tensor) -> Tensor:
+    """(C,) as it is multiplied with (B, C, …)."""
+    return values.view(1, -1, *[1] * (features.ndim - 2))
+
+
+def watched(
+    network: nn.Module, *, together: bool = False, kept: str | None = None
+) -> WatchedNetwork:
     """`network` itself, its batch norms replaced by what tells their statistics.
 
     A batch norm folds into the layer before it where `fold_batch_norms` would, and where what it
@@ -204,8 +247,9 @@ def watched(network: nn.Module, *, together: bool = False) -> WatchedNetwork:
             nothing is folded.
         together: statistics over the batch, one row; else of every image, where it has more than
             one value.
+        kept: path of a layer that no norm folds into, since somebody looks at what it returns.
     """
-    seen: list[_Seen] = []
+    record = _Record()
     network.requires_grad_(False)
     graph = network if isinstance(network, fx.GraphModule) else None
     calls: Mapping[str, list[fx.Node]] = {} if graph is None else calls_of(graph)
@@ -214,17 +258,18 @@ def watched(network: nn.Module, *, together: bool = False) -> WatchedNetwork:
     for path, norm in ((path, one) for path, one in places if isinstance(one, BatchNorm)):
         nodes = calls.get(path, [])
         layers = [] if graph is None else _before(graph, nodes, norm, calls)
+        layers = [] if kept in layers else layers
         for name in layers:
             assert graph is not None  # noqa: S101 - or there would be no layers
             fold_back(cast("QuantizableLayer", graph.get_submodule(name)), norm)
-        watcher = _Watcher(norm, seen, folded=bool(layers), together=together)
+        watcher = _Watcher(norm, record, folded=bool(layers), together=together)
         if graph is not None:
             _take_bounds(graph, nodes, watcher)
         network.set_submodule(path, watcher)
     if graph is not None:
         graph.delete_all_unused_submodules()
         graph.recompile()
-    return WatchedNetwork(fast_layout(network), seen)
+    return WatchedNetwork(fast_layout(network), record)
 
 
 def _before(
