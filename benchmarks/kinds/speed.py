@@ -71,19 +71,20 @@ class Speed(Kind):
 
     together: int = 32
     """Images of a step."""
-    rounds: int = 5
+    rounds: int = 3
     """Rounds."""
     steps: tuple[Name, ...] = ("zeroq", "dsg", "genie", "sadag", "qdrop", "genie_m")
     """Methods."""
     library: str | None = None
-    """Commit whose library is measured; None is the one at hand."""
+    """Commit whose library is measured; None is the one in `src`."""
 
     def measure(self, config: RunConfig, bench: Bench) -> dict[str, Any]:
         """See the base class."""
         with TemporaryDirectory() as folder:
+            root = bench.place.root if self.library is None else Path(folder)
             if self.library is not None:
-                unpack(self.library, bench.place.root, Path(folder))
-            path = [*([f"{folder}/src"] * (self.library is not None)), *sys.path]
+                unpack(self.library, bench.place.root, root)
+            path = [str(root / "src"), *sys.path]
             environment = {
                 **os.environ, "PYTHONPATH": os.pathsep.join(path), "OMP_NUM_THREADS": "1",
                 "DATAFREE_SHARED": str(bench.place.shared),
