@@ -13,6 +13,7 @@ import time
 import warnings
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
+from itertools import pairwise
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, Literal
@@ -29,7 +30,7 @@ from datafree.config import Frozen, InputSpec, RunConfig, Scheme
 from datafree.errors import DatafreeError
 from datafree.graph.fold import fold_batch_norms
 from datafree.graph.insert import insert_quantizers
-from datafree.progress import Step
+from datafree.progress import Progress, Step
 from datafree.reconstruction.genie_m import GenieM
 from datafree.reconstruction.qdrop import QDrop
 from datafree.synthesis.base import Batch, Synthesizer
@@ -209,37 +210,45 @@ def _batch(method: Synthesizer, graph: nn.Module, spec: InputSpec, count: int) -
     state = method.prepare(graph, spec, torch.Generator().manual_seed(0))
 
     def step() -> float:
-        moments: list[float] = []
-        told = lambda _: moments.append(time.process_time())  # noqa: E731
-        batch = Batch(count, 0, torch.Generator().manual_seed(0), told)
-        method.make_batch(graph, spec, batch, state)
-        return _middle(moments)
+        moments: dict[str, list[float]] = {}
+        with _noting(moments)("steps", _STEPS) as told:
+            batch = Batch(count, 0, torch.Generator().manual_seed(0), told)
+            method.make_batch(graph, spec, batch, state)
+        return _middle(moments["steps"])
 
     return step
 
 
 def _middle(moments: list[float]) -> float:
     """The median of what lies between moments, the first left out."""
-    spans = [later - one for one, later in zip(moments, moments[1:], strict=False)]
+    spans = [later - one for one, later in pairwise(moments)]
     return statistics.median(spans[1:])
 
 
-@contextmanager
-def _told(moments: dict[str, list[float]], description: str, _total: int) -> Generator[Step]:
+def _noting(moments: dict[str, list[float]]) -> Progress:
     """A progress that notes when steps were done, by what they are of."""
-    noted = moments.setdefault(description, [])
-    yield lambda _: noted.append(time.process_time())
+
+    @contextmanager
+    def progress(description: str, total: int) -> Generator[Step]:
+        del total
+        noted = moments.setdefault(description, [])
+
+        def step(count: int) -> None:
+            del count
+            noted.append(time.process_time())
+
+        yield step
+
+    return progress
 
 
 def _matching(graph: fx.GraphModule, spec: InputSpec, count: int) -> Timed:
     """A step of SADAG's matching."""
-    method = SADAG(
-        iterations=1, batch_size=count, matching_iterations=_STEPS, student_iterations=1
-    )
+    method = SADAG(iterations=1, batch_size=count, matching_iterations=_STEPS, student_iterations=1)
 
     def step() -> float:
         moments: dict[str, list[float]] = {}
-        method.generate(graph, spec, count, progress=lambda *what: _told(moments, *what))
+        method.generate(graph, spec, count, progress=_noting(moments))
         return _middle(moments["sadag images"])
 
     return step
@@ -256,7 +265,7 @@ def _blocks(
         student = insert_quantizers(folded, scheme, spec)
         calibrate(student, [images], MSE(power=2.4), observe="float")
         moments: dict[str, list[float]] = {}
-        method.reconstruct(folded, student, images, progress=lambda *what: _told(moments, *what))
+        method.reconstruct(folded, student, images, progress=_noting(moments))
         (noted,) = moments.values()
         noted = noted[1:]  # what was done before: nothing
         blocks = [noted[start : start + _STEPS] for start in range(0, len(noted), _STEPS)]

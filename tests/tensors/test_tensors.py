@@ -4,13 +4,22 @@ from __future__ import annotations
 
 import copy
 import gc
+import platform
+import resource
 import weakref
 
 import pytest
 import torch
 from torch import nn
 
-from datafree.tensors import extremes, fast_copy, fast_layout, release_memory, shared_copy
+from datafree.tensors import (
+    extremes,
+    fast_copy,
+    fast_layout,
+    kept_memory,
+    release_memory,
+    shared_copy,
+)
 from networks import captured
 
 
@@ -101,3 +110,20 @@ def test_a_fast_copy_is_a_copy_in_the_fast_layout() -> None:
         assert torch.equal(found, before) and found.stride() == expected.stride()
         assert (type(found), found.requires_grad) == (type(before), before.requires_grad)
         assert found.data_ptr() != before.data_ptr()
+
+
+def faults(megabytes: int, times: int) -> int:
+    """Pages that the system had to hand out for tensors that come and go."""
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    for _ in range(times):
+        torch.ones(megabytes * 2**18)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="other C libraries are left alone")
+def test_memory_that_is_kept_is_not_handed_out_again() -> None:
+    before = faults(100, 5)
+    with kept_memory():
+        faults(100, 1)
+        assert faults(100, 5) < before / 10
+    assert faults(100, 5) > before / 2

@@ -229,6 +229,7 @@ def _bias(layer: QuantizableLayer) -> Tensor | float:
 
 
 def fold_back(layer: QuantizableLayer, norm: BatchNorm) -> None:
+    """Let `layer` do what `norm` behind it does: ``W' = W g / sqrt(v + eps)``, in place."""
     factor, offset = affine(norm)
     weight = layer.weight.double()
     scaled = weight * factor.view(-1, *[1] * (weight.ndim - 1))

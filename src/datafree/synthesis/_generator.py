@@ -19,10 +19,10 @@ class _Columns(nn.Module):
     that it takes for weights kept the other way.
     """
 
-    def __init__(self, linear: nn.Linear) -> None:
+    def __init__(self, linear: nn.Module) -> None:
         super().__init__()
-        self.weight = nn.Parameter(linear.weight.detach().t().contiguous())
-        self.bias = nn.Parameter(linear.bias.detach())
+        self.weight = nn.Parameter(linear.get_parameter("weight").detach().t().contiguous())
+        self.bias = nn.Parameter(linear.get_parameter("bias").detach())
 
     def forward(self, rows: Tensor) -> Tensor:
         """(B, outputs) from (B, inputs)."""
@@ -85,7 +85,7 @@ class ImageGenerator(nn.Module):
         return x[:, :, top : top + self.height, left : left + self.width]
 
 
-def doubled(x: Tensor, layer: nn.Conv2d) -> Tensor:
+def doubled(x: Tensor, layer: nn.Module) -> Tensor:
     """`layer` on `x` (B, C, H, W) of twice the size, every value repeated: (B, C', 2 H, 2 W).
 
     Of the nine values that a position of the large image reads, at most four differ; so this is one
@@ -93,9 +93,10 @@ def doubled(x: Tensor, layer: nn.Conv2d) -> Tensor:
 
     Args:
         x: small images.
-        layer: 3 x 3, padded by 1.
+        layer: a convolution of 3 x 3, padded by 1, with a bias.
     """
-    wide = F.pad(layer.weight.flip(2, 3), (1, 1, 1, 1))
+    weight, bias = layer.get_parameter("weight"), layer.get_parameter("bias")
+    wide = F.pad(weight.flip(2, 3), (1, 1, 1, 1))
     rows = wide[:, :, 1:] + wide[:, :, :-1]
     kernel = (rows[..., 1:] + rows[..., :-1]).transpose(0, 1)
-    return F.conv_transpose2d(x, kernel, layer.bias, stride=2, padding=1)
+    return F.conv_transpose2d(x, kernel, bias, stride=2, padding=1)

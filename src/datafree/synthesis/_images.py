@@ -122,7 +122,7 @@ class ImageOptimizer(Synthesizer):
         self, teacher: nn.Module, spec: InputSpec, batch: Batch, state: Any
     ) -> tuple[Tensor, Tensor | None]:
         """Optimise one batch from noise; see the base class."""
-        network: WatchedNetwork = state if isinstance(state, nn.Module) else state.network
+        network: WatchedNetwork = state if isinstance(state, WatchedNetwork) else state.network
         images = first_images((batch.size, *spec.shape), self.start, batch.generator)
         targets = asked_classes(batch, spec) if self.label_weight else None
         self._optimize(network, images, targets, batch, state, spec)

@@ -22,7 +22,7 @@ from datafree.files import atomic_path, make_folder
 
 M = TypeVar("M", bound=nn.Module)
 _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3  # numbers of glibc's options
-_LARGE, _NEVER = 2**25, 2**31 - 1  # bytes
+_LARGE, _HUGE, _NEVER = 2**25, 2**30, 2**31 - 1  # bytes
 _WORTHWHILE = 2**24  # bytes of weights
 
 
@@ -114,7 +114,7 @@ def kept_memory() -> Generator[None]:
         yield
         return
     tune(_TRIM_THRESHOLD, _NEVER)
-    tune(_MMAP_THRESHOLD, _NEVER)
+    tune(_MMAP_THRESHOLD, _HUGE)
     try:
         yield
     finally:
