@@ -15,6 +15,7 @@ from benchmarks.kinds.dsg_margins import inside, loss
 from benchmarks.kinds.image_facts import unseen
 from benchmarks.kinds.in_runtime import compared
 from benchmarks.kinds.memory import watched
+from benchmarks.kinds.speed import summary
 from benchmarks.measures import harder_images
 from benchmarks.place import Place
 
@@ -285,3 +286,25 @@ def test_a_step_of_a_generator_is_timed_both_ways(bench: Bench) -> None:
     assert found["ratio"] == pytest.approx(found["plain"] / found["fused"])
     larger = measured(bench, kind="generator_step", pixels=16, together=2, rounds=3)
     assert larger["weights"] > found["weights"] > 0 and found["generator"] > 0
+
+
+@pytest.mark.integration
+def test_steps_are_measured_beside_the_bare_network(bench: Bench) -> None:
+    found = measured(
+        bench, kind="speed", together=4, rounds=2, steps=["zeroq", "dsg", "genie", "sadag", "qdrop"]
+    )
+    assert found["eager"] > 0
+    assert found["floor"] in ("eager", "compiled")
+    for name in ("zeroq", "dsg", "genie", "sadag", "qdrop"):
+        assert 0.5 < found[name] < 200
+        assert found["noise"][name] >= 0
+    with pytest.raises(DatafreeError, match="cannot take the library of commit 0000000"):
+        measured(bench, kind="speed", library="0000000")
+
+
+def test_ratios_are_to_the_faster_floor() -> None:
+    found = summary({"eager": [2.0, 2.0, 4.0], "compiled": [1.0, 2.0, 1.0], "dsg": [3.0, 3.0, 2.0]})
+    assert (found["floor"], found["eager"], found["compiled"]) == ("compiled", 2000.0, 1000.0)
+    assert found["dsg"] == 2.0
+    assert found["noise"] == {"dsg": pytest.approx(0.7638, abs=1e-4)}
+    assert summary({"eager": [1.0, 1.0], "dsg": [2.0, 3.0]})["dsg"] == 2.5

@@ -45,7 +45,7 @@ def test_layers_of_the_paper(shape: tuple[int, int, int], cut: tuple[int, int]) 
     _, height, width = shape
     rows, columns = (height + 3) // 4, (width + 3) // 4
     weights = {name: value.detach() for name, value in net.named_parameters()}
-    x = z @ weights["linear.weight"].T + weights["linear.bias"]
+    x = z @ weights["linear.weight"] + weights["linear.bias"]
     x = normalised(x.view(4, rows, columns, 128).permute(0, 3, 1, 2))
     x = x.repeat_interleave(2, 2).repeat_interleave(2, 3)
     x = normalised(F.conv2d(x, weights["conv1.weight"], weights["conv1.bias"], padding=1))
@@ -60,7 +60,7 @@ def test_numbers_of_weights() -> None:
     net = generator((3, 224, 224), 1)
     shapes = {name: tuple(value.shape) for name, value in net.named_parameters()}
     assert shapes == {
-        "linear.weight": (128 * 56 * 56, 1),
+        "linear.weight": (1, 128 * 56 * 56),
         "linear.bias": (128 * 56 * 56,),
         "conv1.weight": (64, 128, 3, 3),
         "conv1.bias": (64,),
@@ -86,7 +86,9 @@ def test_weights_are_those_torch_would_draw() -> None:
     for name, layer in usual.items():
         for part in ("weight", "bias"):
             ours = net.get_submodule(name).get_parameter(part)
-            torch.testing.assert_close(ours, layer.get_parameter(part))
+            expected = layer.get_parameter(part)
+            columns = (name, part) == ("linear", "weight")
+            torch.testing.assert_close(ours, expected.T if columns else expected)
 
 
 def test_the_generator_given_decides_and_no_other() -> None:

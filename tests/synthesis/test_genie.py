@@ -15,6 +15,7 @@ from datafree.config import build as configure
 from datafree.errors import ConfigError
 from datafree.graph.capture import capture
 from datafree.graph.taps import tap_batch_norms
+from datafree.graph.watched import Statistics
 from datafree.losses import batch_distance
 from datafree.synthesis import _genie
 from datafree.synthesis._generator import ImageGenerator
@@ -202,10 +203,10 @@ def test_the_schedule_of_the_latents(monkeypatch: pytest.MonkeyPatch) -> None:
     """A loss that never falls: one bad step more than `patience`, then a tenth of the rate."""
     embedding, weights = rates(monkeypatch)
 
-    def never_falling(features: Tensor, *_: Tensor) -> Tensor:
-        return features.sum() * 0 + 1e9
+    def never_falling(found: Statistics) -> Tensor:
+        return found.gaps.sum() * 0 + 1e9
 
-    monkeypatch.setattr(_genie, "batch_distance", never_falling)
+    monkeypatch.setattr(_genie, "layers_distance", never_falling)
     Genie(iterations=12, patience=2, min_lr=0.005).generate(captured("Tiny"), SPEC, 2)
     assert embedding == pytest.approx([0.1] * 4 + [0.01] * 3 + [0.005] * 5)
     assert weights == pytest.approx([0.01] * 12)

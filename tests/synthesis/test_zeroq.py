@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from datafree.graph.watched import Statistics
 from datafree.losses import input_distance
 from datafree.synthesis import _images
 from datafree.synthesis._images import balanced_targets
@@ -57,14 +58,14 @@ def test_input_term_is_about_zero_on_standard_normal_images() -> None:
     assert input_distance(1.5 * x).mean() > 0.5
 
 
-def never_falling(features: list[Tensor], *_: Any) -> Tensor:
-    return features[0].sum() * 0 + 1e9
+def never_falling(found: Statistics, *_: Any) -> Tensor:
+    return found.gaps.sum() * 0 + 1e9
 
 
 def test_the_rate_falls_when_the_loss_does_not(monkeypatch: pytest.MonkeyPatch) -> None:
     rates = Watched(monkeypatch).rates
     # A loss that never falls: one bad step that counts, then a tenth of the rate.
-    monkeypatch.setattr(_images, "alignment_loss", never_falling)
+    monkeypatch.setattr(_images, "statistics_loss", never_falling)
     method = ZeroQ(
         iterations=12, least_fall=0, patience=2, learning_rate=0.5, min_learning_rate=0.01
     )

@@ -4,13 +4,22 @@ from __future__ import annotations
 
 import copy
 import gc
+import platform
+import subprocess
+import sys
 import weakref
 
 import pytest
 import torch
 from torch import nn
 
-from datafree.tensors import extremes, fast_copy, fast_layout, release_memory, shared_copy
+from datafree.tensors import (
+    extremes,
+    fast_copy,
+    fast_layout,
+    release_memory,
+    shared_copy,
+)
 from networks import captured
 
 
@@ -101,3 +110,31 @@ def test_a_fast_copy_is_a_copy_in_the_fast_layout() -> None:
         assert torch.equal(found, before) and found.stride() == expected.stride()
         assert (type(found), found.requires_grad) == (type(before), before.requires_grad)
         assert found.data_ptr() != before.data_ptr()
+
+
+FAULTS = """
+import resource, torch
+from datafree.tensors import kept_memory
+
+def faults():
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    for _ in range(10):
+        held = [torch.ones(2**21) for _ in range(20)]
+        del held
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+
+before = faults()
+with kept_memory():
+    faults()
+    print(before, faults())
+print(faults())
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="other C libraries are left alone")
+def test_memory_that_is_kept_is_not_handed_out_again() -> None:
+    """Pages that the system has to hand out for tensors of 8 MB, in a process without holes."""
+    done = subprocess.run([sys.executable, "-c", FAULTS], capture_output=True, check=True)
+    before, kept, after = map(int, done.stdout.split())
+    assert kept < before / 4
+    assert after > before / 10

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from datafree.graph.taps import BatchNorm, stored_statistics, tap_batch_norms
+from datafree.graph.watched import Statistics
 from datafree.losses import (
     STATISTICS_EPS,
     batch_statistics,
     sample_statistics,
-    slack_distance,
     slack_margin,
 )
 from datafree.tensors import device_of
@@ -39,11 +40,35 @@ class Alignment:
     gamma: Tensor
     weights: Tensor
 
+    def by_channel(self, channels: tuple[int, ...]) -> Alignment:
+        """Margins (M,) and weights (B, M) or (1, M) of all channels side by side.
+
+        Args:
+            channels: of the N layers; M is their sum.
+        """
+        device = self.weights.device
+        counts = torch.tensor(channels, device=device)
+        weights = self.weights.expand(len(channels), -1).T
+        return Alignment(
+            self.delta.to(device).repeat_interleave(counts),
+            self.gamma.to(device).repeat_interleave(counts),
+            weights.repeat_interleave(counts, 1),
+        )
+
+    def to(self, device: torch.device) -> Alignment:
+        """The same on `device`."""
+        return Alignment(*(t.to(device) for t in (self.delta, self.gamma, self.weights)))
+
+    def of_samples(self, part: slice) -> Alignment:
+        """Those of some samples, of what `by_channel` returns."""
+        rows = self.weights if len(self.weights) == 1 else self.weights[part]
+        return replace(self, weights=rows)
+
 
 def alignment_loss(
     features: list[Tensor], stored: list[tuple[Tensor, Tensor]], aligned: Alignment
 ) -> Tensor:
-    """``1/B sum_n sum_l weights[l, n] * loss[l, n]`` with DSG's per-sample slack losses (A.2.3).
+    """`statistics_loss` of the inputs of batch norms.
 
     A layer that sees one value per channel and row (1x1 maps, inputs of `BatchNorm1d`) is compared
     by the statistics of all rows together: alone, each would be driven to the mean.
@@ -56,17 +81,36 @@ def alignment_loss(
     Returns:
         Scalar.
     """
-    rows: list[Tensor] = []
+    gaps: list[Tensor] = []
+    deviations: list[Tensor] = []
     samples = next((len(feature) for feature in features if not one_value(feature)), 1)
-    for index, (feature, (mean, std)) in enumerate(zip(features, stored, strict=True)):
+    for feature, (mean, std) in zip(features, stored, strict=True):
         alone = not one_value(feature)
         own_mean, own_std = sample_statistics(feature) if alone else batch_statistics(feature)
-        row = slack_distance(own_mean, mean, aligned.delta[index])
-        if own_std is not None:
-            row = row + slack_distance(own_std, std, aligned.gamma[index])
-        rows.append(row.expand(samples))
-    losses = torch.stack(rows) * aligned.weights.to(rows[0].device)
-    return losses.sum() / losses.shape[1]
+        gaps.append((own_mean - mean).expand(samples, -1))
+        deviations.append((std if own_std is None else own_std).expand(samples, -1))
+    together = Statistics(
+        torch.cat(gaps, 1), torch.cat(deviations, 1), torch.cat([std for _, std in stored]),
+        tuple(len(mean) for mean, _ in stored),
+    )  # fmt: skip
+    device = together.gaps.device
+    return statistics_loss(together, aligned.by_channel(together.channels).to(device))
+
+
+def statistics_loss(found: Statistics, aligned: Alignment) -> Tensor:
+    """``1/B sum_n sum_l weights[l, n] * loss[l, n]`` with DSG's per-sample slack losses (A.2.3).
+
+    Args:
+        found: (S, N), of S samples.
+        aligned: margins and weights by channel.
+
+    Returns:
+        Scalar.
+    """
+    means = F.relu(found.gaps.abs() - aligned.delta).square()
+    spreads = F.relu((found.deviations - found.stored).abs() - aligned.gamma).square()
+    losses = (means + spreads) * aligned.weights
+    return losses.sum() / len(losses)
 
 
 def one_value(features: Tensor) -> bool:

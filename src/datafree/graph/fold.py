@@ -75,10 +75,10 @@ def _fold(graph_module: fx.GraphModule) -> tuple[fx.GraphModule, dict[str, Batch
     outputs: dict[str, BatchNorm] = {}
     for path, nodes in _norms(folded, calls).items():
         norm = cast("BatchNorm", folded.get_submodule(path))
-        before = _layers_before(folded, nodes, norm, calls)
+        before = layers_before(folded, nodes, norm, calls)
         after = [] if before else _layers_after(folded, nodes, norm, calls)
         for name in before:
-            _fold_back(_layer(folded, name), norm)
+            fold_back(_layer(folded, name), norm)
         for name in after:
             _fold_forward(_layer(folded, name), norm)
         for name in (*before, *after):
@@ -109,7 +109,7 @@ def fold_into_grids(student: fx.GraphModule) -> fx.GraphModule:
     calls = calls_of(folded)
     for path, nodes in _norms(folded, calls).items():
         norm = cast("BatchNorm", folded.get_submodule(path))
-        layers = _layers_before(folded, nodes, norm, calls)
+        layers = layers_before(folded, nodes, norm, calls)
         # Of several layers one might take the norm over and another not.
         layer = _layer(folded, layers[0]) if len(layers) == 1 else None
         if isinstance(layer, QUANTIZED) and _take_over(layer, norm):
@@ -159,7 +159,7 @@ def _only_calls(
     return paths if sum(len(calls[path]) for path in paths) == len(set(nodes)) else []
 
 
-def _layers_before(
+def layers_before(
     graph_module: fx.GraphModule,
     nodes: list[fx.Node],
     norm: BatchNorm,
@@ -228,7 +228,8 @@ def _bias(layer: QuantizableLayer) -> Tensor | float:
     return 0.0 if layer.bias is None else layer.bias.double()
 
 
-def _fold_back(layer: QuantizableLayer, norm: BatchNorm) -> None:
+def fold_back(layer: QuantizableLayer, norm: BatchNorm) -> None:
+    """Let `layer` do what `norm` behind it does: ``W' = W g / sqrt(v + eps)``, in place."""
     factor, offset = affine(norm)
     weight = layer.weight.double()
     scaled = weight * factor.view(-1, *[1] * (weight.ndim - 1))
@@ -250,7 +251,7 @@ def _take_over(layer: QuantizedLayer, norm: BatchNorm) -> bool:
     """Put `norm` into weight, bias and grid of `layer`; whether that was possible."""
     quantizer = layer.weight_quantizer
     if not quantizer.enabled:
-        _fold_back(layer, norm)
+        fold_back(layer, norm)
         return True
     factor, offset = affine(norm)
     grid, weight = quantizer.grid, layer.weight.detach()

@@ -197,6 +197,11 @@ class _Clipped(torch.autograd.Function):
         ctx: Any, values: Tensor, scale: Tensor, low: Tensor, high: Tensor, clip_first: bool
     ) -> Tensor:
         """Codes are limited to ``[low, high]`` around 0."""
+        if not ctx.needs_input_grad[1] and not clip_first:
+            rounded = torch.div(values, scale).round_()
+            codes = torch.clamp(rounded, low, high)
+            ctx.save_for_backward(None, torch.eq(codes, rounded, out=rounded), scale)
+            return codes.mul_(scale)
         codes, slope, inside = round_and_slope(values, scale, low, high, clip_first=clip_first)
         ctx.save_for_backward(slope, inside, scale)
         return codes.mul_(scale)

@@ -42,7 +42,8 @@ class Draft:
     @property
     def request(self) -> dict[str, Any]:
         """All that it depends on."""
-        return {**self.base, "batch_seed": self.batch.generator.initial_seed()}
+        # The version of the generator's layers: those of another one do not fit.
+        return {**self.base, "layers": 2, "batch_seed": self.batch.generator.initial_seed()}
 
     def exists(self) -> bool:
         """Whether an equal request left it."""

@@ -6,10 +6,10 @@ from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
-from datafree.graph.taps import BatchNorm, batch_norms, stored_statistics
-from datafree.losses import Heads, batch_distance, first_logits, input_distance
+from datafree.graph.watched import Statistics, WatchedNetwork
+from datafree.losses import Heads, first_logits, input_distance
 from datafree.synthesis._generator import ImageGenerator
 
 
@@ -54,21 +54,33 @@ class Objective:
     """What the images are judged by: their own statistics, the network's, and their classes."""
 
     def __init__(
-        self, network: nn.Module, labels: Tensor | None, label_weight: float, heads: Heads = ()
+        self,
+        network: WatchedNetwork,
+        labels: Tensor | None,
+        label_weight: float,
+        heads: Heads = (),
     ) -> None:
+        """Judge by `network`, which tells its statistics of all images together."""
         self.network = network
         self.labels = labels
         self.label_weight = label_weight
         self.heads = heads
-        self.stored = {layer: stored_statistics(layer) for layer in batch_norms(network).values()}
 
-    def loss(self, images: Tensor, taps: list[tuple[BatchNorm, Tensor]]) -> Tensor:
-        """Scalar loss of `images` (B, C, H, W); `taps` fills up while they pass the network."""
+    def loss(self, images: Tensor) -> Tensor:
+        """Scalar loss of `images` (B, C, H, W)."""
         logits = self.network(images)
-        total = input_distance(images).mean()
-        for layer, features in taps:
-            total = total + batch_distance(features, *self.stored[layer])
+        total = input_distance(images).mean() + layers_distance(self.network.statistics())
         if self.labels is not None:
             answers = first_logits(logits, self.heads)
             total = total + self.label_weight * F.cross_entropy(answers, self.labels)
         return total
+
+
+def layers_distance(found: Statistics) -> Tensor:
+    """``sum_l 1/C_l (|mean_l - mu_l|^2 + |std_l - sigma_l|^2)``, a scalar (Genie, A.6.1).
+
+    Args:
+        found: of all images together, one row.
+    """
+    squares = found.gaps.square() + (found.deviations - found.stored).square()
+    return squares[0] @ found.shares()

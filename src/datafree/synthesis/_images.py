@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -16,9 +16,9 @@ from torch import Tensor, fx, nn
 from datafree.config import InputSpec
 from datafree.config.inputs import Input
 from datafree.errors import ModelError
-from datafree.graph.alignment import Alignment, alignment_loss, one_value
+from datafree.graph.alignment import Alignment, statistics_loss
 from datafree.graph.inputs import inputs_of
-from datafree.graph.taps import BatchNorm, stored_statistics, tap_batch_norms
+from datafree.graph.watched import WatchedNetwork, watched
 from datafree.losses import (
     Heads,
     correlation_inhibition,
@@ -31,7 +31,7 @@ from datafree.losses import (
 )
 from datafree.synthesis._settling import Settling
 from datafree.synthesis.base import Batch, Synthesizer
-from datafree.tensors import device_of, fast_copy
+from datafree.tensors import device_of, fast_copy, kept_memory
 
 _CHUNK_POSITIONS = 2**18
 """Positions (height x width x images) passed through the network at once on a CPU."""
@@ -110,9 +110,9 @@ class ImageOptimizer(Synthesizer):
             )
 
     def prepare(self, teacher: nn.Module, spec: InputSpec, generator: torch.Generator) -> Any:
-        """A copy of the teacher in the memory layout in which convolutions are fastest."""
+        """A copy of the teacher that tells its statistics."""
         del spec, generator
-        return fast_copy(teacher)
+        return watched(fast_copy(teacher))
 
     @abstractmethod
     def alignment(self, layers: int, batch: Batch, state: Any) -> Alignment:
@@ -122,7 +122,7 @@ class ImageOptimizer(Synthesizer):
         self, teacher: nn.Module, spec: InputSpec, batch: Batch, state: Any
     ) -> tuple[Tensor, Tensor | None]:
         """Optimise one batch from noise; see the base class."""
-        network: nn.Module = state if isinstance(state, nn.Module) else state.network
+        network: WatchedNetwork = state if isinstance(state, WatchedNetwork) else state.network
         images = first_images((batch.size, *spec.shape), self.start, batch.generator)
         targets = asked_classes(batch, spec) if self.label_weight else None
         self._optimize(network, images, targets, batch, state, spec)
@@ -130,7 +130,7 @@ class ImageOptimizer(Synthesizer):
 
     def _optimize(
         self,
-        network: nn.Module,
+        network: WatchedNetwork,
         images: Tensor,
         targets: Tensor | None,
         batch: Batch,
@@ -141,39 +141,44 @@ class ImageOptimizer(Synthesizer):
         pixels = images.to(device, memory_format=_layout(images)).requires_grad_()
         size = batch.at_once(chunk_size(pixels))
         labels = None if targets is None else targets.to(device)
+        with torch.no_grad():
+            network(pixels[:1])
+            told = network.statistics()
+        if network.alike:
+            size = batch.size  # they are compared by statistics of all images
+        channels = told.channels
+        aligned = self.alignment(len(channels), batch, state).by_channel(channels).to(device)
+        features = _Features(network, channels, aligned, labels, self.label_weight, spec.outputs)
+        with kept_memory():
+            self._steps(pixels, features, size, batch, spec)
+        images.copy_(pixels.detach())
+
+    def _steps(
+        self, pixels: Tensor, features: _Features, size: int, batch: Batch, spec: InputSpec
+    ) -> None:
+        """Change `pixels` step by step, `size` images passing the network at a time."""
+        layers = len(features.channels)
         optimizer = torch.optim.Adam([pixels], lr=self.learning_rate)
         over = self._schedule(optimizer)
-        with tap_batch_norms(network) as taps:
-            with torch.no_grad():
-                network(pixels[:1])
-            layers = [layer for layer, _ in taps]
-            if any(one_value(feature) for _, feature in taps):
-                size = batch.size  # they are compared by statistics of all images
-            aligned = self.alignment(len(layers), batch, state)
-            stored = [stored_statistics(layer) for layer in layers]
-            features = _Features(
-                network, taps, stored, aligned, labels, self.label_weight, spec.outputs
-            )
-            for done in batch.iterations(self.iterations):
-                shift = self._shift(batch.generator)
-                priors = self._priors(pixels, spec.inputs)
-                if self.correlation_weight:
-                    correlation = self._correlation(pixels, batch.generator)
-                    priors = priors + correlation / len(layers)
-                (gradient,) = torch.autograd.grad(priors, [pixels])
-                loss = priors.detach()
-                for start in range(0, batch.size, size):
-                    part = slice(start, start + size)
-                    chunk_loss, chunk_gradient = features.gradient(pixels, part, shift)
-                    gradient[part] += chunk_gradient
-                    loss += chunk_loss
-                pixels.grad = gradient
-                optimizer.step()
-                batch.step(1)
-                if over(loss.item()):
-                    batch.step(self.iterations - done - 1)
-                    break
-        images.copy_(pixels.detach())
+        for done in batch.iterations(self.iterations):
+            shift = self._shift(batch.generator)
+            priors = self._priors(pixels, spec.inputs)
+            if self.correlation_weight:
+                correlation = self._correlation(pixels, batch.generator)
+                priors = priors + correlation / layers
+            (gradient,) = torch.autograd.grad(priors, [pixels])
+            loss = priors.detach()
+            for start in range(0, batch.size, size):
+                part = slice(start, start + size)
+                chunk_loss, chunk_gradient = features.gradient(pixels, part, shift)
+                gradient[part] += chunk_gradient
+                loss += chunk_loss
+            pixels.grad = gradient
+            optimizer.step()
+            batch.step(1)
+            if over(loss.item()):
+                batch.step(self.iterations - done - 1)
+                break
 
     def _schedule(self, optimizer: torch.optim.Optimizer) -> Callable[[float], bool]:
         """What takes in the loss of a step, changes rates, and says whether it was the last."""
@@ -218,9 +223,8 @@ class _Features:
     gradient are those of the whole batch.
     """
 
-    network: nn.Module
-    taps: list[tuple[BatchNorm, Tensor]]
-    stored: list[tuple[Tensor, Tensor]]
+    network: WatchedNetwork
+    channels: tuple[int, ...]
     aligned: Alignment
     targets: Tensor | None
     label_weight: float
@@ -232,10 +236,7 @@ class _Features:
         """Contribution of ``pixels[part]`` to the loss of the batch, and its gradient."""
         chunk = pixels.detach()[part].requires_grad_()
         logits = self.network(torch.roll(chunk, shift, (2, 3)) if any(shift) else chunk)
-        weights = self.aligned.weights
-        weights = weights if weights.shape[1] == 1 else weights[:, part]
-        aligned = replace(self.aligned, weights=weights)
-        loss = alignment_loss([feature for _, feature in self.taps], self.stored, aligned)
+        loss = statistics_loss(self.network.statistics(), self.aligned.of_samples(part))
         if self.targets is not None:
             loss = loss + self.label_weight * F.cross_entropy(
                 first_logits(logits, self.heads), self.targets[part]

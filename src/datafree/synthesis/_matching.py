@@ -16,6 +16,7 @@ from datafree.errors import ModelError
 from datafree.graph.fold import fold_batch_norms
 from datafree.graph.insert import insert_quantizers
 from datafree.graph.taps import last_linear, tap_calls
+from datafree.graph.watched import WatchedNetwork, watched
 from datafree.quant.modules import QUANTIZED
 from datafree.tensors import device_of, fast_copy
 from datafree.tensors.memory import Portion
@@ -30,12 +31,16 @@ class Matcher:
     """Teacher and student side by side, and the features of all images finished so far.
 
     Attributes:
-        network: the teacher.
+        teacher: the network.
+        network: a copy of it that tells its statistics over a batch.
         student: quantized, frozen.
         memory: features of the images of earlier batches, M of them, or None.
     """
 
-    def __init__(self, network: fx.GraphModule, student: fx.GraphModule) -> None:
+    def __init__(
+        self, teacher: fx.GraphModule, network: WatchedNetwork, student: fx.GraphModule
+    ) -> None:
+        self.teacher = teacher
         self.network = network
         self.student = student
         self.memory: Features | None = None
@@ -46,14 +51,14 @@ class Matcher:
 
         Args:
             images: normalised.
-            passed: they have just passed the teacher.
+            passed: they have just passed `network`.
         """
         return unit(self.raw(images, passed=passed))
 
     def raw(self, images: Tensor, *, passed: bool = False) -> Features:
         """As `features`, but of any length: what the gradient of a set is made of."""
         if not passed:
-            self.network(images)
+            self.network.answers(images)
         self.student(images)
         _, wanted = self.seen["network"]
         inputs, got = self.seen["student"]
@@ -101,12 +106,16 @@ def matching(network: fx.GraphModule, student: fx.GraphModule) -> Generator[Matc
     path = last_linear(network)
     if path is None:
         raise ModelError("gradients of the last linear layer are matched, and there is no such one")
-    matcher = Matcher(network, student)
+    watching = watched(fast_copy(network), together=True, kept=path)
+    matcher = Matcher(network, watching, student)
 
     def see(name: str, inputs: Tensor, output: Tensor) -> None:
         matcher.seen[name] = inputs, output
 
-    layers = {"network": network.get_submodule(path), "student": student.get_submodule(path)}
+    layers = {
+        "network": watching.network.get_submodule(path),
+        "student": student.get_submodule(path),
+    }
     with tap_calls(layers, see):
         yield matcher
 

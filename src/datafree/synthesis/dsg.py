@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from datafree.config import InputSpec
 from datafree.graph.alignment import Alignment, Granularity, margins
 from datafree.graph.taps import batch_norms
+from datafree.graph.watched import WatchedNetwork, watched
 from datafree.losses import enhancement_weights
 from datafree.synthesis._images import ImageOptimizer
 from datafree.synthesis.base import Batch
@@ -27,7 +28,7 @@ _ENHANCED = 20  # layers of ResNet-18, and samples, that the released code enhan
 
 @dataclass(frozen=True)
 class _State:
-    network: nn.Module
+    network: WatchedNetwork
     delta: Tensor
     gamma: Tensor
 
@@ -90,7 +91,7 @@ class DSG(ImageOptimizer):
         count = self.margin_images if self.epsilon else 2  # without slack any images will do
         noise = torch.randn(count, *spec.shape, generator=generator)
         delta, gamma = margins(network, noise, self.epsilon, self.margin_granularity)
-        return _State(network, delta, gamma)
+        return _State(watched(network), delta, gamma)
 
     def alignment(self, layers: int, batch: Batch, state: Any) -> Alignment:
         """The margins, and weights that go on where the batch before stopped."""

@@ -11,12 +11,12 @@ from torch import Tensor, fx, nn
 
 from datafree.config import InputSpec
 from datafree.graph.swing import swing_convolutions
-from datafree.graph.taps import tap_batch_norms
+from datafree.graph.watched import watched
 from datafree.synthesis._generator import ImageGenerator
 from datafree.synthesis._genie import Generated, Objective, Steps
 from datafree.synthesis._images import asked_classes
 from datafree.synthesis.base import Batch, Synthesizer, even_batches
-from datafree.tensors import device_of, fast_copy
+from datafree.tensors import device_of, fast_copy, kept_memory
 
 
 class Genie(Synthesizer):
@@ -104,17 +104,18 @@ class Genie(Synthesizer):
         latents = torch.randn(enlarged.size, self.latent_dim, generator=batch.generator)
         generator = ImageGenerator(spec.shape, self.latent_dim, batch.generator)
         targets = asked_classes(enlarged, spec) if self.label_weight else None
-        if self.swing:
-            network = swing_convolutions(network, batch.generator)
+        # A copy in any case: what is watched has other layers.
+        network = swing_convolutions(network, batch.generator) if self.swing else fast_copy(network)
         labels = None if targets is None else targets.to(device)
-        objective = Objective(network, labels, self.label_weight, spec.outputs)
+        watching = watched(network, together=True)
+        objective = Objective(watching, labels, self.label_weight, spec.outputs)
         generator, latents = generator.to(device), latents.to(device).requires_grad_()
         steps = self._steps(generator, latents)
         images = latents
-        with tap_batch_norms(network) as taps:
+        with kept_memory():
             for _ in batch.iterations(self.iterations):
                 images = generator(latents)
-                steps.take(objective.loss(images, taps))
+                steps.take(objective.loss(images))
                 batch.step(1)
         return Generated(generator, latents.detach(), images.detach(), targets)
 

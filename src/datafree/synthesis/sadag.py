@@ -17,7 +17,8 @@ from torch import Tensor, fx, nn
 from datafree.config import InputSpec, Scheme
 from datafree.errors import ModelError
 from datafree.graph.swing import swing_convolutions
-from datafree.graph.taps import last_linear, tap_batch_norms
+from datafree.graph.taps import last_linear
+from datafree.graph.watched import watched
 from datafree.images import SyntheticSet
 from datafree.losses import gradient_diversity, gradient_matching, set_matching
 from datafree.progress import Progress, silent
@@ -37,7 +38,7 @@ from datafree.synthesis._matching import (
 )
 from datafree.synthesis.base import Batch, Stored
 from datafree.synthesis.genie import Genie
-from datafree.tensors import device_of, load_tensors, save_tensors
+from datafree.tensors import device_of, kept_memory, load_tensors, save_tensors
 from datafree.tensors.memory import Portion
 
 # Of the time that is left where there is a limit, about as their steps cost.
@@ -276,10 +277,10 @@ class SADAG(Genie):
         if found is not None:
             batch.step(self.matching_iterations)
             return found
-        made = self._match(draft.load(spec, matcher.network), batch, matcher)
+        made = self._match(draft.load(spec, matcher.teacher), batch, matcher)
         targets = None if made.targets is None else made.targets[: batch.size]
         images = made.images[: batch.size].contiguous().cpu()
-        self.check_images(images, matcher.network, spec, batch)
+        self.check_images(images, matcher.teacher, spec, batch)
         part = SyntheticSet(images, spec, targets, stored.metadata)
         stored.save(part)
         return part
@@ -287,18 +288,20 @@ class SADAG(Genie):
     def _match(self, made: Generated, batch: Batch, matcher: Matcher) -> Generated:
         """Train generator and latent vectors on; the images are those before the last update."""
         network, sets = matcher.network, self.match == "set"
-        judged = swing_convolutions(network, batch.generator) if self.matching_swing else network
+        if self.matching_swing:
+            swung = swing_convolutions(matcher.teacher, batch.generator)
+            network = watched(swung, together=True)
         look = matcher.raw if sets else matcher.features
         compare = set_matching if sets else gradient_matching
         labels = None if made.targets is None else made.targets.to(device_of(network))
-        objective = Objective(judged, labels, self.label_weight)
+        objective = Objective(network, labels, self.label_weight)
         latents = made.latents.requires_grad_()
         steps = self._later()._steps(made.generator, latents)
         images = made.images
-        with tap_batch_norms(judged) as taps:
+        with kept_memory():
             for _ in batch.iterations(self.matching_iterations):
                 images = made.generator(latents)
-                loss = objective.loss(images, taps)
+                loss = objective.loss(images)
                 own = look(images, passed=not self.matching_swing)
                 shift = self._shift(made.generator, latents, own, matcher, batch.generator)
                 near = look(made.generator(latents + shift))
