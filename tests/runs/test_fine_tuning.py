@@ -248,12 +248,16 @@ def test_a_student_of_other_classes_is_refused(small: Path) -> None:
         ({"student": "digits_resnet8"}, "distill goes with student"),
         ({"max_time": -1.0}, "more than 0 seconds"),
         ({"training": None, "precision": "bf16"}, "precision goes with training"),
-        ({"method": "generator"}, "give the file as generator"),
     ],
 )
 def test_contradictions_are_told(changes: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         changed(**changes)
+
+
+def test_a_generator_is_no_image_method_of_a_training_that_dreams(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="give the file as generator"):
+        run(changed(method="generator", method_options={"path": str(tmp_path / "g.safetensors")}))
 
 
 def test_training_starts_from_learned_rounding(tmp_path: Path) -> None:
