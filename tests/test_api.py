@@ -53,6 +53,7 @@ def test_public_names() -> None:
         "load_run",
         "quantize",
         "run",
+        "sweep",
         "synthesize",
     ]
     assert set(datafree.__all__) <= set(dir(datafree))

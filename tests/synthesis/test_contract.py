@@ -27,7 +27,7 @@ QUICK: dict[str, Any] = {
     "matching_iterations": 2,
     "student_iterations": 2,
 }
-LABELLED = {"probe", "generator", "intraq", "prior", "psaq", "sardfq", "subset"}
+LABELLED = {"probe", "generator", "hast", "intraq", "prior", "psaq", "sardfq", "subset"}
 """Methods whose images belong to a class; the generator of `options` is a conditional one."""
 PRIORS: dict[str, Any] = {"label_weight": 1.0, "tv_weight": 0.01, "l2_weight": 0.01, "jitter": 2}
 
