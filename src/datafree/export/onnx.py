@@ -79,9 +79,9 @@ class Onnx(Exporter):
     every CPU; signed ones saturate in onnxruntime's default on x86 CPUs without VNNI."""
 
     input_uint8: bool = False
-    """Take images as decoders give them, uint8 (batch, height, width, channels) from 0 to 255: the
-    file normalises them itself. Files take normalised float images (batch, channels, height, width)
-    otherwise."""
+    """Take images as decoders give them, uint8 (batch, height, width, channels) from 0 to 255,
+    which the file then normalises itself. Files take normalised float images (batch, channels,
+    height, width) otherwise."""
     any_size: bool = False
     """Leave height and width of the images open. Networks that compute with the size of their
     images cannot."""

@@ -21,7 +21,7 @@ class GenieM(Reconstructor):
     weights ``W' = s (clip(floor(W / s_0) + h(V) + z, qmin, qmax) - z)`` of first step sizes ``s_0``
     and the activations' step sizes ``s_a``. So ``d W' / d s`` is the integer code less the zero
     point, and V and s do not work against each other. Differs from the released code in working on
-    folded batch norms, whose weights W' = a W have steps |a| times as large (0.4 times on
+    folded batch norms, whose weights ``W' = a W`` have steps ``|a|`` times as large (0.4 times on
     ResNet-20); with ``step_rates=unfolded`` they learn as in front of the norms, to the last step
     of Adam.
     """

@@ -45,8 +45,8 @@ class DSGQAT(GDFQ):
     With `statistics` `gdfq` the first term is GDFQ's own, to which each part is added as in the
     rows "GDFQ + part" of the paper's Table 1:
 
-        statistics_weight * 1/N sum_l w_l 1/C_l (|max(|mean_l - mu_l| - delta_l, 0)|^2
-                                                 + |max(|var_l - sigma_l^2| - gamma_l, 0)|^2)
+    ``statistics_weight * 1/N sum_l w_l 1/C_l (|max(|mean_l - mu_l| - delta_l, 0)|^2 + |max(|var_l -
+    sigma_l^2| - gamma_l, 0)|^2)``
 
     over the batch, with w_l 2 for layer ``t mod N`` in step t, else 1. With ``epsilon=0``,
     ``enhancement=False`` and ``beta=0`` that is `gdfq`.

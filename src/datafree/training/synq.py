@@ -26,7 +26,7 @@ class SynQ(HAST):
     Synthetic images have noise that real ones lack, mislead about where to look, and often are no
     good example of their class. So images pass a Gaussian low-pass filter after the crop, and
 
-        L_Q = 20 T^2 KL(M || Q) + map_weight * |S_M - S_Q|^2 + label_weight * CE of easy images.
+    ``L_Q = 20 T^2 KL(M || Q) + map_weight * |S_M - S_Q|^2 + label_weight * CE`` of easy images.
 
     ``S = relu(sum_k w_k A_k)`` is the class activation map: ``A_k`` the maps behind the last
     convolution, ``w_k`` the mean over positions of the gradient of the class's logit by ``A_k``,
