@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Generator, Mapping
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any
 
 from benchmarks.place import Place
 from benchmarks.record import Record, append, commit, environment, latest
 from benchmarks.table import Cell, Table, Where
-from datafree.progress import Progress, Step, note
+from datafree.progress import Progress, Step, beside
 from datafree.sweeps.plan import shard
 
 Measure = Callable[[Table, Cell, Progress], dict[str, Any]]
@@ -117,7 +117,7 @@ def fill(  # noqa: PLR0913 - what a call is about, and who hears of it
                 begun, guess = clock(), expected(cell, own or earlier) or 0.0
                 if asked.deadline is not None and begun + guess >= asked.deadline:
                     return Done(len(own), wanted[number:], guess)
-                measured = measure(table, cell, _notes(step))
+                measured = measure(table, cell, beside(step))
                 own[cell] = clock() - begun
                 record = Record(
                     table=table.name, cell=cell.as_dict(), measured=measured,
@@ -129,24 +129,6 @@ def fill(  # noqa: PLR0913 - what a call is about, and who hears of it
                 tell(f"{table.name}: {cell}: {_words(measured)} ({own[cell]:.0f} s, {left} left)")
             step(1)
     return Done(len(own), ())
-
-
-def _notes(step: Step) -> Progress:
-    """A progress that shows itself in words beside the bar of all cells."""
-
-    @contextmanager
-    def progress(description: str, total: int) -> Generator[Step]:
-        done = 0
-
-        def inner(count: int) -> None:
-            nonlocal done
-            done += count
-            note(step, f"{description} {done}/{total}")
-
-        yield inner
-        note(step, "")
-
-    return progress
 
 
 def _words(measured: Mapping[str, Any]) -> str:

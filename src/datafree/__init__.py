@@ -15,13 +15,14 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from datafree.api import benchmark, distill, export_student, quantize, sweep, synthesize
+    from datafree.api import benchmark, distill, export_student, quantize, synthesize
     from datafree.config import InputSpec, RunConfig, Scheme
     from datafree.errors import DatafreeError
     from datafree.graph.capture import capture
     from datafree.images import SyntheticSet
     from datafree.runs.loaded import Run, load_run
     from datafree.runs.pipeline import Result, run
+    from datafree.sweeps.door import sweep
 
 __version__ = "0.1.0"
 
@@ -40,7 +41,7 @@ _HOMES = {
     "load_run": "runs.loaded",
     "quantize": "api",
     "run": "runs.pipeline",
-    "sweep": "api",
+    "sweep": "sweeps.door",
     "synthesize": "api",
 }
 

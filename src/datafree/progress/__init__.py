@@ -71,6 +71,24 @@ def waiting(progress: Progress, description: str, seconds: float | None = None) 
         step(1)
 
 
+def beside(step: Step) -> Progress:
+    """A `Progress` that shows itself in words beside the bar of `step`, which holds it all."""
+
+    @contextmanager
+    def progress(description: str, total: int) -> Generator[Step]:
+        done = 0
+
+        def inner(count: int) -> None:
+            nonlocal done
+            done += count
+            note(step, f"{description} {done}/{total}")
+
+        yield inner
+        note(step, "")
+
+    return progress
+
+
 def in_words(seconds: float) -> str:
     """Seconds as people say them, rounded: ``40 s``, ``3 min``, ``2.5 h``."""
     if seconds < 1:

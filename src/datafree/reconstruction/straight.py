@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import ClassVar
 
 from pydantic import Field
 
 from datafree.reconstruction._schedule import Stage
-from datafree.reconstruction.base import Reconstructor
+from datafree.reconstruction.qdrop import QDrop
 
 
-class Straight(Reconstructor):
+class Straight(QDrop):
     """Learn the weights of a block themselves, their step sizes and those of activations.
 
     ``min_(U, s, s_a) |B(x) - B'(x'; U, s, s_a)|^2`` between the outputs of float block B and
@@ -30,23 +31,9 @@ class Straight(Reconstructor):
     """Weights are always rounded here: there is nothing to penalise."""
     weight_step_lr: float = Field(default=1e-4, ge=0)
     """Adam's rate for the weights' step sizes; falls to 0 along a cosine. 0 keeps them."""
-    activation_lr: float = Field(default=4e-5, ge=0)
-    """Adam's rate for the activation steps; falls to 0 along a cosine. 0 keeps them."""
-    steps_below: int = Field(default=9, ge=2, le=9)
-    """Bits from which on activation quantizers keep their calibrated step; 9 learns all."""
-    drop: float = Field(default=0.5, ge=0, lt=1)
-    """Probability of every element of an activation, and of the block's input, to stay float while
-    learning."""
 
     def stages(self) -> tuple[Stage, ...]:
         """One pass: weights, their steps and activation steps."""
-        stage = Stage(
-            self.iterations,
-            self.rounding_lr,
-            weight_step_lr=self.weight_step_lr,
-            activation_lr=self.activation_lr,
-            steps_below=self.steps_below,
-            drop=self.drop,
-            straight=True,
-        )
+        (dropping,) = super().stages()
+        stage = replace(dropping, weight_step_lr=self.weight_step_lr, straight=True)
         return (stage,)

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Callable, Generator, Mapping
-from contextlib import closing, contextmanager
+from collections.abc import Callable, Mapping
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from datafree.errors import SweepError
-from datafree.progress import Progress, Step, in_words, note, silent
+from datafree.progress import Progress, beside, in_words, silent
 from datafree.runs.folder import METRICS
 from datafree.sweeps.computing import Outcome, job_of
 from datafree.sweeps.engines import outcomes
@@ -105,7 +105,7 @@ def _computed(
     labels, computed = {job.name: job.label for job in jobs}, 0
     with (
         progress("cells", len(jobs)) as step,
-        closing(outcomes(jobs, options, _notes(step))) as found,
+        closing(outcomes(jobs, options, beside(step))) as found,
     ):
         for outcome in found:
             computed += outcome.status == "computed"
@@ -145,24 +145,6 @@ def _line(outcome: Outcome, labels: Mapping[str, str]) -> str:
     if outcome.status == "found":
         return f"found: {label}: another process has computed it"
     return f"done: {label} ({in_words(outcome.seconds)})"
-
-
-def _notes(step: Step) -> Progress:
-    """A progress that shows itself in words beside the bar of all cells."""
-
-    @contextmanager
-    def progress(description: str, total: int) -> Generator[Step]:
-        done = 0
-
-        def inner(count: int) -> None:
-            nonlocal done
-            done += count
-            note(step, f"{description} {done}/{total}")
-
-        yield inner
-        note(step, "")
-
-    return progress
 
 
 def _unheard(_line: str) -> None:

@@ -17,10 +17,10 @@ from datafree.graph.insert import quantizable_layers
 from datafree.graph.taps import BatchNorm, tap_batch_norms, tap_calls
 from datafree.images import SyntheticSet
 from datafree.losses import class_logits, first_logits, variance_distance
-from datafree.synthesis._crops import crop_boxes, cropped
+from datafree.synthesis._classes import ClassImages
 from datafree.synthesis._images import balanced_targets
-from datafree.synthesis.base import Batch, Synthesizer, even_batches
-from datafree.tensors import device_of, fast_copy
+from datafree.synthesis.base import Batch
+from datafree.tensors import device_of
 
 _CHUNK = 64
 
@@ -40,7 +40,7 @@ class _State:
     counts: Tensor | None = None
 
 
-class IntraQ(Synthesizer):
+class IntraQ(ClassImages):
     """Match batch statistics with images that keep the variety a class has.
 
     Pixels are the parameters. Every image has a class, all classes equally often, and
@@ -78,23 +78,6 @@ class IntraQ(Synthesizer):
         " Zero-Shot Network Quantization, CVPR"
     )
     paper_options: ClassVar[Mapping[str, Any]] = {"centers": "batches"}
-    needs_batch_norm: ClassVar[bool] = True
-    needs_image: ClassVar[bool] = True
-
-    iterations: int = Field(default=1000, ge=1)
-    """Steps of Adam per batch."""
-    batch_size: int = Field(default=256, ge=1)
-    """Images made together, at most."""
-    learning_rate: float = Field(default=0.5, gt=0)
-    """Adam's rate at the beginning, in normalised pixels per step."""
-    patience: int = Field(default=50, ge=0)
-    """Steps without a lower loss after which the rate falls to a tenth."""
-    min_learning_rate: float = Field(default=1e-4, ge=0)
-    """Rate that the learning rate does not fall below, in normalised pixels per step."""
-    crop_probability: float = Field(default=0.5, ge=0, le=1)
-    """Probability of a step to see crops of the images instead of the whole ones."""
-    crop_scale: float = Field(default=0.5, gt=0, le=1)
-    """Smallest area of a crop, as a share of the image's."""
     lambda_lower: float = Field(default=0.05, ge=0, le=2)
     """Cosine distance to the class mean below which images are pushed away from it."""
     lambda_upper: float = Field(default=0.8, ge=0, le=2)
@@ -113,16 +96,6 @@ class IntraQ(Synthesizer):
     inception_weight: float = Field(default=1.0, ge=0)
     """Weight of the soft inception loss."""
 
-    @property
-    def batch_iterations(self) -> int:
-        """Steps of Adam."""
-        return self.iterations
-
-    def batch_images(self, teacher: nn.Module, count: int) -> int:
-        """Size of the fewest batches of at most `batch_size` images that are about equal."""
-        del teacher
-        return even_batches(count, self.batch_size)
-
     def check(self, teacher: nn.Module) -> None:
         """Refuse a network without batch norms, or without a classifier.
 
@@ -137,14 +110,9 @@ class IntraQ(Synthesizer):
             )
 
     def prepare(self, teacher: nn.Module, spec: InputSpec, generator: torch.Generator) -> Any:
-        """A copy of the teacher in the memory layout in which convolutions are fastest."""
+        """A copy of the teacher, see `ClassImages.frozen`, and no finished images yet."""
         del generator
-        if not spec.labelled:
-            raise ModelError(
-                f"{self.name} asks images to be of a class, and this network tells none"
-                f" ({spec.task}); use the method zeroq or genie, which do without"
-            )
-        network: Any = fast_copy(teacher).requires_grad_(False)
+        network: Any = self.frozen(teacher, spec)
         return _State(network)
 
     def after_batch(self, state: Any, part: SyntheticSet) -> Any:
@@ -178,30 +146,13 @@ class IntraQ(Synthesizer):
         targets = balanced_targets(batch, spec.answers)
         wanted = soft_targets(batch.size, self.soft_share, self.epsilon, batch.generator)
         objective = _Objective(self, state, targets.to(device), wanted.to(device), spec.answers)
-        pixels = images.to(device).requires_grad_()
-        optimizer = torch.optim.Adam([pixels], lr=self.learning_rate)
-        plateau = torch.optim.lr_scheduler.ReduceLROnPlateau(
-            optimizer, factor=0.1, patience=self.patience, min_lr=self.min_learning_rate
-        )
         classifier = {"classifier": objective.classifier}
         with tap_batch_norms(network) as taps, tap_calls(classifier, objective.see):
-            for _ in batch.iterations(self.iterations):
-                seen = self._seen(pixels, batch.generator)
-                logits = first_logits(network(seen), spec.outputs)
-                loss = objective.loss(logits, taps)
-                (pixels.grad,) = torch.autograd.grad(loss, [pixels])
-                optimizer.step()
-                plateau.step(loss.item())
-                batch.step(1)
-        return pixels.detach(), targets
 
-    def _seen(self, pixels: Tensor, generator: torch.Generator) -> Tensor:
-        """What the network sees in one step: all images whole, or a crop of each."""
-        if torch.rand((), generator=generator) < self.crop_probability:
-            boxes = crop_boxes(len(pixels), self.crop_scale, generator)
-            mirrored = torch.rand(len(pixels), generator=generator) < 0.5
-            pixels = cropped(pixels, boxes, mirrored)
-        return pixels.contiguous(memory_format=torch.channels_last)
+            def loss(seen: Tensor) -> Tensor:
+                return objective.loss(first_logits(network(seen), spec.outputs), taps)
+
+            return self.descend(images, network, batch, loss), targets
 
 
 class _Objective:

@@ -10,7 +10,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from datafree.losses import distillation, first_logits
-from datafree.synthesis.intraq import crop_boxes, cropped
+from datafree.tensors.crops import crop_boxes, cropped
 from datafree.training.base import Dream, Trainer
 
 

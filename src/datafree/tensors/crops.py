@@ -1,4 +1,4 @@
-"""Random crops of images, scaled to full size: what IntraQ shows the network in some steps."""
+"""Random crops of images, scaled to full size, as trainings and IntraQ show them."""
 
 from __future__ import annotations
 
