@@ -141,6 +141,16 @@ def test_other_settings_are_refused_before_anything_is_computed(
     ("changes", "words", "parts"),
     [
         ({"axes": {"bits": ["W9A9"]}}, (), ("small.yaml", "cell W9A9", "bits")),
+        (
+            {"axes": {"method": ["noise", "zeroqq"]}},
+            (),
+            ("small.yaml, cell zeroqq", "unknown image method", "zeroq?"),
+        ),
+        (
+            {"axes": {"x": {"some": {"method": "dsg", "method_options": {"iteration": 3}}}}},
+            (),
+            ("small.yaml, cell some", "iteration is not known"),
+        ),
         ({}, ("--shard", "4/4"), ("shard", "0/4 to 3/4")),
         ({}, ("--address", "auto"), ("engine ray",)),
         ({}, ("--output", "taken"), ("taken exists and is no sweep",)),

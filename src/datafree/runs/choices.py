@@ -85,7 +85,7 @@ def _learns_from_images(config: RunConfig) -> bool:
 
 def _image_method(names: str, graph: fx.GraphModule) -> tuple[str, bool]:
     """The first of `names` whose method fits `graph`, and True; the last and False if none does."""
-    given = _split(names)
+    given = names_in(names)
     classes = [load("datafree.synthesis", name, Synthesizer) for name in given]
     found = [name for name, cls in zip(given, classes, strict=True) if cls.fits(graph)]
     if not found and len(given) > 1 and inputs_of(graph):
@@ -95,7 +95,7 @@ def _image_method(names: str, graph: fx.GraphModule) -> tuple[str, bool]:
 
 def _calibrator(names: str, *, plain: bool) -> str:
     """The first of `names` that can tell ranges; the last if none can."""
-    given = _split(names)
+    given = names_in(names)
     classes = [load("datafree.calibrators", name, RangeRule) for name in given]
     found = (
         name
@@ -105,7 +105,8 @@ def _calibrator(names: str, *, plain: bool) -> str:
     return next(found, given[-1])
 
 
-def _split(names: str) -> list[str]:
+def names_in(names: str) -> list[str]:
+    """The methods that are named where the first that fits is to be taken."""
     return [name.strip() for name in names.split(",") if name.strip()] or [names]
 
 

@@ -16,11 +16,18 @@ import yaml
 from pydantic import BeforeValidator, Field, model_validator
 
 from datafree.bounds import first_line, text_of
+from datafree.calibrators.base import RangeRule
 from datafree.config import Frozen, RunConfig, build, merge
 from datafree.config.reading import LARGEST, yaml_of
-from datafree.errors import ConfigError, UnknownNameError
+from datafree.errors import ConfigError, DatafreeError, UnknownNameError
 from datafree.recipes import recipe_fields
+from datafree.reconstruction.base import Reconstructor
+from datafree.registry import load
+from datafree.runs.choices import names_in
+from datafree.runs.plan import make_method
 from datafree.runs.trust import check_trusted
+from datafree.synthesis.base import Synthesizer
+from datafree.training.base import Trainer
 
 SEED = "seed"
 """The axis that tables take means over."""
@@ -219,6 +226,43 @@ def check_code(cells: tuple[Cell, ...], path: Path, *, trust_code: bool) -> None
     """
     for cell in cells:
         check_trusted(cell.config, path, trust_code=trust_code)
+
+
+def check_cells(cells: tuple[Cell, ...], where: str) -> None:
+    """Refuse cells whose methods or options there are none of; code that they name runs.
+
+    Raises:
+        ConfigError: the message names the cell.
+    """
+    known: set[str] = set()
+    for cell in cells:
+        methods = ("synthesis", "calibration", "rounding", "tuning")
+        told = repr([getattr(cell.config, name) for name in methods])
+        if told in known:
+            continue
+        known.add(told)
+        try:
+            _check_methods(cell.config)
+        except DatafreeError as error:
+            raise ConfigError(f"{where}, cell {cell}: {error}") from None
+
+
+def _check_methods(config: RunConfig) -> None:
+    """Refuse methods that there are none of, and options they do not have."""
+    asked = (
+        (config.synthesis, "synthesis", Synthesizer),
+        (config.calibration, "calibrators", RangeRule),
+        (config.rounding, "reconstruction", Reconstructor),
+        (config.tuning, "training", Trainer),
+    )
+    for chosen, package, base in asked:
+        if chosen is None:
+            continue
+        names = names_in(chosen.name)
+        for name in names:
+            load(f"datafree.{package}", name, base)
+        if len(names) == 1:  # of several, options may be those of another one
+            make_method(chosen, package, base)
 
 
 def shard(cells: tuple[T, ...], part: tuple[int, int] | None) -> tuple[T, ...]:

@@ -16,7 +16,7 @@ from datafree.sweeps.computing import Outcome, job_of
 from datafree.sweeps.engines import outcomes
 from datafree.sweeps.folder import Folder
 from datafree.sweeps.options import SweepOptions
-from datafree.sweeps.plan import Cell, Plan, check_code, load_plan, plan_of, shard
+from datafree.sweeps.plan import Cell, Plan, check_cells, check_code, load_plan, plan_of, shard
 from datafree.sweeps.table import Row, rows_of, write_table
 
 
@@ -70,6 +70,7 @@ def sweep(
     cells = plan.runs(where)
     if isinstance(source, Path):
         check_code(cells, source, trust_code=trust_code)
+    check_cells(cells, where)
     folder = Folder(output or (Path(source.stem) if isinstance(source, Path) else Path("sweep")))
     for cell in cells:
         folder.check_same(cell)
