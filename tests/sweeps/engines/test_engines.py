@@ -19,7 +19,14 @@ BASE = {
     "images": 4, "holdout": 4, "isolate": False, "latency": False, "report": False, "export": False,
     "method": "noise", "calibrator": "minmax", "input_shape": [1, 16, 16],
 }  # fmt: skip
-DIES = "import os\n\ndef net():\n    os._exit(7)\n"
+DIES = """import os
+import time
+
+def net():
+    os.closerange(0, 99)  # whoever waits for an answer hears that there is none
+    time.sleep(1)
+    os._exit(7)
+"""
 
 
 @pytest.fixture
@@ -48,6 +55,7 @@ def test_a_cell_whose_process_always_dies_is_given_up(plan: Path, words: tuple[s
     assert done.returncode == 4, done.stdout + done.stderr
     assert "1 of 2 cells are finished" in done.stdout
     assert "dies.py:net" in done.stderr.splitlines()[-1]
+    assert "ray" in words or "exit code 7" in done.stderr
     assert "Traceback" not in done.stdout + done.stderr
     log = next(plan.parent.glob("out/log/dies*.jsonl")).read_text(encoding="utf-8")
     assert log.count('"started"') == 2  # once, and once again

@@ -19,6 +19,8 @@ from datafree.sweeps.folder import Folder
 
 _SOURCE = Path(__file__).parents[3]  # where the package is found
 
+_DYING = 10.0  # seconds for a process to end by itself, so that it can tell how it did
+
 
 def one_by_one(jobs: Sequence[Job], progress: Progress) -> Generator[Outcome]:
     """Compute `jobs` one after the other in this process."""
@@ -94,13 +96,19 @@ class _Worker:
             process.kill()
             return b""
         assert process.stdin is not None and process.stdout is not None  # noqa: S101 - pipes
-        try:
+        answer = b""
+        with suppress(OSError):  # it died while it was told
             process.stdin.write(line)
             process.stdin.flush()
-        except OSError:
-            return b""
-        answer = process.stdout.readline()
-        return answer if answer.endswith(b"\n") else b""
+            answer = process.stdout.readline()
+        if answer.endswith(b"\n"):
+            return answer
+        try:
+            process.wait(_DYING)  # pipes close before a process is gone, and it takes no more jobs
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+        return b""
 
     def _alive(self) -> subprocess.Popen[bytes]:
         if self._process is not None and self._process.poll() is None:
