@@ -175,7 +175,7 @@ def _rounded(values: Tensor, scale: Tensor, low: Tensor, high: Tensor) -> Tensor
 
 
 def _limited(values: Tensor, low: Tensor, high: Tensor, out: Tensor | None = None) -> Tensor:
-    """`values` cut at `low` and `high`, perhaps in place: `clamp` by tensors takes thrice as long."""
+    """`values` cut at `low` and `high`, perhaps in place; `clamp` by tensors takes longer."""
     limited = torch.minimum(values, high, out=out)
     return torch.maximum(limited, low, out=limited)
 

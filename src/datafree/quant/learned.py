@@ -14,6 +14,7 @@ from datafree.tensors import inner_product
 
 _STRETCH_LOW, _STRETCH_HIGH = -0.1, 1.1
 _SETTLED = 0.05  # steps
+_LEAST_FACTOR = 1e-3
 _LOWEST = -80.0  # logarithm of powers: below, numbers are no normal ones
 
 
@@ -104,6 +105,42 @@ class SoftRounding(nn.Module):
     def _values(self, shares: Tensor) -> Tensor:
         codes = (self.base + shares).clamp(self.grid.qmin, self.grid.qmax)
         return (codes - self.zero_point) * self.step()
+
+
+class ScaledCodes(nn.Module):
+    """A weight quantizer whose integer codes stay, while its step size learns.
+
+    ``w = f s_0 (code - z)`` with the first step s_0, so that one rate moves all steps alike.
+
+    Attributes:
+        factor: f, a parameter of the shape of the step; 1 at first.
+    """
+
+    whole: Tensor
+    first: Tensor
+
+    def __init__(self, weight: Tensor, quantizer: Quantizer) -> None:
+        """Start from `weight`, which lies on the grid of `quantizer`; neither is changed."""
+        super().__init__()
+        first = quantizer.scale.detach().clone()
+        codes = quantizer.codes(weight.detach()) - quantizer.zero_point
+        self.register_buffer("whole", codes)
+        self.register_buffer("first", first)
+        self.factor = nn.Parameter(torch.ones_like(first))
+
+    def step(self) -> Tensor:
+        """The step size, kept positive."""
+        return self.first * self.factor.clamp(min=_LEAST_FACTOR)
+
+    def forward(self, weight: Tensor) -> Tensor:
+        """The weight that the codes stand for now; the argument is not looked at."""
+        del weight
+        return self.whole * self.step()
+
+    def hard(self) -> Tensor:
+        """The same without a gradient."""
+        with torch.no_grad():
+            return self.whole * self.step()
 
 
 class _SumOfPowers(torch.autograd.Function):

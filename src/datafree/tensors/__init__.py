@@ -75,7 +75,7 @@ def _copied(network: M, made: Callable[[Tensor], Tensor]) -> M:
 
 
 def inner_product(one: Tensor, other: Tensor) -> Tensor:
-    """``(one * other).sum()`` of two tensors of one shape, in a single pass where both lie alike."""
+    """``(one * other).sum()`` of two tensors of one shape, in one pass where both lie alike."""
     dense = one.is_contiguous() or (
         one.ndim == 4 and one.is_contiguous(memory_format=torch.channels_last)
     )
