@@ -179,9 +179,9 @@ def test_chosen_shares(share: float) -> None:
     assert mask.mean().item() == pytest.approx(share, abs=0.01)
     # Every channel by itself too: bits of one random number are independent.
     assert (mask.mean((0, 2, 3)) - share).abs().max() < 0.03
-    flat = mask.permute(0, 2, 3, 1).flatten()[: 4 * (mask.numel() // 4)].view(-1, 4)
+    flat = mask.permute(0, 2, 3, 1).flatten()[: 8 * (mask.numel() // 8)].view(-1, 8)
     if 0 < share < 1:
-        assert (torch.corrcoef(flat.T) - torch.eye(4)).abs().max() < 0.05
+        assert (torch.corrcoef(flat.T) - torch.eye(8)).abs().max() < 0.07
 
 
 @pytest.mark.parametrize("drop", [0.0, 0.4])
