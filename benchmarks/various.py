@@ -6,6 +6,8 @@ Detectors, maps, embeddings, one logit, signals, several inputs, and Hugging Fac
 from __future__ import annotations
 
 import importlib
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
@@ -141,7 +143,13 @@ def deeplab() -> Made:
     return _segmenter("deeplabv3_mobilenet_v3_large")
 
 
-NETWORKS = {
+def resnet(depth: int) -> Made:
+    """A ResNet for images of 32 pixels, of 6 n + 2 layers."""
+    models: Any = importlib.import_module("pytorchcv.models.resnet_cifar")
+    return models.get_resnet_cifar(num_classes=10, blocks=depth, bottleneck=False), (3, 32, 32)
+
+
+NETWORKS: dict[str, Callable[[], Made]] = {
     make.__name__: make
     for make in (
         yolo, unet, embedding, one_logit, normalised_inside, audio, image_and_vector,
@@ -149,6 +157,7 @@ NETWORKS = {
         super_resolution, hf_vit, hf_segformer, hf_resnet, lraspp, deeplab,
     )
 }  # fmt: skip
+NETWORKS |= {f"resnet{depth}": partial(resnet, depth) for depth in (20, 32, 44, 56, 110)}
 """Functions that return a network and the shape of what it takes."""
 
 
