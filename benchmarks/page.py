@@ -177,7 +177,7 @@ def caption(table: Table, cells: Mapping[Cell, Record]) -> str:
         return f"Nothing is measured yet: {command}."
     fields = [table.fields(cell) for cell in cells]
     said = f"{_network(table, fields, cells)}; {_quantized(table, fields)}{_seeds(cells)}."
-    return f"{said} {_machine(cells.values())}; {command}."
+    return f"{said} {machine(cells.values())}; {command}."
 
 
 def _one(table: Table, fields: Sequence[Mapping[str, Any]], name: str) -> Any:
@@ -242,7 +242,7 @@ def _seeds(cells: Mapping[Cell, Record]) -> str:
     return f"{names}, mean ± standard deviation{several}"
 
 
-def _machine(records: Iterable[Record]) -> str:
+def machine(records: Iterable[Record]) -> str:
     found = [record.environment for record in records]
     days = sorted({str(environment["date"]) for environment in found})
     machines = dict.fromkeys(map(_described, found))

@@ -7,7 +7,7 @@ import warnings
 from collections.abc import Callable, Generator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, Literal
@@ -269,7 +269,8 @@ def _export(work: Work) -> dict[str, float]:
         images = work.gaussian(min(work.config.images, _CHECKED), seed)
         student = settle(_quantized(work).student)
         with TemporaryDirectory() as name, suppress(ParityError):
-            return {"seconds": seconds_of(lambda: _files(work, student, images, Path(name)))}
+            files = partial(_files, work, student, images, Path(name))
+            return {"seconds": seconds_of(files)}
     return {}
 
 
