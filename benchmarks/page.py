@@ -172,12 +172,11 @@ def number(values: Sequence[Any], decimals: int, factor: float = 1.0) -> str:
 
 def caption(table: Table, cells: Mapping[Cell, Record]) -> str:
     """Network, policy and placement, seeds, machine, command."""
-    command = f"`python -m benchmarks run {table.name}`".replace(" ", _HARD)
     if not cells:
-        return f"Nothing is measured yet: {command}."
+        return f"Nothing is measured yet: {_command(table)}."
     fields = [table.fields(cell) for cell in cells]
     said = f"{_network(table, fields, cells)}; {_quantized(table, fields)}{_seeds(cells)}."
-    return f"{said} {machine(cells.values())}; {command}."
+    return f"{said} {origin(table, cells.values())}"
 
 
 def _one(table: Table, fields: Sequence[Mapping[str, Any]], name: str) -> Any:
@@ -242,7 +241,16 @@ def _seeds(cells: Mapping[Cell, Record]) -> str:
     return f"{names}, mean ± standard deviation{several}"
 
 
-def machine(records: Iterable[Record]) -> str:
+def origin(table: Table, records: Iterable[Record]) -> str:
+    """Machine, days and command of records: a sentence."""
+    return f"{_machine(records)}; {_command(table)}."
+
+
+def _command(table: Table) -> str:
+    return f"`python -m benchmarks run {table.name}`".replace(" ", _HARD)
+
+
+def _machine(records: Iterable[Record]) -> str:
     found = [record.environment for record in records]
     days = sorted({str(environment["date"]) for environment in found})
     machines = dict.fromkeys(map(_described, found))

@@ -9,7 +9,7 @@ import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from benchmarks.page import Source, filled, machine
+from benchmarks.page import Source, filled, origin
 from benchmarks.record import Record
 from benchmarks.scaling_fit import (
     HELD_OUT,
@@ -355,8 +355,7 @@ def _round(number: float) -> float:
 
 
 def _caption(source: Source, records: Iterable[Record]) -> str:
-    own = list(records)
-    return f"{machine(own)}; `python -m benchmarks run {source.table.name}`."
+    return origin(source.table, records)
 
 
 def _grid(heads: Sequence[str], rows: Sequence[Sequence[str]], below: str) -> str:

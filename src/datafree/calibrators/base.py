@@ -127,8 +127,8 @@ def calibrate(
                     " the network overflow there"
                 )
             states[name] = calibrator.update(states.get(name), values)
-            low, high = calibrator.range(states[name], module.grid)
-            module.set_range(low, high)
+            if observe == "quantized":  # what follows sees what this range makes of the values
+                module.set_range(*calibrator.range(states[name], module.grid))
 
         return hook
 
@@ -145,6 +145,9 @@ def calibrate(
                 student(images)
                 if step is not None:
                     step(1)
+            if observe == "float":
+                for name, state in states.items():
+                    quantizers[name].set_range(*calibrator.range(state, quantizers[name].grid))
     finally:
         for handle in handles:
             handle.remove()
