@@ -165,5 +165,6 @@ def test_every_page_shows_a_table_and_is_linked() -> None:
 
 
 def test_every_view_stands_on_a_page() -> None:
-    shown = {pair for page in PAGES for pair in tables_in(page.read_text(encoding="utf-8"))}
+    pages = [page.read_text(encoding="utf-8") for page in PLACE.rendered]
+    shown = {pair for text in pages for pair in tables_in(text)}
     assert shown == {(name, view) for name, table in TABLES.items() for view in table.views}
