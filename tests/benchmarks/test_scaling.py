@@ -99,7 +99,13 @@ def test_the_network_held_out_is_not_seen() -> None:
     assert moved.model.prices == exact.model.prices
     assert moved.error == pytest.approx(-0.5)
     outlier = Checked.of(pass_features, {**seconds, "c": 3 * seconds["c"]}, known, HELD_OUT)
-    assert outlier.worst == "c" and outlier.errors["c"] == pytest.approx(-2 / 3, abs=0.01)
+    assert outlier.errors["c"] == pytest.approx(-2 / 3, abs=0.01)
+
+
+def test_errors_are_relative_and_have_signs() -> None:
+    checked = Checked(Linear({}, pass_features), {"a": 0.1, "b": -0.3}, 2.0, 3.0)
+    assert (checked.worst, checked.error) == ("b", 0.5)
+    assert checked.usual == pytest.approx(0.2)
 
 
 @pytest.mark.parametrize(("side", "passes"), [(32, 1), (96, 2), (224, 32)])
@@ -132,7 +138,7 @@ def test_curves_are_against_images_and_blocks() -> None:
 
 def test_the_picture_is_written(tmp_path: Path) -> None:
     curve = Curve("zeroq", (1, 2, 4), (3, 6, 12), Power.of([1, 2, 4], [3, 6, 12]))
-    lines(dict.fromkeys(AXES, [curve]), tmp_path / "picture.png")
+    lines({axis: [curve] for axis in AXES}, tmp_path / "picture.png")
     assert (tmp_path / "picture.png").read_bytes()[:4] == b"\x89PNG"
 
 
