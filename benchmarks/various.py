@@ -150,14 +150,16 @@ def resnet(depth: int) -> Made:
 
 
 NETWORKS: dict[str, Callable[[], Made]] = {
-    make.__name__: make
-    for make in (
-        yolo, unet, embedding, one_logit, normalised_inside, audio, image_and_vector,
-        two_images, video, vectors, group_norms, pixel_unshuffle,
-        super_resolution, hf_vit, hf_segformer, hf_resnet, lraspp, deeplab,
-    )
+    **{
+        make.__name__: make
+        for make in (
+            yolo, unet, embedding, one_logit, normalised_inside, audio, image_and_vector,
+            two_images, video, vectors, group_norms, pixel_unshuffle,
+            super_resolution, hf_vit, hf_segformer, hf_resnet, lraspp, deeplab,
+        )
+    },
+    **{f"resnet{depth}": partial(resnet, depth) for depth in (20, 32, 44, 56, 110)},
 }  # fmt: skip
-NETWORKS |= {f"resnet{depth}": partial(resnet, depth) for depth in (20, 32, 44, 56, 110)}
 """Functions that return a network and the shape of what it takes."""
 
 
