@@ -333,10 +333,13 @@ def _published(sources: Sources) -> str:
         both = models.genie_images(name), models.genie_rounding(name)
         rows.append([_NAMES[name], *(f"{_round(s / _HOUR):,.0f}" for s in (*both, sum(both)))])
     images, rounding = Genie(), GenieM()
+    held = images.batch_size * models.sizes[HELD_OUT]["kept"] / 1e9
     below = (
         f"Computed: {_GENIE_IMAGES:,} images in batches of {images.batch_size}, each"
         f" {images.iterations:,} steps; {rounding.iterations:,} steps of"
-        f" {rounding.batch_size} images for every block."
+        f" {rounding.batch_size} images for every block. A batch of Genie keeps"
+        f" {_round(held):,.0f} GB of feature maps of {_NAMES[HELD_OUT]}; where memory is less, its"
+        " batches are smaller and more."
     )
     heads = ["network", "images, core-hours", "rounding, core-hours", "both"]
     return _grid(heads, rows, below)
