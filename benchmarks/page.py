@@ -202,9 +202,9 @@ def _network(
         return f"The first {most:,} test images of each network, at most"
     if "model" in table.axes:
         return "All test images" + " where there are some" * (len(records) < len(cells))
-    if any("model" in value for axis in table.axes.values() for value in axis.values()):
-        several = len({given["model"] for given in fields})
-        return f"{several} networks" if several > 1 else "One network"
+    models = {str(given.get("model")) for given in fields}
+    if "network" in table.axes and (len(models) > 1 or not models & NETWORKS.keys()):
+        return f"{len(models)} networks" if len(models) > 1 else "One network"
     known = NETWORKS[_one(table, fields, "model")]
     found = {record.measured.get("test_images") or known.tests for record in records}
     if not found:

@@ -117,6 +117,23 @@ def test_what_does_not_compare_stands_in_no_table(
         markdown(of(changed, records), "top1")
 
 
+def test_networks_of_an_axis_are_counted(table: Table) -> None:
+    axes = {"network": {"a": {"model": "digits_resnet8"}, "b": {"model": "lenet5_mnist"}}}
+    view = {"rows": ["network"], "columns": [{"name": "s", "value": "spent"}]}
+    changed = Table.model_validate(
+        {**table.model_dump(), "axes": axes, "changed": (), "views": {"v": view}}
+    )
+    records = [
+        Record(
+            table="colours", cell={"network": name, "seed": 0}, measured={"spent": 1.0},
+            environment=MACHINE,
+        )
+        for name in axes["network"]
+    ]  # fmt: skip
+    assert "\n\n2 networks; seed 0. Abacus, 10 cores" in markdown(of(changed, records), "v")
+    assert "\n\nThe built-in ResNet-8 on digits" in markdown(of(changed, records[:1]), "v")
+
+
 def test_an_unknown_view_is_refused(table: Table) -> None:
     with pytest.raises(UnknownNameError, match="did you mean top1"):
         markdown(of(table, []), "top")
