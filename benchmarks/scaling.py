@@ -52,7 +52,8 @@ _NAMES = {
 }  # fmt: skip
 _PRICES = {
     "gmacs": ("GMAC, ms", 1e3), "gbytes": ("GB of feature maps, ms", 1e3),
-    "layers": ("layer, ms", 1e3), "megapixels": ("megapixel, ms", 1e3),
+    "layers": ("layer, ms", 1e3),
+    "mweights": ("million weights, ms", 1e3), "megapixels": ("megapixel of images, ms", 1e3),
     "gweights": ("million weights of the generator, ms", 1.0),
 }  # fmt: skip
 _METHODS = {"zeroq": "`zeroq`, `dsg`", "genie": "`genie`", "genie_m": "`genie_m`"}

@@ -87,6 +87,7 @@ def pass_features(sizes: Sizes) -> dict[str, float]:
         "gmacs": sizes["batch"] * sizes["macs"] / _GIGA,
         "gbytes": sizes["batch"] * sizes["kept"] / _GIGA,
         "layers": sizes["passes"] * sizes["layers"],
+        "mweights": sizes["passes"] * sizes["weights"] / 1e6,
     }
 
 

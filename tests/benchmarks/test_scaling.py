@@ -41,7 +41,15 @@ def source(name: str) -> Source:
 
 
 def sizes(macs: float, kept: float, layers: int, **more: float) -> dict[str, float]:
-    return {"macs": macs, "kept": kept, "layers": layers, "batch": 4, "passes": 2, **more}
+    return {
+        "macs": macs,
+        "kept": kept,
+        "layers": layers,
+        "weights": 5e5,
+        "batch": 4,
+        "passes": 2,
+        **more,
+    }
 
 
 def a_record(network: str, images: int, **measured: Any) -> Record:
@@ -65,10 +73,10 @@ def test_an_exponent_by_hand() -> None:
 
 def test_features_by_hand() -> None:
     told = sizes(2e9, 5e8, 10, pixels=1e6, generator=3e9)
-    assert pass_features(told) == {"gmacs": 8, "gbytes": 2, "layers": 20}
-    assert block_features(told) == {"gmacs": 8, "gbytes": 2, "layers": 10}
+    assert pass_features(told) == {"gmacs": 8, "gbytes": 2, "layers": 20, "mweights": 1}
+    assert block_features(told) == {"gmacs": 8, "gbytes": 2, "layers": 10, "mweights": 0.5}
     assert generator_features(told) == {
-        "gmacs": 8, "gbytes": 2, "layers": 10, "megapixels": 4, "gweights": 3,
+        "gmacs": 8, "gbytes": 2, "layers": 10, "mweights": 0.5, "megapixels": 4, "gweights": 3,
     }  # fmt: skip
     assert rest_features(told) == {"run": 1, "layers": 10, "gmacs": 2, "gbytes": 0.5}
 
@@ -77,7 +85,9 @@ def test_prices_that_are_there_are_found_and_none_is_negative() -> None:
     networks = [sizes(m * 1e8, k * 1e7, n) for m, k, n in ((1, 9, 20), (20, 3, 50), (4, 7, 110))]
     wanted = [0.5 * f["gmacs"] + 2 * f["gbytes"] for f in map(pass_features, networks)]
     prices = Linear.of(pass_features, networks, wanted).prices
-    assert prices == pytest.approx({"gmacs": 0.5, "gbytes": 2, "layers": 0}, abs=1e-9)
+    assert prices == pytest.approx(
+        {"gmacs": 0.5, "gbytes": 2, "layers": 0, "mweights": 0}, abs=1e-9
+    )
     against = [one["gmacs"] - 0.001 * one["layers"] for one in map(pass_features, networks)]
     assert min(Linear.of(pass_features, networks, against).prices.values()) == 0
 
