@@ -21,6 +21,7 @@ from benchmarks.table import load_tables
 from datafree.files import atomic_path
 
 _MARKERS = "os^Dv*P"
+_SECONDS = (0.3, 1, 3, 10, 30)
 
 
 def lines(by_axis: Mapping[str, Sequence[Curve]], path: Path) -> None:
@@ -31,7 +32,7 @@ def lines(by_axis: Mapping[str, Sequence[Curve]], path: Path) -> None:
         path: file to write.
     """
     with mpl.rc_context({"font.size": 9, "svg.hashsalt": "scaling"}):
-        figure = Figure(figsize=(9.6, 4.6), dpi=130, layout="constrained")
+        figure = Figure(figsize=(9.6, 5.4), dpi=130, layout="constrained")
         places: Sequence[Axes] = figure.subplots(1, len(by_axis)).tolist()
         for axes, (axis, found) in zip(places, by_axis.items(), strict=True):
             for curve in found:
@@ -46,10 +47,14 @@ def lines(by_axis: Mapping[str, Sequence[Curve]], path: Path) -> None:
             axes.set_yscale("log")
             ticks = sorted({size for curve in found for size in curve.sizes})
             axes.set_xticks(ticks, [f"{tick:,.0f}" for tick in ticks])
+            axes.set_yticks(_SECONDS, [f"{tick:g}" for tick in _SECONDS])
             axes.minorticks_off()
             axes.set_xlabel(AXES[axis])
             axes.set_ylabel("CPU seconds, one thread")
-            axes.legend(frameon=False, fontsize=8, title="part: exponent")
+            axes.legend(
+                frameon=False, fontsize=8, title="part: exponent", ncols=2,
+                loc="lower center", bbox_to_anchor=(0.5, 1.0),
+            )  # fmt: skip
         with atomic_path(path) as temporary:
             figure.savefig(temporary, format="png", metadata={"Software": None})
 
