@@ -48,6 +48,7 @@ _NAMES = {
     "resnet56": "ResNet-56", "resnet110": "ResNet-110", "densenet40": "DenseNet-40",
     "wrn16_10": "WRN-16-10", "mobilenetv2_96": "MobileNetV2, 96 pixels",
     "resnet18_96": "ResNet-18, 96 pixels", "mobilenet": "MobileNetV1-0.75",
+    "resnet18_64": "ResNet-18, 64 pixels", "mobilenetv2_64": "MobileNetV2-0.5, 64 pixels",
     "resnet18": "ResNet-18", "resnet50": "ResNet-50", "resnet50_96": "ResNet-50, 96 pixels",
 }  # fmt: skip
 _PRICES = {

@@ -112,6 +112,7 @@ def rest_features(sizes: Sizes) -> dict[str, float]:
         "layers": sizes["layers"],
         "gmacs": sizes["macs"] / _GIGA,
         "gbytes": sizes["kept"] / _GIGA,
+        "mweights": sizes["weights"] / 1e6,
     }
 
 
