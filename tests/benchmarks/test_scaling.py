@@ -78,7 +78,13 @@ def test_features_by_hand() -> None:
     assert generator_features(told) == {
         "gmacs": 8, "gbytes": 2, "layers": 10, "mweights": 0.5, "megapixels": 4, "gweights": 3,
     }  # fmt: skip
-    assert rest_features(told) == {"run": 1, "layers": 10, "gmacs": 2, "gbytes": 0.5, "mweights": 0.5}
+    assert rest_features(told) == {
+        "run": 1,
+        "layers": 10,
+        "gmacs": 2,
+        "gbytes": 0.5,
+        "mweights": 0.5,
+    }
 
 
 def test_prices_that_are_there_are_found_and_none_is_negative() -> None:
