@@ -281,8 +281,8 @@ def _checks(sources: Sources) -> str:
     ]  # fmt: skip
     heads = ["model of", "networks", "median error, each left out", "largest error", "held out",
              "measured, s", "foretold, s", "error"]  # fmt: skip
-    records = [*_one_each(sources), *_short(sources)]
-    return _grid(heads, rows, _caption(sources(TABLE), records))
+    below = f"{_caption(sources(TABLE), _one_each(sources))} The last row is of the table below."
+    return _grid(heads, rows, below)
 
 
 def _whole(sources: Sources) -> str:
