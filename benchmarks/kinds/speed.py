@@ -23,6 +23,7 @@ from benchmarks import networks
 from benchmarks.kinds.base import Bench, Kind
 from benchmarks.moments import middle, noting
 from benchmarks.place import Place
+from datafree import generators
 from datafree.calibrators.base import calibrate
 from datafree.calibrators.mse import MSE
 from datafree.config import Frozen, InputSpec, RunConfig, Scheme
@@ -37,10 +38,12 @@ from datafree.synthesis.genie import Genie
 from datafree.synthesis.sadag import SADAG
 from datafree.synthesis.zeroq import ZeroQ
 from datafree.tensors import fast_copy
+from datafree.training import Task, train
+from datafree.training.dfqf import DFQF
 
 Timed = Callable[[], float]
 """CPU seconds of one step; called once a round."""
-Name = Literal["zeroq", "dsg", "genie", "sadag", "qdrop", "genie_m"]
+Name = Literal["zeroq", "dsg", "genie", "sadag", "qdrop", "genie_m", "dfqf"]
 _STEPS = 6  # of a method in a round
 _PASSES = 3  # of the bare network
 
@@ -65,14 +68,15 @@ class Speed(Kind):
     images, by itself: as it is (`eager`) or by `torch.compile` where a C++ compiler is at hand
     (`compiled`), both in ms; ratios are to the faster one. They are medians over the rounds;
     `noise` has their standard deviations. A step of `sadag` is one of its matching, one of `qdrop`
-    and `genie_m` a step of every block.
+    and `genie_m` a step of every block. One of `dfqf` is compared with a floor of its own (`game`):
+    generator, teacher and student there and back by themselves.
     """
 
     together: int = 32
     """Images of a step."""
     rounds: int = 3
     """Rounds."""
-    steps: tuple[Name, ...] = ("zeroq", "dsg", "genie", "sadag", "qdrop", "genie_m")
+    steps: tuple[Name, ...] = ("zeroq", "dsg", "genie", "sadag", "qdrop", "genie_m", "dfqf")
     """Methods."""
     library: str | None = None
     """Commit whose library is measured; None is the one in `src`."""
@@ -142,6 +146,8 @@ def measured(request: Request, place: Place) -> dict[str, Any]:
     except Exception:  # noqa: BLE001 - no compiler, or one that fails: inductor raises anything
         compiled = None
     timed |= {name: _step(name, graph, spec, images) for name in request.steps}
+    if "dfqf" in request.steps:
+        timed["game"] = bare_game(folded, spec, request.together)
     found: dict[str, list[float]] = {name: [] for name in timed}
     for done in range(request.rounds + 1):
         for name, step in timed.items():
@@ -155,12 +161,14 @@ def summary(found: dict[str, list[float]]) -> dict[str, Any]:
     """Floors in ms, and ratios to the faster one with their noise.
 
     Args:
-        found: CPU seconds of every round, of `eager`, `compiled` if there is one, and methods.
+        found: CPU seconds of every round, of `eager`, of `compiled` and `game` if there are such,
+            and of methods.
     """
-    floors = {name: found[name] for name in ("eager", "compiled") if name in found}
-    fastest = min(floors, key=lambda name: statistics.median(floors[name]))
+    floors = {name: found[name] for name in ("eager", "compiled", "game") if name in found}
+    fastest = min(floors.keys() - {"game"}, key=lambda name: statistics.median(floors[name]))
+    below = {name: floors["game" if name == "dfqf" else fastest] for name in found}
     ratios = {
-        name: [one / floor for one, floor in zip(times, floors[fastest], strict=True)]
+        name: [one / floor for one, floor in zip(times, below[name], strict=True)]
         for name, times in found.items()
         if name not in floors
     }
@@ -179,6 +187,12 @@ def bare(network: Callable[[Tensor], Tensor], images: Tensor) -> Timed:
         chunk = images.detach().requires_grad_()
         torch.autograd.grad(network(chunk).sum(), [chunk])
 
+    return _mean(once)
+
+
+def _mean(once: Callable[[], None]) -> Timed:
+    """CPU seconds of `once`, the mean of several after one."""
+
     def several() -> float:
         once()
         began = time.process_time()
@@ -187,6 +201,33 @@ def bare(network: Callable[[Tensor], Tensor], images: Tensor) -> Timed:
         return (time.process_time() - began) / _PASSES
 
     return several
+
+
+def bare_game(folded: fx.GraphModule, spec: InputSpec, count: int) -> Timed:
+    """A step of DFQF without statistics, quantizers and optimizers.
+
+    New images by generator, teacher and student, and back to the generator; new ones by all three,
+    and back to the student.
+    """
+    teacher, student = fast_copy(folded).requires_grad_(False), fast_copy(folded).requires_grad_()
+    asked = generators.GeneratorConfig(
+        shape=(spec.shape[0], spec.shape[1], spec.shape[2]), classes=spec.classes or 1,
+        latent=DFQF().latent, condition="none",
+    )  # fmt: skip
+    random = torch.Generator().manual_seed(0)
+    generator = generators.Generator(asked, random).train()
+    latents = torch.randn(count, asked.latent, generator=random)
+
+    def once() -> None:
+        made = generator(latents, None)
+        total = teacher(made).sum() + student(made).sum()
+        torch.autograd.grad(total, list(generator.parameters()))
+        with torch.no_grad():
+            made = generator(latents, None)
+            teacher(made)
+        torch.autograd.grad(student(made).sum(), list(student.parameters()))
+
+    return _mean(once)
 
 
 def _step(name: Name, graph: fx.GraphModule, spec: InputSpec, images: Tensor) -> Timed:
@@ -201,6 +242,8 @@ def _step(name: Name, graph: fx.GraphModule, spec: InputSpec, images: Tensor) ->
         return _batch(Genie(**together), graph, spec, count)
     if name == "sadag":
         return _matching(graph, spec, count)
+    if name == "dfqf":
+        return _game(graph, spec, count)
     method = QDrop if name == "qdrop" else GenieM
     return _blocks(method(iterations=_STEPS, batch_size=count), graph, spec, images)
 
@@ -227,6 +270,21 @@ def _matching(graph: fx.GraphModule, spec: InputSpec, count: int) -> Timed:
         moments: dict[str, list[float]] = {}
         method.generate(graph, spec, count, progress=noting(moments))
         return middle(moments["sadag images"])
+
+    return step
+
+
+def _game(graph: fx.GraphModule, spec: InputSpec, count: int) -> Timed:
+    """A step of DFQF's fine-tuning, generator and student."""
+    method = DFQF(warmup=0, iterations=_STEPS, batch_size=count, calibration_images=64, checks=1)
+    scheme = Scheme(bits="W4A4", policy="brecq")
+    task = Task(graph, fold_batch_norms(graph), spec, scheme, MSE())
+
+    def step() -> float:
+        moments: dict[str, list[float]] = {}
+        train(method, task, progress=noting(moments))
+        noted = moments["dfqf fine-tuning"]
+        return middle(noted[:-1])
 
     return step
 

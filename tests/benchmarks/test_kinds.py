@@ -292,12 +292,12 @@ def test_a_step_of_a_generator_is_timed_both_ways(bench: Bench) -> None:
 
 @pytest.mark.integration
 def test_steps_are_measured_beside_the_bare_network(bench: Bench) -> None:
-    found = measured(
-        bench, kind="speed", together=4, rounds=2, steps=["zeroq", "dsg", "genie", "sadag", "qdrop"]
-    )
+    names = ["zeroq", "dsg", "genie", "sadag", "qdrop", "dfqf"]
+    found = measured(bench, kind="speed", together=4, rounds=2, steps=names)
     assert found["eager"] > 0
     assert found["floor"] in ("eager", "compiled")
-    for name in ("zeroq", "dsg", "genie", "sadag", "qdrop"):
+    assert found["game"] > found["eager"]
+    for name in names:
         assert 0.5 < found[name] < 200
         assert found["noise"][name] >= 0
     with pytest.raises(DatafreeError, match="cannot take the library of commit 0000000"):
@@ -310,6 +310,8 @@ def test_ratios_are_to_the_faster_floor() -> None:
     assert found["dsg"] == 2.0
     assert found["noise"] == {"dsg": pytest.approx(0.7638, abs=1e-4)}
     assert summary({"eager": [1.0, 1.0], "dsg": [2.0, 3.0]})["dsg"] == 2.5
+    game = summary({"eager": [1.0, 1.0], "game": [4.0, 4.0], "dfqf": [5.0, 5.0]})
+    assert (game["dfqf"], game["floor"], game["game"]) == (1.25, "eager", 4000.0)
 
 
 @pytest.mark.integration

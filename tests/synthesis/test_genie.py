@@ -250,6 +250,23 @@ def test_labels_pull_towards_their_class(monkeypatch: pytest.MonkeyPatch) -> Non
     torch.testing.assert_close(watched.images[0].grad, expected, rtol=1e-3, atol=1e-6)
 
 
+def test_a_margin_counts_what_is_missing_to_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    watched = Watched(monkeypatch)
+    model = build("Tiny").requires_grad_(False)
+    method = Genie(iterations=1, label_weight=2.5, margin=0.3, swing=False)
+    result = method.generate(captured("Tiny"), SPEC, 7)
+    assert result.targets is not None
+    pixels = watched.images[0].detach().requires_grad_()
+    missing = torch.zeros(())
+    for row, target in zip(model(pixels), result.targets.tolist(), strict=True):
+        others = torch.cat((row[:target], row[target + 1 :]))
+        missing = missing + F.relu(0.3 - row[target] + others.max())
+    loss = genie_loss(model, pixels) + 2.5 * missing / 7
+    (expected,) = torch.autograd.grad(loss, pixels)
+    assert watched.images[0].grad is not None
+    torch.testing.assert_close(watched.images[0].grad, expected, rtol=1e-3, atol=1e-6)
+
+
 def test_a_layer_called_twice_counts_twice(monkeypatch: pytest.MonkeyPatch) -> None:
     watched = Watched(monkeypatch)
     model = build("SharedNorm").requires_grad_(False)

@@ -51,7 +51,10 @@ class Rows:
 
     def __getitem__(self, index: Tensor | slice) -> Tensor:
         """The rows of the chosen samples, (B, …), on the device of the network."""
-        return self._restored(self._flat[index].to(self.device))
+        if isinstance(index, slice):
+            return self._restored(self._flat[index].to(self.device))
+        # Brackets would copy every value by itself.
+        return self._restored(torch.index_select(self._flat, 0, index).to(self.device))
 
     def through(self, work: Callable[[Chunks], T]) -> T:
         """What `work` returns for all samples, some at a time.

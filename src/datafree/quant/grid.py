@@ -14,6 +14,8 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from datafree.tensors import inner_product
+
 Ste = Literal["clipped", "clip_first", "full"]
 
 EMPTY_SCALE = 1e-8
@@ -168,7 +170,14 @@ def fake_quantize(
 
 
 def _rounded(values: Tensor, scale: Tensor, low: Tensor, high: Tensor) -> Tensor:
-    return torch.div(values, scale).round_().clamp_(low, high).mul_(scale)
+    rounded = torch.div(values, scale).round_()
+    return _limited(rounded, low, high, out=rounded).mul_(scale)
+
+
+def _limited(values: Tensor, low: Tensor, high: Tensor, out: Tensor | None = None) -> Tensor:
+    """`values` cut at `low` and `high`, perhaps in place; `clamp` by tensors takes longer."""
+    limited = torch.minimum(values, high, out=out)
+    return torch.maximum(limited, low, out=limited)
 
 
 class _Full(torch.autograd.Function):
@@ -199,7 +208,7 @@ class _Clipped(torch.autograd.Function):
         """Codes are limited to ``[low, high]`` around 0."""
         if not ctx.needs_input_grad[1] and not clip_first:
             rounded = torch.div(values, scale).round_()
-            codes = torch.clamp(rounded, low, high)
+            codes = _limited(rounded, low, high)
             ctx.save_for_backward(None, torch.eq(codes, rounded, out=rounded), scale)
             return codes.mul_(scale)
         codes, slope, inside = round_and_slope(values, scale, low, high, clip_first=clip_first)
@@ -215,8 +224,11 @@ class _Clipped(torch.autograd.Function):
         slope, inside, scale = ctx.saved_tensors
         (gradient,) = grad_outputs
         to_values = gradient * inside if ctx.needs_input_grad[0] else None
-        to_scale = (gradient * slope).sum_to_size(scale.shape) if ctx.needs_input_grad[1] else None
-        return to_values, to_scale, None, None, None
+        if not ctx.needs_input_grad[1]:
+            return to_values, None, None, None, None
+        if scale.numel() == 1:
+            return to_values, inner_product(gradient, slope).view(scale.shape), None, None, None
+        return to_values, (gradient * slope).sum_to_size(scale.shape), None, None, None
 
 
 def round_and_slope(
@@ -238,11 +250,11 @@ def round_and_slope(
     """
     ratio = values / scale
     rounded = torch.round(ratio)
-    limited = torch.clamp(rounded, low, high)
+    limited = _limited(rounded, low, high)
     # As floats from the start: masks of booleans are slow to multiply with, and to choose by.
     inside = torch.empty_like(rounded)
     if clip_first:
-        torch.eq(torch.clamp(ratio, low, high), ratio, out=inside)
+        torch.eq(_limited(ratio, low, high), ratio, out=inside)
     else:
         torch.eq(limited, rounded, out=inside)
     return limited, torch.addcmul(limited, ratio, inside, value=-1), inside

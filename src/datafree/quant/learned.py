@@ -10,9 +10,12 @@ from torch.autograd.function import once_differentiable
 
 from datafree.quant.grid import Ste, fake_quantize, learned_ste, round_and_slope, smallest_step
 from datafree.quant.modules import ActivationQuantizer, Quantizer
+from datafree.tensors import inner_product
 
 _STRETCH_LOW, _STRETCH_HIGH = -0.1, 1.1
 _SETTLED = 0.05  # steps
+_LEAST_FACTOR = 1e-3
+_LOWEST = -80.0  # logarithm of powers: below, numbers are no normal ones
 
 
 class SoftRounding(nn.Module):
@@ -81,7 +84,8 @@ class SoftRounding(nn.Module):
 
     def penalty(self, beta: float) -> Tensor:
         """``sum (1 - |2 h(V) - 1|^beta)``: zero where every weight has chosen a side."""
-        return (1 - (2 * self.shares() - 1).abs().pow(beta)).sum()
+        powers = cast("Tensor", _SumOfPowers.apply(2 * self.shares() - 1, beta))
+        return self.logits.numel() - powers
 
     def undecided(self) -> int:
         """How many weights are more than a twentieth of a step away from both down and up."""
@@ -101,6 +105,64 @@ class SoftRounding(nn.Module):
     def _values(self, shares: Tensor) -> Tensor:
         codes = (self.base + shares).clamp(self.grid.qmin, self.grid.qmax)
         return (codes - self.zero_point) * self.step()
+
+
+class ScaledCodes(nn.Module):
+    """A weight quantizer whose integer codes stay, while its step size learns.
+
+    ``w = f s_0 (code - z)`` with the first step s_0, so that one rate moves all steps alike.
+
+    Attributes:
+        factor: f, a parameter of the shape of the step; 1 at first.
+    """
+
+    whole: Tensor
+    first: Tensor
+
+    def __init__(self, weight: Tensor, quantizer: Quantizer) -> None:
+        """Start from `weight`, which lies on the grid of `quantizer`; neither is changed."""
+        super().__init__()
+        first = quantizer.scale.detach().clone()
+        codes = quantizer.codes(weight.detach()) - quantizer.zero_point
+        self.register_buffer("whole", codes)
+        self.register_buffer("first", first)
+        self.factor = nn.Parameter(torch.ones_like(first))
+
+    def step(self) -> Tensor:
+        """The step size, kept positive."""
+        return self.first * self.factor.clamp(min=_LEAST_FACTOR)
+
+    def forward(self, weight: Tensor) -> Tensor:
+        """The weight that the codes stand for now; the argument is not looked at."""
+        del weight
+        return self.whole * self.step()
+
+    def hard(self) -> Tensor:
+        """The same without a gradient."""
+        with torch.no_grad():
+            return self.whole * self.step()
+
+
+class _SumOfPowers(torch.autograd.Function):
+    """``sum |x|^beta``, without `pow`, which is slow and slower still where powers are tiny."""
+
+    @staticmethod
+    def forward(ctx: Any, values: Tensor, beta: float) -> Tensor:
+        """`values` within [-1, 1]."""
+        logarithms = values.abs().log_()
+        ctx.save_for_backward(values, logarithms)
+        ctx.beta = beta
+        return (logarithms * beta).clamp_(min=_LOWEST).exp_().sum()
+
+    @staticmethod
+    @once_differentiable
+    def backward(  # pyright: ignore[reportIncompatibleMethodOverride] - torch calls it by position
+        ctx: Any, *grad_outputs: Tensor
+    ) -> tuple[Tensor, None]:
+        """``beta sign(x) |x|^(beta - 1)``."""
+        values, logarithms = ctx.saved_tensors
+        slopes = (logarithms * (ctx.beta - 1)).clamp_(min=_LOWEST).exp_()
+        return slopes.copysign_(values).mul_(grad_outputs[0] * ctx.beta), None
 
 
 class LearnedStep(nn.Module):
@@ -164,8 +226,8 @@ class _PartlyQuantized(torch.autograd.Function):
     ) -> Tensor:
         """Codes are limited to ``[low, high]`` around 0; values are rounded where `kept`."""
         codes, slope, inside = round_and_slope(values, scale, low, high, clip_first=clip_first)
-        passes = inside.sub_(1).mul_(kept).add_(1)  # where inside, and where not kept
-        ctx.save_for_backward(slope.mul_(kept), passes)
+        stopped = inside.sub_(1).mul_(kept)  # -1 where rounded and outside of the range
+        ctx.save_for_backward(slope.mul_(kept), stopped)
         return torch.lerp(values, codes.mul_(scale), kept)
 
     @staticmethod
@@ -174,10 +236,11 @@ class _PartlyQuantized(torch.autograd.Function):
         ctx: Any, *grad_outputs: Tensor
     ) -> tuple[Tensor | None, Tensor, None, None, None, None]:
         """Straight through inside the range; the slope of LSQ for the step."""
-        slope, passes = ctx.saved_tensors
+        slope, stopped = ctx.saved_tensors
         (gradient,) = grad_outputs
-        to_values = gradient * passes if ctx.needs_input_grad[0] else None
-        return to_values, (gradient * slope).sum(), None, None, None, None
+        needed = ctx.needs_input_grad[0]
+        to_values = torch.addcmul(gradient, gradient, stopped) if needed else None
+        return to_values, inner_product(gradient, slope), None, None, None, None
 
 
 def mix(quantized: Tensor, exact: Tensor, drop: float, generator: torch.Generator) -> Tensor:
@@ -190,8 +253,8 @@ def mix(quantized: Tensor, exact: Tensor, drop: float, generator: torch.Generato
 def chosen(like: Tensor, share: float, generator: torch.Generator) -> Tensor:
     """A mask of the shape and memory layout of `like`, 1.0 with probability `share`, else 0.0.
 
-    `bernoulli_` takes seven times as long on a CPU. Four elements share a random number of 64 bits,
-    so the probability is rounded to a multiple of 2^-16.
+    `bernoulli_` takes ten times as long on a CPU. Elements share a random number of 64 bits: eight
+    where the probability is a multiple of 2^-8, else four, and it is rounded to one of 2^-16.
 
     Args:
         like: dense.
@@ -199,11 +262,12 @@ def chosen(like: Tensor, share: float, generator: torch.Generator) -> Tensor:
         generator: on the device of `like`.
     """
     count = like.numel()
-    words = torch.empty(-(-count // 4), dtype=torch.int64, device=like.device)
-    halves = words.random_(-(2**63), None, generator=generator).view(torch.int16)[:count]
+    bits, kind = (8, torch.int8) if (share * 2**8).is_integer() else (16, torch.int16)
+    words = torch.empty(-(-count * bits // 64), dtype=torch.int64, device=like.device)
+    parts = words.random_(-(2**63), None, generator=generator).view(kind)[:count]
     mask = torch.ones(count, device=like.device)
     if share < 1:
-        torch.lt(halves, round(share * 2**16) - 2**15, out=mask)
+        torch.lt(parts, round(share * 2**bits) - 2 ** (bits - 1), out=mask)
     return mask.as_strided(like.shape, torch.empty_like(like, device="meta").stride())
 
 

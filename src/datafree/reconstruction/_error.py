@@ -8,6 +8,8 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from datafree.tensors import inner_product
+
 
 def output_error(
     outputs: Tensor, targets: Tensor, power: float = 2.0, weights: Tensor | None = None
@@ -43,7 +45,7 @@ class _SquaredError(torch.autograd.Function):
         """Keep the difference: it is half the gradient."""
         difference = outputs - targets
         ctx.save_for_backward(difference)
-        return difference.square().sum()
+        return inner_product(difference, difference)
 
     @staticmethod
     @once_differentiable

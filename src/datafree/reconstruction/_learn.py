@@ -18,6 +18,7 @@ from datafree.quant.modules import QUANTIZED, ActivationQuantizer, QuantizedLaye
 from datafree.quant.straight import StraightWeight
 from datafree.reconstruction._error import output_error
 from datafree.reconstruction._schedule import Penalty, Stage
+from datafree.tensors import kept_memory
 from datafree.tensors.memory import Portion
 
 _MEASURED = 128  # samples the error before and after is taken on
@@ -111,7 +112,8 @@ def learn(  # noqa: PLR0913 - what one unit needs
     rounding = [one for one in weights if isinstance(one, SoftRounding)]
     try:
         if groups := learned.groups(task.stage):
-            _optimize(task, groups, rounding, batch, penalty, generator, step, deadline)
+            with kept_memory():
+                _optimize(task, groups, rounding, batch, penalty, generator, step, deadline)
         else:
             step(task.stage.iterations)
     except BaseException:
@@ -216,7 +218,8 @@ def _optimize(  # noqa: PLR0913 - all of `learn` and what it installed
     deadline: Deadline,
 ) -> None:
     stage, time = task.stage, deadline.left
-    optimizer = torch.optim.Adam([{"params": p, "lr": rate} for p, rate in groups])
+    settings = [{"params": parameters, "lr": rate} for parameters, rate in groups]
+    optimizer = torch.optim.Adam(settings, fused=True)
     # Rounding variables keep their rate; all else, which comes after them, anneals to 0.
     annealed = list(zip(optimizer.param_groups, groups, strict=True))[bool(rounding) :]
     parameters = [parameter for group, _ in groups for parameter in group]

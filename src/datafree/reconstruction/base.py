@@ -18,18 +18,21 @@ from datafree.config import Hyperparameters
 from datafree.errors import ConfigError, DataError
 from datafree.graph.activations import share
 from datafree.graph.blocks import find_blocks, layer_blocks
-from datafree.progress import Progress, silent
+from datafree.progress import Progress, Step, silent
 from datafree.progress.deadline import NEVER, Deadline
 from datafree.progress.meter import Meter
+from datafree.reconstruction._joint import Settings, learn_jointly
 from datafree.reconstruction._learn import Outcome, Task, learn
 from datafree.reconstruction._schedule import Penalty, Stage
 from datafree.reconstruction._walk import walk
 from datafree.registry import method_name
-from datafree.tensors import load_tensors, save_tensors, state_digest
+from datafree.tensors import device_of, load_tensors, save_tensors, state_digest
 from datafree.tensors.memory import Portion
 
 __all__ = ["Outcome", "Reconstructor", "Stage"]
 
+TOGETHER = "all layers together"
+"""What the last outcome is of, where there are `joint_iterations`: divergence of the answers."""
 # Student and float network where a block begins and where it ends, and where a layer inside it
 # begins; the layer's targets and their importance.
 _TENSORS_HELD = 8
@@ -71,6 +74,12 @@ class Reconstructor(Hyperparameters):
     """Exponent of the rounding penalty when it sets in; changes linearly to `beta_end`."""
     beta_end: float = Field(default=2.0, gt=0)
     """Exponent of the rounding penalty at the last step."""
+    joint_iterations: int = Field(default=0, ge=0)
+    """Steps after the last block, in which the step sizes and biases of all layers learn together
+    what the network answers (`datafree.reconstruction._joint`); 0 leaves them out."""
+    joint_lr: float = Field(default=1e-3, gt=0)
+    """Adam's rate in these steps, as a share of every step size, and of the mean size of a layer's
+    biases; falls to 0 along a cosine."""
     memory_gb: float = Field(default=4.0, gt=0)
     """Memory for the values at the border of a block, in GB; what goes beyond is kept on disk."""
 
@@ -130,7 +139,8 @@ class Reconstructor(Hyperparameters):
         outcomes = saved.load(student)
         limit = share(self.memory_gb, _TENSORS_HELD)
         tasks = walk(folded, student, images, blocks, stages, len(outcomes), limit)
-        with progress(f"{self.name} reconstruction", sum(steps)) as step, closing(tasks):
+        total = sum(steps) + self.joint_iterations
+        with progress(f"{self.name} reconstruction", total) as step, closing(tasks):
             step(sum(steps[: len(outcomes)]))
             portion = self._portion(len(images), outcomes)
 
@@ -146,14 +156,41 @@ class Reconstructor(Hyperparameters):
 
             for found in tasks:
                 task = replace(found, units=units)
-                limit = deadline.share(task.stage.iterations / sum(steps[len(outcomes) :]))
+                left = sum(steps[len(outcomes) :]) + self.joint_iterations
+                limit = deadline.share(task.stage.iterations / left)
                 try:
                     outcomes.append(learned(task, limit))
                 except FloatingPointError:
                     raise self._diverged(task.unit.name) from None
                 saved.save(student, outcomes)
+            if self.joint_iterations:
+                outcomes.append(self._jointly(folded, student, images, seed, step, deadline))
         saved.clear()
         return outcomes
+
+    def _jointly(
+        self, folded: fx.GraphModule, student: fx.GraphModule, images: Tensor, seed: int,
+        step: Step, deadline: Deadline,
+    ) -> Outcome:  # fmt: skip
+        """All steps and biases together, as an outcome of its own."""
+        meter = Meter(step, self.joint_iterations)
+
+        def work(size: int) -> tuple[float, float]:
+            meter.expect(self.joint_iterations)
+            random = torch.Generator(device_of(student)).manual_seed(seed)
+            how = Settings(self.joint_iterations, self.joint_lr, size)
+            return learn_jointly(folded, student, images, how, random, meter, deadline)
+
+        portion = self._portion(len(images), [])
+        try:
+            before, after = portion.fit(work)
+        except FloatingPointError:
+            raise DataError(
+                f"{self.name} reconstruction: the answers of the whole network are no numbers any"
+                " more: lower joint_lr (--reconstruction-option joint_lr=1e-4), or leave"
+                " joint_iterations out"
+            ) from None
+        return Outcome(TOGETHER, before, after, rounded=0, undecided=0, batch=portion.size)
 
     def _portion(self, images: int, outcomes: list[Outcome]) -> Portion:
         """Images per step: as many as before, where units were learned already."""
@@ -191,7 +228,7 @@ class Reconstructor(Hyperparameters):
         A step of each unit sends one batch through that unit: through the whole network in all.
         Quantizers take about as long as what they quantize.
         """
-        steps = sum(stage.iterations for stage in self.stages())
+        steps = sum(stage.iterations for stage in self.stages()) + self.joint_iterations
         return 2 * steps * self.batch(images)
 
     def describe(self) -> dict[str, object]:

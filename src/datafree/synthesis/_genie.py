@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from datafree.graph.watched import Statistics, WatchedNetwork
-from datafree.losses import Heads, first_logits, input_distance
+from datafree.losses import Heads, first_logits, input_distance, margin_loss
 from datafree.synthesis._generator import ImageGenerator
 
 
@@ -59,12 +59,14 @@ class Objective:
         labels: Tensor | None,
         label_weight: float,
         heads: Heads = (),
+        margin: float | None = None,
     ) -> None:
         """Judge by `network`, which tells its statistics of all images together."""
         self.network = network
         self.labels = labels
         self.label_weight = label_weight
         self.heads = heads
+        self.margin = margin
 
     def loss(self, images: Tensor) -> Tensor:
         """Scalar loss of `images` (B, C, H, W)."""
@@ -72,7 +74,12 @@ class Objective:
         total = input_distance(images).mean() + layers_distance(self.network.statistics())
         if self.labels is not None:
             answers = first_logits(logits, self.heads)
-            total = total + self.label_weight * F.cross_entropy(answers, self.labels)
+            missed = (
+                F.cross_entropy(answers, self.labels)
+                if self.margin is None
+                else margin_loss(answers, self.labels, self.margin)
+            )
+            total = total + self.label_weight * missed
         return total
 
 

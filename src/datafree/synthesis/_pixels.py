@@ -19,7 +19,7 @@ from torch import Tensor, fx, nn
 from datafree.config import InputSpec
 from datafree.synthesis._images import chunk_of, chunk_size
 from datafree.synthesis.base import Batch, Synthesizer, even_batches
-from datafree.tensors import device_of, fast_copy
+from datafree.tensors import device_of, fast_copy, kept_memory
 
 GREY, DEVIATION = 0.449, 0.226
 """Mean and deviation of ImageNet's pixels on a scale from 0 to 1, the mean over its colours."""
@@ -146,18 +146,19 @@ class PixelOptimizer(Synthesizer):
         canvas = Canvas.of(spec, device)
         pixels = canvas.clamp_(pixels.to(device).clone()).requires_grad_()
         size = batch.at_once(chunk_size(pixels))
-        for stage in self.stages():
-            optimizer = torch.optim.Adam([pixels], lr=self.learning_rate, betas=(0.5, 0.9))
-            for done in batch.iterations(stage.iterations):
-                optimizer.param_groups[0]["lr"] = self.learning_rate * rate(
-                    done, stage.iterations, self.warmup
-                )
-                shift = stage.shift(spec.shape, batch.generator)
-                pixels.grad = _gradient(pixels, canvas, loss, prior, shift, size)
-                optimizer.step()
-                with torch.no_grad():
-                    canvas.clamp_(pixels)
-                batch.step(1)
+        with kept_memory():
+            for stage in self.stages():
+                optimizer = torch.optim.Adam([pixels], lr=self.learning_rate, betas=(0.5, 0.9))
+                for done in batch.iterations(stage.iterations):
+                    optimizer.param_groups[0]["lr"] = self.learning_rate * rate(
+                        done, stage.iterations, self.warmup
+                    )
+                    shift = stage.shift(spec.shape, batch.generator)
+                    pixels.grad = _gradient(pixels, canvas, loss, prior, shift, size)
+                    optimizer.step()
+                    with torch.no_grad():
+                        canvas.clamp_(pixels)
+                    batch.step(1)
         return canvas.normalised(pixels.detach()).cpu().contiguous()
 
 

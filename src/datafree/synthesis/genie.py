@@ -62,6 +62,9 @@ class Genie(Synthesizer):
     """Shift the inputs of strided convolutions by up to a pixel, at random in every step."""
     label_weight: float = Field(default=0.0, ge=0)
     """Weight of the cross-entropy to balanced random classes; 0 leaves it out."""
+    margin: float | None = Field(default=None, ge=0)
+    """Lead of the logit of an image's class that is enough: `label_weight` then weighs what is
+    missing to it, instead of the cross-entropy. None has the cross-entropy."""
 
     @property
     def batch_iterations(self) -> int:
@@ -108,7 +111,7 @@ class Genie(Synthesizer):
         network = swing_convolutions(network, batch.generator) if self.swing else fast_copy(network)
         labels = None if targets is None else targets.to(device)
         watching = watched(network, together=True)
-        objective = Objective(watching, labels, self.label_weight, spec.outputs)
+        objective = Objective(watching, labels, self.label_weight, spec.outputs, self.margin)
         generator, latents = generator.to(device), latents.to(device).requires_grad_()
         steps = self._steps(generator, latents)
         images = latents

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 from typing import Any, ClassVar
 
+import torch
 import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
 from datafree.config import InputSpec
-from datafree.graph.taps import stored_statistics, tap_batch_norms
-from datafree.losses import first_logits, standardized_distance, total_variation
+from datafree.graph.taps import batch_norms
+from datafree.graph.watched import Statistics, WatchedNetwork, watched
+from datafree.losses import first_logits, total_variation
 from datafree.synthesis._images import asked_classes
 from datafree.synthesis._pixels import PixelOptimizer, Stage, pink_noise
 from datafree.synthesis.base import Batch
+from datafree.tensors import fast_copy
 
 
 class Probe(PixelOptimizer):
@@ -49,27 +52,42 @@ class Probe(PixelOptimizer):
         """A single one, in which images stay where they are."""
         return (Stage(self.iterations, 0.0),)
 
+    def prepare(self, teacher: nn.Module, spec: InputSpec, generator: torch.Generator) -> Any:
+        """A copy of the teacher, which tells its statistics if it has any."""
+        if not batch_norms(teacher):
+            return super().prepare(teacher, spec, generator)
+        return watched(fast_copy(teacher), together=True)
+
     def make_batch(
         self, teacher: nn.Module, spec: InputSpec, batch: Batch, state: Any
     ) -> tuple[Tensor, Tensor | None]:
         """Optimise one batch; see the base class."""
         pixels = pink_noise(batch.size, spec.shape, self.falloff, batch.generator)
         targets = asked_classes(batch, spec)
-        with tap_batch_norms(state) as taps:
 
-            def loss(images: Tensor, part: slice) -> Tensor:
-                outputs = state(images)
-                total = outputs.sum() * 0.0
-                for layer, features in taps:
-                    distance = standardized_distance(features, *stored_statistics(layer))
-                    total = total + self.statistics_weight / len(taps) * distance
-                if targets is not None:
-                    logits = first_logits(outputs, spec.outputs)
-                    wanted = targets[part].to(logits.device)
-                    total = total + self.label_weight * F.cross_entropy(logits, wanted)
-                return total
+        def loss(images: Tensor, part: slice) -> Tensor:
+            outputs = state(images)
+            total = outputs.sum() * 0.0
+            if isinstance(state, WatchedNetwork):
+                total = total + self.statistics_weight * distance(state.statistics())
+            if targets is not None:
+                logits = first_logits(outputs, spec.outputs)
+                wanted = targets[part].to(logits.device)
+                total = total + self.label_weight * F.cross_entropy(logits, wanted)
+            return total
 
-            def smooth(pixels: Tensor) -> Tensor:
-                return self.tv_weight * total_variation(pixels)
+        def smooth(pixels: Tensor) -> Tensor:
+            return self.tv_weight * total_variation(pixels)
 
-            return self.optimize(state, pixels, loss, smooth, spec, batch), targets
+        return self.optimize(state, pixels, loss, smooth, spec, batch), targets
+
+
+def distance(found: Statistics) -> Tensor:
+    """Mean over layers of the mean over channels of ``((m' - m) / s)^2 + (s' / s - 1)^2``.
+
+    Args:
+        found: one row, over a batch: of means m' and deviations s', and the stored m and s.
+    """
+    gaps = (found.gaps / found.stored).square()
+    spread = (found.deviations / found.stored - 1).square()
+    return ((gaps + spread)[0] @ found.shares()) / len(found.channels)

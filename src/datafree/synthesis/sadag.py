@@ -294,7 +294,7 @@ class SADAG(Genie):
         look = matcher.raw if sets else matcher.features
         compare = set_matching if sets else gradient_matching
         labels = None if made.targets is None else made.targets.to(device_of(network))
-        objective = Objective(network, labels, self.label_weight)
+        objective = Objective(network, labels, self.label_weight, margin=self.margin)
         latents = made.latents.requires_grad_()
         steps = self._later()._steps(made.generator, latents)
         images = made.images

@@ -74,6 +74,17 @@ def _copied(network: M, made: Callable[[Tensor], Tensor]) -> M:
     return copy.deepcopy(network, memo)
 
 
+def inner_product(one: Tensor, other: Tensor) -> Tensor:
+    """``(one * other).sum()`` of two tensors of one shape, in one pass where both lie alike."""
+    dense = one.is_contiguous() or (
+        one.ndim == 4 and one.is_contiguous(memory_format=torch.channels_last)
+    )
+    if not dense or one.stride() != other.stride():
+        return (one * other).sum()
+    flat = (one.numel(),), (1,)
+    return torch.dot(one.as_strided(*flat), other.as_strided(*flat))
+
+
 def extremes(values: Tensor) -> tuple[Tensor, Tensor]:
     """Smallest and largest of all values; NaN where there is one.
 

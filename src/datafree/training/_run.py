@@ -23,6 +23,7 @@ from datafree.quant.preparation import finish_training, prepare_training
 from datafree.quant.trained import PACT
 from datafree.tensors import (
     fast_copy,
+    kept_memory,
     load_tensors,
     on_device,
     random_numbers,
@@ -268,7 +269,8 @@ class _Run:
     def _run(self, phase: Phase, state: State, name: str) -> None:
         path = None if self.folder is None else self.folder / f"{name}.safetensors"
         saved = Saved(path, {**self.request, "phase": name}, self.trainer.checkpoint_minutes * 60)
-        run_phase(phase, state, saved, self.progress, self.game.team)
+        with kept_memory():
+            run_phase(phase, state, saved, self.progress, self.game.team)
         told: dict[str, Any] = {
             "steps": state.step, "seconds": round(state.seconds, 1),
             "batch": self.trainer.batch_size,
@@ -296,6 +298,7 @@ class _Run:
             self.game.source.modules["generator"].parameters(),
             trainer.generator_lr,
             betas=(0.5, 0.999),
+            fused=True,
         )
 
     def _range_steps(self, student: nn.Module, steps: list[nn.Parameter]) -> Optimizer:
@@ -310,13 +313,13 @@ class _Run:
             },
         ]
         kept = [group for group in groups if group["params"]]
-        return SGD(kept, trainer.student_lr * trainer.steps_lr)
+        return SGD(kept, trainer.student_lr * trainer.steps_lr, fused=True)
 
     def _student_steps(self, parameters: list[nn.Parameter]) -> Optimizer:
         trainer = self.trainer
         return SGD(
             parameters, trainer.student_lr, momentum=trainer.momentum, nesterov=trainer.nesterov,
-            weight_decay=trainer.weight_decay,
+            weight_decay=trainer.weight_decay, fused=True,
         )  # fmt: skip
 
 
