@@ -131,7 +131,7 @@ def render(place: Place, names: tuple[str, ...], check: bool) -> None:
 
     Where none are named, so are our columns of benchmarks/targets.csv.
     """
-    from benchmarks import attacks, published, reproduction, targets
+    from benchmarks import attacks, published, reproduction, scaling, targets
     from benchmarks.page import Source
     from benchmarks.page import render as rendered
     from datafree.files import write_text
@@ -149,11 +149,12 @@ def render(place: Place, names: tuple[str, ...], check: bool) -> None:
     new: dict[Path, str] = {}
     if rows:
         new[place.targets] = targets.written(rows, source, published.command)
-    for path in sorted(place.pages.glob("*.md")):
+    for path in place.rendered:
         try:
             text = rendered(path.read_text(encoding="utf-8"), source, names)
             if not names:
                 text = reproduction.render(attacks.render(text, place), rows, source)
+                text = scaling.render(text, source)
         except ConfigError as error:
             raise ConfigError(f"{path.name}: {error}") from None
         new[path] = text

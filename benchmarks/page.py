@@ -172,12 +172,11 @@ def number(values: Sequence[Any], decimals: int, factor: float = 1.0) -> str:
 
 def caption(table: Table, cells: Mapping[Cell, Record]) -> str:
     """Network, policy and placement, seeds, machine, command."""
-    command = f"`python -m benchmarks run {table.name}`".replace(" ", _HARD)
     if not cells:
-        return f"Nothing is measured yet: {command}."
+        return f"Nothing is measured yet: {_command(table)}."
     fields = [table.fields(cell) for cell in cells]
     said = f"{_network(table, fields, cells)}; {_quantized(table, fields)}{_seeds(cells)}."
-    return f"{said} {_machine(cells.values())}; {command}."
+    return f"{said} {origin(table, cells.values())}"
 
 
 def _one(table: Table, fields: Sequence[Mapping[str, Any]], name: str) -> Any:
@@ -203,6 +202,9 @@ def _network(
         return f"The first {most:,} test images of each network, at most"
     if "model" in table.axes:
         return "All test images" + " where there are some" * (len(records) < len(cells))
+    models = {str(given.get("model")) for given in fields}
+    if "network" in table.axes and (len(models) > 1 or not models & NETWORKS.keys()):
+        return f"{len(models)} networks" if len(models) > 1 else "One network"
     known = NETWORKS[_one(table, fields, "model")]
     found = {record.measured.get("test_images") or known.tests for record in records}
     if not found:
@@ -240,6 +242,15 @@ def _seeds(cells: Mapping[Cell, Record]) -> str:
         return names
     several = "" if all(len(s) > 1 for s in seeds.values()) else " where there is more than one"
     return f"{names}, mean ± standard deviation{several}"
+
+
+def origin(table: Table, records: Iterable[Record]) -> str:
+    """Machine, days and command of records: a sentence."""
+    return f"{_machine(records)}; {_command(table)}."
+
+
+def _command(table: Table) -> str:
+    return f"`python -m benchmarks run {table.name}`".replace(" ", _HARD)
 
 
 def _machine(records: Iterable[Record]) -> str:

@@ -46,6 +46,12 @@ class Place:
         return self.root / "docs" / "results"
 
     @property
+    def rendered(self) -> tuple[Path, ...]:
+        """All pages with something in them that is made from records."""
+        beside = self.root / "docs" / "scaling.md"
+        return (*sorted(self.pages.glob("*.md")), *([beside] if beside.exists() else []))
+
+    @property
     def targets(self) -> Path:
         """Published results, and ours beside them."""
         return self.house / "targets.csv"

@@ -6,6 +6,8 @@ Detectors, maps, embeddings, one logit, signals, several inputs, and Hugging Fac
 from __future__ import annotations
 
 import importlib
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
@@ -141,13 +143,22 @@ def deeplab() -> Made:
     return _segmenter("deeplabv3_mobilenet_v3_large")
 
 
-NETWORKS = {
-    make.__name__: make
-    for make in (
-        yolo, unet, embedding, one_logit, normalised_inside, audio, image_and_vector,
-        two_images, video, vectors, group_norms, pixel_unshuffle,
-        super_resolution, hf_vit, hf_segformer, hf_resnet, lraspp, deeplab,
-    )
+def resnet(depth: int) -> Made:
+    """A ResNet for images of 32 pixels, of 6 n + 2 layers."""
+    models: Any = importlib.import_module("pytorchcv.models.resnet_cifar")
+    return models.get_resnet_cifar(num_classes=10, blocks=depth, bottleneck=False), (3, 32, 32)
+
+
+NETWORKS: dict[str, Callable[[], Made]] = {
+    **{
+        make.__name__: make
+        for make in (
+            yolo, unet, embedding, one_logit, normalised_inside, audio, image_and_vector,
+            two_images, video, vectors, group_norms, pixel_unshuffle,
+            super_resolution, hf_vit, hf_segformer, hf_resnet, lraspp, deeplab,
+        )
+    },
+    **{f"resnet{depth}": partial(resnet, depth) for depth in (20, 32, 44, 56, 110)},
 }  # fmt: skip
 """Functions that return a network and the shape of what it takes."""
 

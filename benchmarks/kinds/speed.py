@@ -11,9 +11,7 @@ import sys
 import tarfile
 import time
 import warnings
-from collections.abc import Callable, Generator
-from contextlib import contextmanager
-from itertools import pairwise
+from collections.abc import Callable
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, Literal
@@ -23,6 +21,7 @@ from torch import Tensor, fx, nn
 
 from benchmarks import networks
 from benchmarks.kinds.base import Bench, Kind
+from benchmarks.moments import middle, noting
 from benchmarks.place import Place
 from datafree import generators
 from datafree.calibrators.base import calibrate
@@ -31,7 +30,6 @@ from datafree.config import Frozen, InputSpec, RunConfig, Scheme
 from datafree.errors import DatafreeError
 from datafree.graph.fold import fold_batch_norms
 from datafree.graph.insert import insert_quantizers
-from datafree.progress import Progress, Step
 from datafree.reconstruction.genie_m import GenieM
 from datafree.reconstruction.qdrop import QDrop
 from datafree.synthesis.base import Batch, Synthesizer
@@ -256,35 +254,12 @@ def _batch(method: Synthesizer, graph: nn.Module, spec: InputSpec, count: int) -
 
     def step() -> float:
         moments: dict[str, list[float]] = {}
-        with _noting(moments)("steps", _STEPS) as told:
+        with noting(moments)("steps", _STEPS) as told:
             batch = Batch(count, 0, torch.Generator().manual_seed(0), told)
             method.make_batch(graph, spec, batch, state)
-        return _middle(moments["steps"])
+        return middle(moments["steps"])
 
     return step
-
-
-def _middle(moments: list[float]) -> float:
-    """The median of what lies between moments, the first left out."""
-    spans = [later - one for one, later in pairwise(moments)]
-    return statistics.median(spans[1:])
-
-
-def _noting(moments: dict[str, list[float]]) -> Progress:
-    """A progress that notes when steps were done, by what they are of."""
-
-    @contextmanager
-    def progress(description: str, total: int) -> Generator[Step]:
-        del total
-        noted = moments.setdefault(description, [])
-
-        def step(count: int) -> None:
-            del count
-            noted.append(time.process_time())
-
-        yield step
-
-    return progress
 
 
 def _matching(graph: fx.GraphModule, spec: InputSpec, count: int) -> Timed:
@@ -293,8 +268,8 @@ def _matching(graph: fx.GraphModule, spec: InputSpec, count: int) -> Timed:
 
     def step() -> float:
         moments: dict[str, list[float]] = {}
-        method.generate(graph, spec, count, progress=_noting(moments))
-        return _middle(moments["sadag images"])
+        method.generate(graph, spec, count, progress=noting(moments))
+        return middle(moments["sadag images"])
 
     return step
 
@@ -307,9 +282,9 @@ def _game(graph: fx.GraphModule, spec: InputSpec, count: int) -> Timed:
 
     def step() -> float:
         moments: dict[str, list[float]] = {}
-        train(method, task, progress=_noting(moments))
+        train(method, task, progress=noting(moments))
         noted = moments["dfqf fine-tuning"]
-        return _middle(noted[:-1])
+        return middle(noted[:-1])
 
     return step
 
@@ -325,10 +300,10 @@ def _blocks(
         student = insert_quantizers(folded, scheme, spec)
         calibrate(student, [images], MSE(power=2.4), observe="float")
         moments: dict[str, list[float]] = {}
-        method.reconstruct(folded, student, images, progress=_noting(moments))
+        method.reconstruct(folded, student, images, progress=noting(moments))
         (noted,) = moments.values()
         noted = noted[1:]  # what was done before: nothing
         blocks = [noted[start : start + _STEPS] for start in range(0, len(noted), _STEPS)]
-        return sum(_middle(block) for block in blocks)
+        return sum(middle(block) for block in blocks)
 
     return step

@@ -11,12 +11,14 @@ import pytest
 import torch
 from benchmarks.kinds import Bench, kind_and_config
 from benchmarks.kinds.bounds import best_of
+from benchmarks.kinds.cost import one_thread
 from benchmarks.kinds.dsg_margins import inside, loss
 from benchmarks.kinds.image_facts import unseen
 from benchmarks.kinds.in_runtime import compared
 from benchmarks.kinds.memory import watched
 from benchmarks.kinds.speed import summary
 from benchmarks.measures import harder_images
+from benchmarks.moments import middle, noting
 from benchmarks.place import Place
 
 from datafree.config import InputSpec
@@ -310,3 +312,37 @@ def test_ratios_are_to_the_faster_floor() -> None:
     assert summary({"eager": [1.0, 1.0], "dsg": [2.0, 3.0]})["dsg"] == 2.5
     game = summary({"eager": [1.0, 1.0], "game": [4.0, 4.0], "dfqf": [5.0, 5.0]})
     assert (game["dfqf"], game["floor"], game["game"]) == (1.25, "eager", 4000.0)
+
+
+@pytest.mark.integration
+def test_what_parts_cost_stands_beside_the_size_of_the_network(bench: Bench) -> None:
+    every = ["capture", "answer", "zeroq", "dsg", "genie", "calibration", "genie_m", "allocation",
+             "export", "run"]  # fmt: skip
+    few = {"steps": 4, "generator_steps": 4, "learned_steps": 4, "together": 4}
+    quick = {"method": "zeroq", "method_options": {"iterations": 2}, "holdout": 0, "images": 8}
+    found = measured(
+        bench, kind="cost", parts=every, target="onnxruntime", latency=False, **few, **quick
+    )
+    assert (found["layers"], found["blocks"], found["pixels"]) == (10, 5, 64)
+    assert (found["images"], found["batch"], found["passes"]) == (8, 4, 1)
+    assert found["weights"] == 77_072 and found["macs"] > found["weights"] < found["generator"]
+    assert all(found[part]["seconds"] > 0 for part in every)
+    for method in ("zeroq", "dsg", "genie", "genie_m"):
+        assert 0 < found[method]["step"] < found[method]["seconds"]
+
+
+def test_one_thread_is_for_a_while() -> None:
+    before = torch.get_num_threads()
+    with one_thread():
+        assert torch.get_num_threads() == 1
+    assert torch.get_num_threads() == before
+
+
+def test_a_step_is_the_median_of_what_lies_between_moments() -> None:
+    """9 is the first span, which is left out; 1, 2 and 7 follow."""
+    moments: dict[str, list[float]] = {}
+    with noting(moments)("steps", 2) as step:
+        step(1)
+        step(1)
+    assert len(moments["steps"]) == 2
+    assert middle([0.0, 9.0, 10.0, 12.0, 19.0]) == 2.0

@@ -117,6 +117,23 @@ def test_what_does_not_compare_stands_in_no_table(
         markdown(of(changed, records), "top1")
 
 
+def test_networks_of_an_axis_are_counted(table: Table) -> None:
+    axes = {"network": {"a": {"model": "digits_resnet8"}, "b": {"model": "lenet5_mnist"}}}
+    view = {"rows": ["network"], "columns": [{"name": "s", "value": "spent"}]}
+    changed = Table.model_validate(
+        {**table.model_dump(), "axes": axes, "changed": (), "views": {"v": view}}
+    )
+    records = [
+        Record(
+            table="colours", cell={"network": name, "seed": 0}, measured={"spent": 1.0},
+            environment=MACHINE,
+        )
+        for name in axes["network"]
+    ]  # fmt: skip
+    assert "\n\n2 networks; seed 0. Abacus, 10 cores" in markdown(of(changed, records), "v")
+    assert "\n\nThe built-in ResNet-8 on digits" in markdown(of(changed, records[:1]), "v")
+
+
 def test_an_unknown_view_is_refused(table: Table) -> None:
     with pytest.raises(UnknownNameError, match="did you mean top1"):
         markdown(of(table, []), "top")
@@ -165,5 +182,6 @@ def test_every_page_shows_a_table_and_is_linked() -> None:
 
 
 def test_every_view_stands_on_a_page() -> None:
-    shown = {pair for page in PAGES for pair in tables_in(page.read_text(encoding="utf-8"))}
+    pages = [page.read_text(encoding="utf-8") for page in PLACE.rendered]
+    shown = {pair for text in pages for pair in tables_in(text)}
     assert shown == {(name, view) for name, table in TABLES.items() for view in table.views}

@@ -116,24 +116,9 @@ def calibrate(
     quantizers = {n: m for n, m in student.named_modules() if isinstance(m, ActivationQuantizer)}
     states: dict[str, Any] = {}
 
-    def observer(name: str) -> Callable[[nn.Module, tuple[Tensor, ...]], None]:
-        def hook(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-            assert isinstance(module, ActivationQuantizer)  # noqa: S101 - hooks are placed on these only
-            values = inputs[0].detach()
-            # Of the extremes alone: of all values it would take their memory once more.
-            if not bool(torch.isfinite(torch.stack(extremes(values))).all()):
-                raise ModelError(
-                    f"{_source(student, name)} returns numbers that are not finite: the images or"
-                    " the network overflow there"
-                )
-            states[name] = calibrator.update(states.get(name), values)
-            low, high = calibrator.range(states[name], module.grid)
-            module.set_range(low, high)
-
-        return hook
-
     handles = [
-        module.register_forward_pre_hook(observer(name)) for name, module in quantizers.items()
+        module.register_forward_pre_hook(_observer(student, name, calibrator, states, observe))
+        for name, module in quantizers.items()
     ]
     switches = [m for m in student.modules() if isinstance(m, Quantizer)]
     enabled = [module.enabled for module in switches]
@@ -145,6 +130,9 @@ def calibrate(
                 student(images)
                 if step is not None:
                     step(1)
+            if observe == "float":
+                for name, state in states.items():
+                    quantizers[name].set_range(*calibrator.range(state, quantizers[name].grid))
     finally:
         for handle in handles:
             handle.remove()
@@ -155,6 +143,27 @@ def calibrate(
         raise ModelError(
             f"no image reached the quantizer {missing[0]}: calibration needs at least one batch"
         )
+
+
+def _observer(
+    student: nn.Module, name: str, calibrator: Calibrator, states: dict[str, Any], observe: Observe
+) -> Callable[[nn.Module, tuple[Tensor, ...]], None]:
+    """A hook of the quantizer called `name`, whose state it keeps in `states`."""
+
+    def hook(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        assert isinstance(module, ActivationQuantizer)  # noqa: S101 - hooks are placed on these only
+        values = inputs[0].detach()
+        # Of the extremes alone: of all values it would take their memory once more.
+        if not bool(torch.isfinite(torch.stack(extremes(values))).all()):
+            raise ModelError(
+                f"{_source(student, name)} returns numbers that are not finite: the images or"
+                " the network overflow there"
+            )
+        states[name] = calibrator.update(states.get(name), values)
+        if observe == "quantized":  # what follows sees what this range makes of the values
+            module.set_range(*calibrator.range(states[name], module.grid))
+
+    return hook
 
 
 def _source(student: nn.Module, quantizer: str) -> str:
