@@ -154,3 +154,26 @@ def test_means_of_windows(seed: int) -> None:
     )
     window = {"kernel_shape": [2, 2], "strides": [2, 2]}
     assert np.array_equal(found.numpy(), by_onnxruntime("AveragePool", given, on, on[0], **window))
+
+
+@pytest.mark.parametrize("seed", range(20))
+@pytest.mark.parametrize(("sides", "padding"), [((8, 8), 0), ((8, 6), 0), ((1, 8), 0), ((4, 4), 1)])
+def test_means_of_a_window_as_large_as_the_map(
+    sides: tuple[int, int], padding: int, seed: int
+) -> None:
+    """Whole numbers are summed there, if nothing is padded; means often lie between two codes."""
+    random = np.random.default_rng(seed)
+    given = [torch.from_numpy(random.integers(0, 40, (64, 16, *sides)).astype(np.float32))]
+    scale, zero = drawn(random, 0.02, 0.08)
+    result = (scale / (2 ** (seed % 3)), zero % 8)
+    window = list(sides)
+    operator = Function(torch.ops.aten.avg_pool2d.default, window, [1, 1], [padding, padding])
+    found = by_the_integer_model(operator, given, [(scale, zero % 8)], result)
+    told = {
+        "kernel_shape": window,
+        "strides": [1, 1],
+        "pads": [padding] * 4,
+        "count_include_pad": 1,
+    }
+    right = by_onnxruntime("AveragePool", given, [(scale, zero % 8)], result, **told)
+    assert np.array_equal(np.clip(found.numpy(), 0, 255), right)

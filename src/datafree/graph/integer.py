@@ -24,6 +24,7 @@ from datafree.graph.settle import bias_scale, rules_of
 from datafree.graph.sizes import is_size
 from datafree.quant.modules import QUANTIZED, ActivationQuantizer, QuantizedLayer
 
+_DIVISOR = 6  # where `avg_pool2d` is told another number to divide by
 _EXACT = 2.0**24
 _LARGE, _AT_ONCE = 2**15, 2  # positions of an image beyond which so many pass together
 OnGrid = Callable[[ActivationQuantizer], Tensor]
@@ -264,21 +265,37 @@ def _windows(real: Callable[[], Tensor]) -> _Pending:
 
 
 def _whole_map(n: fx.Node, source: _Codes) -> bool:
-    """Whether a pooling takes the mean of all positions, in a kernel of its own."""
+    """Whether a pooling takes the mean of all positions: whole numbers are summed then.
+
+    onnxruntime does so too where the window of an ordinary pooling is the whole map.
+    """
     name = str(n.target)
+    sizes = source.centred.shape[2:]
+    if "adaptive" not in name and "avg_pool" in name:
+        window, padding = (_spread(n, place, len(sizes)) for place in (1, 3))
+        divided = len(n.args) > _DIVISOR and n.args[_DIVISOR] is not None
+        return window == tuple(sizes) and not any(padding) and not divided
     if "adaptive" in name:
         size = n.args[1]
         return size in ([1, 1], (1, 1), 1)
     return "mean" in name and source.centred.ndim == 4
 
 
+def _spread(n: fx.Node, place: int, sides: int) -> tuple[int, ...]:
+    """The argument at `place`, a number for every side; 0 where it is not there."""
+    given: Any = n.args[place] if len(n.args) > place else 0
+    given = list(given) if isinstance(given, list | tuple) else [given]
+    return tuple(given * sides if len(given) == 1 else given)
+
+
 def _keeps(n: fx.Node) -> bool:
     kept = n.kwargs.get("keepdim", n.args[2] if len(n.args) > 2 else False)
-    return "adaptive" in str(n.target) or bool(kept)
+    return "avg_pool" in str(n.target) or bool(kept)
 
 
 def _pooled(source: _Codes, *, keep: bool) -> _Pending:
-    sums = source.centred.double().sum((2, 3), keepdim=keep).float()
+    sides = tuple(range(2, source.centred.ndim))
+    sums = source.centred.double().sum(sides, keepdim=keep).float()
     count = float(source.centred[0, 0].numel())
     scale = source.quantizer.scale
     return _Pending(
