@@ -370,12 +370,13 @@ def test_the_other_toolkit_quantizes_on_its_own_images_by_its_own_defaults() -> 
 
     def generate(*given: Any) -> list[torch.Tensor]:
         calls.append(given)
-        return [torch.full((2, 3, 4, 4), 0.5), torch.ones(1, 3, 4, 4)]
+        return [torch.full((1, 3, 4, 4), float(number)) for number in range(33)]
 
     def quantize(network: Any, data: Any) -> tuple[str, None]:
-        assert [[batch.shape for batch in given] for given in (*data(), *data())] == (
-            2 * [[(2, 3, 4, 4)], [(1, 3, 4, 4)]]  # as often as it is asked
-        )
+        for _ in range(2):  # as often as it is asked
+            batches = [batch for (batch,) in data()]
+            assert [batch.shape for batch in batches] == [(32, 3, 4, 4), (1, 3, 4, 4)]
+            assert [batch[0, 0, 0, 0] for batch in batches] == [0, 32]
         calls.append(network)
         return "student", None
 
@@ -393,9 +394,9 @@ def test_the_other_toolkit_quantizes_on_its_own_images_by_its_own_defaults() -> 
         ),
     )
     network = torch.nn.Identity()
-    asked = {"images": 3, "pixels": 4, "seed": 0, "onnx": "a.onnx"}
+    asked = {"images": 33, "pixels": 4, "seed": 0, "onnx": "a.onnx"}
     stages = quantized(mct, network, asked)
-    assert calls == [(network, 3, 4, "defaults"), network, ("student", "a.onnx", "fake")]
+    assert calls == [(network, 33, 4, "defaults"), network, ("student", "a.onnx", "fake")]
     assert list(stages) == ["images", "quantization", "export"]
     assert all(seconds >= 0 for seconds in stages.values())
 
