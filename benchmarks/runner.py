@@ -11,11 +11,16 @@ from typing import Any
 from benchmarks.place import Place
 from benchmarks.record import Record, append, commit, environment, latest
 from benchmarks.table import Cell, Table, Where
+from datafree.errors import DatafreeError
 from datafree.progress import Progress, Step, beside
 from datafree.sweeps.plan import shard
 
 Measure = Callable[[Table, Cell, Progress], dict[str, Any]]
 Bar = Callable[[str, int], AbstractContextManager[Step]]
+
+
+class LeftOutError(DatafreeError):
+    """A cell that cannot be measured here, where others of its table can; the message says why."""
 
 
 @dataclass(frozen=True)
@@ -47,7 +52,7 @@ class Done:
 
     Attributes:
         measured: cells.
-        missing: cells that are still not there.
+        missing: cells that are still not there, those that were left out among them.
         expected: seconds of the first that is missing, where the time did not suffice for it.
     """
 
@@ -94,9 +99,9 @@ def fill(  # noqa: PLR0913 - what a call is about, and who hears of it
 ) -> Done:
     """Measure the missing cells of a table one after the other, a record for each.
 
-    Cells that another process measured meanwhile are not measured again. Where there is a deadline,
-    no cell is begun that would not be done by then, judged by those that were measured before: by
-    this call, or else by the records.
+    Cells that another process measured meanwhile are not measured again, and those that cannot be
+    measured here are left out. Where there is a deadline, no cell is begun that would not be done
+    by then, judged by those that were measured before: by this call, or else by the records.
 
     Args:
         table: to fill.
@@ -111,13 +116,20 @@ def fill(  # noqa: PLR0913 - what a call is about, and who hears of it
     found = latest(table, place).items()
     earlier = {cell: record.seconds for cell, record in found if record.seconds is not None}
     own: dict[Cell, float] = {}
+    left_out: list[Cell] = []
     with bar(table.name, len(wanted)) as step:
         for number, cell in enumerate(wanted):
             if cell in missing(table, place, asked):
                 begun, guess = clock(), expected(cell, own or earlier) or 0.0
                 if asked.deadline is not None and begun + guess >= asked.deadline:
-                    return Done(len(own), wanted[number:], guess)
-                measured = measure(table, cell, beside(step))
+                    return Done(len(own), (*left_out, *wanted[number:]), guess)
+                try:
+                    measured = measure(table, cell, beside(step))
+                except LeftOutError as reason:
+                    tell(f"{table.name}: {cell}: left out: {reason}")
+                    left_out.append(cell)
+                    step(1)
+                    continue
                 own[cell] = clock() - begun
                 record = Record(
                     table=table.name, cell=cell.as_dict(), measured=measured,
@@ -128,7 +140,7 @@ def fill(  # noqa: PLR0913 - what a call is about, and who hears of it
                 left = len(wanted) - number - 1
                 tell(f"{table.name}: {cell}: {_words(measured)} ({own[cell]:.0f} s, {left} left)")
             step(1)
-    return Done(len(own), ())
+    return Done(len(own), tuple(left_out))
 
 
 def _words(measured: Mapping[str, Any]) -> str:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -12,16 +14,20 @@ import torch
 from benchmarks.kinds import Bench, kind_and_config
 from benchmarks.kinds.bounds import best_of
 from benchmarks.kinds.cost import one_thread
+from benchmarks.kinds.default_run import timed
 from benchmarks.kinds.dsg_margins import inside, loss
 from benchmarks.kinds.image_facts import unseen
 from benchmarks.kinds.in_runtime import compared
 from benchmarks.kinds.memory import watched
 from benchmarks.kinds.speed import summary
+from benchmarks.mct_alone import built, quantized
 from benchmarks.measures import harder_images
 from benchmarks.moments import middle, noting
 from benchmarks.place import Place
+from benchmarks.runner import LeftOutError
+from benchmarks.tools import prepared
 
-from datafree.config import InputSpec
+from datafree.config import InputSpec, RunConfig
 from datafree.errors import DatafreeError, UnknownNameError
 from datafree.progress import silent
 from datafree.tensors import random_numbers
@@ -346,3 +352,94 @@ def test_a_step_is_the_median_of_what_lies_between_moments() -> None:
         step(1)
     assert len(moments["steps"]) == 2
     assert middle([0.0, 9.0, 10.0, 12.0, 19.0]) == 2.0
+
+
+@pytest.mark.e2e
+def test_the_command_with_its_defaults_is_timed_and_its_file_measured(bench: Bench) -> None:
+    found = measured(bench, kind="default_run")
+    assert found["top1"] > 95 and found["test_images"] == 360
+    assert {"synthesis", "evaluation", "export"} <= set(found["stages"])
+    # imports of its own process are in the one, and not in the other
+    assert found["processor_seconds"] > 0.7 * sum(found["stages"].values())
+    with pytest.raises(DatafreeError, match="cannot take the library of commit 0000000"):
+        measured(bench, kind="default_run", library="0000000")
+
+
+def test_seconds_of_the_processor_are_those_of_the_command_alone() -> None:
+    working = "import time\nwhile time.process_time() < 1: pass\nprint(input())"
+    spent, told = timed([sys.executable, "-c", working], {}, "asked")
+    assert 1 <= spent < 2
+    assert told == "asked\n"
+    assert timed([sys.executable, "-c", "import time; time.sleep(1)"], {})[0] < 0.5
+    threads = "import os; print(os.environ['OMP_NUM_THREADS'], os.environ['A'])"
+    assert timed([sys.executable, "-c", threads], {"A": "b"})[1] == "1 b\n"
+    with pytest.raises(DatafreeError, match="its own failed: ValueError: no"):
+        timed([sys.executable, "-c", "raise ValueError('no')"], {})
+    with pytest.raises(DatafreeError, match="cannot run /no/python: No such file"):
+        timed(["/no/python"], {})
+
+
+@pytest.mark.integration
+def test_another_toolkit_is_run_by_its_own_python(
+    bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("DATAFREE_MCT", raising=False)
+    with pytest.raises(LeftOutError, match="DATAFREE_MCT names no Python with model-compression"):
+        measured(bench, kind="mct_run")
+    written = prepared(bench.network(RunConfig(model="digits_resnet8")), tmp_path)
+    python = tmp_path / "python"  # stands for one: writes the float network, says what it was told
+    python.write_text(
+        f"#!{sys.executable}\nimport json, pathlib, shutil, sys\n"
+        f"asked = json.load(sys.stdin)\nshutil.copy({str(written)!r}, asked['onnx'])\n"
+        "assert pathlib.Path(sys.argv[2]).name == 'mct_alone.py' and sys.argv[1] == '-P'\n"
+        "print(json.dumps({n: asked[n] for n in ('images', 'pixels', 'seed')}))\n"
+    )
+    python.chmod(0o755)
+    monkeypatch.setenv("DATAFREE_MCT", str(python))
+    found = measured(bench, kind="mct_run", seed=3)
+    assert found["stages"] == {"images": 8, "pixels": 8, "seed": 3}
+    assert found["top1"] == pytest.approx(99.72, abs=0.01)
+    assert 0 < found["processor_seconds"] < 10
+
+
+def test_the_other_toolkit_quantizes_on_its_own_images_by_its_own_defaults() -> None:
+    """What it is called with, told by one that does nothing."""
+    calls: list[Any] = []
+
+    def generate(*given: Any) -> list[torch.Tensor]:
+        calls.append(given)
+        return [torch.full((1, 3, 4, 4), float(number)) for number in range(33)]
+
+    def quantize(network: Any, data: Any) -> tuple[str, None]:
+        for _ in range(2):  # as often as it is asked
+            batches = [batch for (batch,) in data()]
+            assert [batch.shape for batch in batches] == [(32, 3, 4, 4), (1, 3, 4, 4)]
+            assert [batch[0, 0, 0, 0] for batch in batches] == [0, 32]
+        calls.append(network)
+        return "student", None
+
+    def export(student: Any, path: str, data: Any, *, quantization_format: str) -> None:
+        calls.append((student, path, quantization_format))
+
+    mct = SimpleNamespace(
+        data_generation=SimpleNamespace(
+            pytorch_data_generation_experimental=generate,
+            get_pytorch_data_generation_config=lambda: "defaults",
+        ),
+        ptq=SimpleNamespace(pytorch_post_training_quantization=quantize),
+        exporter=SimpleNamespace(
+            pytorch_export_model=export, QuantizationFormat=SimpleNamespace(FAKELY_QUANT="fake")
+        ),
+    )
+    network = torch.nn.Identity()
+    asked = {"images": 33, "pixels": 4, "seed": 0, "onnx": "a.onnx"}
+    stages = quantized(mct, network, asked)
+    assert calls == [(network, 33, 4, "defaults"), network, ("student", "a.onnx", "fake")]
+    assert list(stages) == ["images", "quantization", "export"]
+    assert all(seconds >= 0 for seconds in stages.values())
+
+
+def test_the_other_toolkit_is_given_the_shared_network(shared: Path) -> None:
+    network = built(shared / "data" / "networks.py", "resnet20_cifar10jpeg")
+    assert not network.training
+    assert network(torch.zeros(2, 3, 32, 32)).shape == (2, 10)

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from benchmarks.place import Place
 from benchmarks.record import Record, append, read
-from benchmarks.runner import Asked, Done, expected, fill, missing
+from benchmarks.runner import Asked, Done, LeftOutError, expected, fill, missing
 from benchmarks.table import Cell, Table
 
 from datafree.errors import UnknownNameError
@@ -180,3 +180,21 @@ def one_bar(step: Noting) -> Callable[[str, int], Any]:
     from contextlib import nullcontext
 
     return lambda _description, _total: nullcontext(step)
+
+
+def test_a_cell_that_cannot_be_measured_here_is_left_out_and_the_others_are_measured(
+    table: Table, place: Place
+) -> None:
+    told: list[str] = []
+
+    def measure(table: Table, cell: Cell, progress: Progress) -> dict[str, Any]:
+        if "red" in str(cell):
+            raise LeftOutError("there is no red here")
+        return {"top1": 90.0}
+
+    only = Asked({"seed": ("0",)})
+    done = fill(table, only, place, measure, silent, told.append)
+    assert done.measured == 2
+    assert [str(cell) for cell in done.missing] == ["W8A8, red, seed 0", "W4A4, red, seed 0"]
+    assert told[0] == "colours: W8A8, red, seed 0: left out: there is no red here"
+    assert [record.cell["colour"] for record in read(place.records("colours"))] == ["blue"] * 2

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import time
+from typing import Any
 
 import pytest
 import torch
 
 from datafree.reconstruction.brecq import BRECQ
 from datafree.runs.trials import Enough, Pace, few_images, shortened, synthesis_seconds
+from datafree.synthesis.dsg import DSG
 from datafree.synthesis.noise import Noise
 from datafree.synthesis.zeroq import ZeroQ
 from datafree.tensors import state_digest
@@ -50,6 +52,23 @@ def test_a_trial_leaves_the_teacher_as_it_was() -> None:
 def test_what_has_no_steps_is_done() -> None:
     torch.manual_seed(0)
     assert 0 < synthesis_seconds(Noise(), captured("Tiny"), SPEC, 4) < 5
+
+
+def test_a_trial_measures_margins_on_few_images(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[int] = []
+    prepare = DSG.prepare
+
+    def noted(self: DSG, *given: Any) -> Any:
+        seen.append(self.margin_images)
+        return prepare(self, *given)
+
+    monkeypatch.setattr(DSG, "prepare", noted)
+    method = DSG(iterations=10_000, least_fall=0)
+    assert synthesis_seconds(method, captured("Tiny"), SPEC, 4) > 1
+    assert seen == [32]
+    assert method.margin_images == 1024
+    assert DSG(margin_images=8).for_trial().margin_images == 8
+    assert ZeroQ().for_trial() == ZeroQ()
 
 
 def test_methods_are_shortened_in_all_their_phases() -> None:

@@ -118,7 +118,7 @@ def synthesis_seconds(
     pace = Pace(stop=True)
     started = time.perf_counter()
     try:
-        synthesizer.generate(inner, normalised, count, progress=pace)
+        synthesizer.for_trial().generate(inner, normalised, count, progress=pace)
     except Enough:
         ((_, (each, steps)),) = pace.tasks.items()
         told = f"{synthesizer.name} images" in pace.tasks

@@ -23,6 +23,7 @@ _RELEASED: dict[str, Any] = {
     "learning_rate": 0.9, "patience": 260, "least_fall": 0.0, "start": "uniform",
     "batch_size": 40,
 }  # fmt: skip
+_TRIED = 32  # images the margins of a trial are measured on
 _ENHANCED = 20  # layers of ResNet-18, and samples, that the released code enhances whatever it has
 
 
@@ -84,6 +85,10 @@ class DSG(ImageOptimizer):
     def batch_images(self, teacher: nn.Module, count: int) -> int:
         """`batch_size` or N, or fewer where fewer are wanted."""
         return min(self.batch_size or len(batch_norms(teacher)), count)
+
+    def for_trial(self) -> DSG:
+        """With margins of a few images: those of all take longer than the steps that are timed."""
+        return self.model_copy(update={"margin_images": min(self.margin_images, _TRIED)})
 
     def prepare(self, teacher: nn.Module, spec: InputSpec, generator: torch.Generator) -> _State:
         """Measure the margins."""
