@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Literal
 
@@ -56,11 +57,21 @@ def equalize(
 
 
 def equalize_with_factors(
-    folded: fx.GraphModule, *, replace_relu6: bool = False, by: Range = "magnitude"
+    folded: fx.GraphModule,
+    *,
+    replace_relu6: bool = False,
+    by: Range = "magnitude",
+    only: Collection[str] | None = None,
 ) -> tuple[fx.GraphModule, dict[str, Tensor]]:
     """`equalize`, and by what the outputs of which layers were divided.
 
-    Arguments and errors as in `equalize`.
+    Errors as in `equalize`.
+
+    Args:
+        folded: as in `equalize`, as are the next two.
+        replace_relu6: see there.
+        by: see there.
+        only: paths of layers: only pairs whose second is one of these. None takes all.
 
     Returns:
         The equalized graph, and the factors (C,) float64 by path of the layer, with which
@@ -68,6 +79,7 @@ def equalize_with_factors(
     """
     equalized = shared_copy(folded)
     pairs = find_pairs(equalized, through_relu6=replace_relu6)
+    pairs = [pair for pair in pairs if only is None or pair.second in only]
     names = dict.fromkeys(name for pair in pairs for name in (pair.first, pair.second))
     layers = {name: _Layer.of(name, quantizable(equalized, name)) for name in names}
     factors = {pair: torch.ones_like(layers[pair.first].bias) for pair in pairs}

@@ -16,7 +16,9 @@ def prepare(graph: fx.GraphModule, config: RunConfig) -> tuple[fx.GraphModule, S
     """The float network `config` quantizes, with what batch norms told of its layers.
 
     Batch norms are folded and branches merged; then, as `config` says, weights equalized, high
-    biases absorbed and outliers split, in this order: each needs what those before leave.
+    biases absorbed and outliers split, in this order: each needs what those before leave. A layer
+    that took a norm over which stood in front of it is equalized with the one before it in any
+    case, where only a ReLU stands between: else one column of its weights may fill the whole grid.
 
     Args:
         graph: the canonical graph; not changed.
@@ -24,9 +26,12 @@ def prepare(graph: fx.GraphModule, config: RunConfig) -> tuple[fx.GraphModule, S
     """
     found = fold_and_tell(graph)
     folded, statistics = found.graph, told_statistics(found)
-    if config.equalize:
+    if config.equalize or found.forward:
         folded, factors = equalize_with_factors(
-            folded, replace_relu6=config.replace_relu6, by=config.equalize_by
+            folded,
+            replace_relu6=config.equalize and config.replace_relu6,
+            by=config.equalize_by,
+            only=None if config.equalize else found.forward,
         )
         statistics = rescaled(statistics, factors)
     if config.absorb_biases:

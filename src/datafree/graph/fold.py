@@ -30,11 +30,14 @@ class Folded:
             every layer that a norm was folded back into (the last one, where there were several),
             or of a norm that stays. One that several layers share remembers none of theirs alone.
         merged: what branches became; their paths are those of layers before.
+        forward: paths of the layers that took over a norm in front of them. A channel that hardly
+            varies has a large slope there, and a column of weights beside which all others vanish.
     """
 
     graph: fx.GraphModule
     norms: Mapping[str, BatchNorm]
     merged: tuple[Merged, ...]
+    forward: frozenset[str] = frozenset()
 
 
 def fold_batch_norms(graph_module: fx.GraphModule, *, branches: bool = True) -> fx.GraphModule:
@@ -64,13 +67,17 @@ def fold_batch_norms(graph_module: fx.GraphModule, *, branches: bool = True) -> 
 
 def fold_and_tell(graph_module: fx.GraphModule) -> Folded:
     """As `fold_batch_norms`, with what became of batch norms and branches."""
-    folded, norms = _fold(graph_module)
+    folded, norms, forward = _fold(graph_module)
     merged, records = merge_branches(folded)
-    return Folded(merged, norms, records)
+    return Folded(merged, norms, records, frozenset(forward))
 
 
-def _fold(graph_module: fx.GraphModule) -> tuple[fx.GraphModule, dict[str, BatchNorm]]:
+def _fold(
+    graph_module: fx.GraphModule,
+) -> tuple[fx.GraphModule, dict[str, BatchNorm], list[str]]:
+    """The folded copy, the norms behind its layers, and layers that took one in front of them."""
     folded = copy.deepcopy(graph_module)
+    forward: list[str] = []
     calls = calls_of(folded)
     outputs: dict[str, BatchNorm] = {}
     for path, nodes in _norms(folded, calls).items():
@@ -84,11 +91,12 @@ def _fold(graph_module: fx.GraphModule) -> tuple[fx.GraphModule, dict[str, Batch
         for name in (*before, *after):
             _check_finite(_layer(folded, name), name, path)
         outputs |= dict.fromkeys(before, norm)
+        forward += after
         if before or after:
             _bypass(folded, nodes)
         elif len(nodes) == 1:
             outputs[path] = norm
-    return _cleaned(folded), outputs
+    return _cleaned(folded), outputs, forward
 
 
 def fold_into_grids(student: fx.GraphModule) -> fx.GraphModule:

@@ -17,12 +17,11 @@ from pydantic import Field
 from torch import Tensor, fx, nn
 
 from datafree.config import InputSpec
+from datafree.graph.normalisation import DEVIATION, GREY
 from datafree.synthesis._images import chunk_of, chunk_size
 from datafree.synthesis.base import Batch, Synthesizer, even_batches
 from datafree.tensors import device_of, fast_copy, kept_memory
 
-GREY, DEVIATION = 0.449, 0.226
-"""Mean and deviation of ImageNet's pixels on a scale from 0 to 1, the mean over its colours."""
 _SHARED = 0.9  # of the amplitude of a pixel, by all its colours
 
 Loss = Callable[[Tensor, slice], Tensor]
