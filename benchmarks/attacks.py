@@ -7,16 +7,16 @@ stands between ``<!-- attacks: NAME -->`` and ``<!-- end -->``.
 from __future__ import annotations
 
 import json
-import re
 import textwrap
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
+from benchmarks.blocks import named, rendered
 from benchmarks.place import Place
 from datafree.errors import ConfigError
 
-_BLOCK = re.compile(r"(<!-- attacks: (\S+) -->\n).*?(<!-- end -->)", re.DOTALL)
+_MARK = "attacks"
 _FAULTS = {
     "kill": "killed", "terminate": "SIGTERM", "interrupt": "Ctrl-C", "full": "disk full",
     "size": "size limit", "read-only": "read-only", "vanished": "no folder", "twice": "two at once",
@@ -30,18 +30,17 @@ def render(text: str, place: Place) -> str:
         ConfigError: there is no table of a name.
     """
 
-    def made(found: re.Match[str]) -> str:
-        head, name, end = found.groups()
+    def body(name: str) -> str:
         if name not in _TABLES:
             raise ConfigError(f"no attack is called {name}: choose from {', '.join(_TABLES)}")
-        return f"{head}\n{_TABLES[name](place.house / 'results')}\n\n{end}"
+        return _TABLES[name](place.house / "results")
 
-    return _BLOCK.sub(made, text)
+    return rendered(text, _MARK, body)
 
 
 def tables_in(text: str) -> list[str]:
     """Tables that a page shows."""
-    return [found[2] for found in _BLOCK.finditer(text)]
+    return named(text, _MARK)
 
 
 def _faults(results: Path) -> str:

@@ -7,12 +7,12 @@ table, ``<!-- targets: summary -->`` around their count.
 from __future__ import annotations
 
 import math
-import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import combinations
 
 from benchmarks import published
+from benchmarks.blocks import named, rendered
 from benchmarks.page import Shown, Source, caption, filled, number
 from benchmarks.targets import FLOAT, Ours, Target, commands, found
 from datafree.errors import ConfigError, UnknownNameError
@@ -42,7 +42,7 @@ PAPERS = {
     "A-T6": "SADAG, Table 6: the other weight",
 }
 """Sources in the order of the page, in words."""
-_BLOCK = re.compile(r"(<!-- targets: (\S+(?: \S+){0,2}) -->\n).*?(<!-- end -->)", re.DOTALL)
+_MARK = "targets"
 _ORDERS = {
     "same": "in the paper's order",
     "other": "the other way round",
@@ -70,17 +70,15 @@ def render(text: str, rows: Sequence[Target], sources: Sources) -> str:
         ConfigError: a block that no row belongs to, or a row whose cell is not there.
     """
 
-    def made(match: re.Match[str]) -> str:
-        head, words, end = match.groups()
-        body = _summary(rows, sources) if words == SUMMARY else _shown(rows, words, sources)
-        return f"{head}\n{body}\n\n{end}"
+    def body(words: str) -> str:
+        return _summary(rows, sources) if words == SUMMARY else _shown(rows, words, sources)
 
-    return _BLOCK.sub(made, text)
+    return rendered(text, _MARK, body)
 
 
 def blocks_in(text: str) -> list[str]:
     """The words of the blocks that a page shows."""
-    return [match[2] for match in _BLOCK.finditer(text)]
+    return named(text, _MARK)
 
 
 def chosen(rows: Iterable[Target], words: str) -> list[Target]:

@@ -5,10 +5,10 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
+from benchmarks.blocks import named, rendered
 from benchmarks.page import Source, filled, origin
 from benchmarks.record import Record
 from benchmarks.scaling_fit import (
@@ -61,7 +61,7 @@ _METHODS = {"zeroq": "`zeroq`, `dsg`", "genie": "`genie`", "genie_m": "`genie_m`
 _DAILY = ("resnet20", "mobilenet", "resnet18", "resnet50")
 _MODELS, _DAY, _HOUR = 1_000, 86_400, 3_600
 _IMAGES, _GENIE_IMAGES = 32, 1_024  # of a default run, and of Genie's paper
-_BLOCK = re.compile(r"(<!-- scaling: (\S+) -->\n).*?(<!-- end -->)", re.DOTALL)
+_MARK = "scaling"
 _BOUND = 1.05
 _NOTHING = "–"  # noqa: RUF001 - a dash
 
@@ -90,18 +90,17 @@ def render(text: str, sources: Sources) -> str:
         ConfigError: there is no block of a name.
     """
 
-    def made(match: re.Match[str]) -> str:
-        head, name, end = match.groups()
+    def body(name: str) -> str:
         if name not in _BLOCKS:
             raise ConfigError(f"no block of scaling is called {name}: there are {list(_BLOCKS)}")
-        return f"{head}\n{_BLOCKS[name](sources)}\n\n{end}"
+        return _BLOCKS[name](sources)
 
-    return _BLOCK.sub(made, text)
+    return rendered(text, _MARK, body)
 
 
 def blocks_in(text: str) -> list[str]:
     """Names of the blocks that a page shows."""
-    return [match[2] for match in _BLOCK.finditer(text)]
+    return named(text, _MARK)
 
 
 def curves(records: Iterable[Record], axis: str) -> list[Curve]:

@@ -4,7 +4,8 @@ import math
 
 import pytest
 
-from datafree.reconstruction._schedule import Penalty, Stage
+from datafree.progress.deadline import NEVER, Deadline
+from datafree.reconstruction._schedule import Penalty, Stage, falling, fractions
 from datafree.reconstruction.brecq import BRECQ
 
 
@@ -39,3 +40,12 @@ def test_brecq_shares_its_steps_as_published() -> None:
         (BRECQ(iterations=500, activation_iterations=7), [500, 7]),
     ):
         assert [stage.iterations for stage in chosen.stages()] == expected
+
+
+def test_the_way_is_that_of_the_steps_or_of_the_time() -> None:
+    assert list(fractions(4, NEVER)) == [0, 0.25, 0.5, 0.75]
+    assert list(fractions(3, Deadline(0.0))) == []
+    short = list(fractions(10**9, Deadline.within(0.05)))
+    assert short == sorted(short)
+    assert 0.9 < short[-1] < 1
+    assert [falling(share) for share in (0, 0.5, 1)] == pytest.approx([1, 0.5, 0])

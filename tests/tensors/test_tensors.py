@@ -17,6 +17,7 @@ from datafree.tensors import (
     extremes,
     fast_copy,
     fast_layout,
+    inner_product,
     release_memory,
     shared_copy,
 )
@@ -138,3 +139,29 @@ def test_memory_that_is_kept_is_not_handed_out_again() -> None:
     before, kept, after = map(int, done.stdout.split())
     assert kept < before / 4
     assert after > before / 10
+
+
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+@pytest.mark.parametrize("other_layout", [torch.contiguous_format, torch.channels_last])
+def test_an_inner_product_pairs_values_by_place_whatever_the_layout(
+    layout: torch.memory_format, other_layout: torch.memory_format
+) -> None:
+    random = torch.Generator().manual_seed(0)
+    one, other = (torch.randn(2, 3, 4, 5, generator=random) for _ in range(2))
+    found = inner_product(
+        one.contiguous(memory_format=layout), other.contiguous(memory_format=other_layout)
+    )
+    expected = sum(
+        a * b for a, b in zip(one.flatten().tolist(), other.flatten().tolist(), strict=True)
+    )
+    assert found.item() == pytest.approx(expected, rel=1e-4, abs=1e-4)
+
+
+def test_an_inner_product_of_parts_sees_no_more_than_these() -> None:
+    whole = torch.arange(24.0).view(4, 6)
+    part = whole[:, ::2]
+    assert inner_product(part, part).item() == float((part * part).sum())
+    row = whole[1]
+    assert inner_product(row, row).item() == sum(n * n for n in range(6, 12))
+    spread = torch.ones(1).expand(5)
+    assert inner_product(spread, spread).item() == 5

@@ -15,6 +15,7 @@ from datafree.progress import Step
 from datafree.progress.deadline import NEVER, Deadline
 from datafree.quant.learned import LearnedStep, ScaledCodes
 from datafree.quant.modules import QUANTIZED, ActivationQuantizer, QuantizedLayer, Quantizer
+from datafree.reconstruction._schedule import falling, fractions
 from datafree.tensors import device_of, kept_memory
 from datafree.tensors.memory import Portion
 
@@ -168,15 +169,10 @@ def _optimize(  # noqa: PLR0913 - all of `learn_jointly`
     parameters = [parameter for group, _ in groups for parameter in group]
     given = [{"params": group, "lr": rate} for group, rate in groups]
     optimizer = torch.optim.Adam(given, fused=True)
-    time, heads = deadline.left, heads_of(student)
-    for done in range(settings.iterations):
-        fraction = done / settings.iterations
-        if deadline.limited:
-            fraction = max(fraction, 1 - deadline.left / time) if time else 1.0
-            if fraction >= 1:
-                break
+    heads = heads_of(student)
+    for fraction in fractions(settings.iterations, deadline):
         for group, (_, rate) in zip(optimizer.param_groups, groups, strict=True):
-            group["lr"] = rate * 0.5 * (1 + math.cos(math.pi * fraction))
+            group["lr"] = rate * falling(fraction)
         index = torch.randperm(rows.count, generator=generator, device=generator.device)
         index = index[: settings.batch].cpu()
         answers = student(rows[index])

@@ -17,7 +17,7 @@ from datafree.quant.learned import LearnedStep, SoftRounding, mix
 from datafree.quant.modules import QUANTIZED, ActivationQuantizer, QuantizedLayer, Quantizer
 from datafree.quant.straight import StraightWeight
 from datafree.reconstruction._error import output_error
-from datafree.reconstruction._schedule import Penalty, Stage
+from datafree.reconstruction._schedule import Penalty, Stage, falling, fractions
 from datafree.tensors import kept_memory
 from datafree.tensors.memory import Portion
 
@@ -217,20 +217,15 @@ def _optimize(  # noqa: PLR0913 - all of `learn` and what it installed
     step: Step,
     deadline: Deadline,
 ) -> None:
-    stage, time = task.stage, deadline.left
+    stage = task.stage
     settings = [{"params": parameters, "lr": rate} for parameters, rate in groups]
     optimizer = torch.optim.Adam(settings, fused=True)
     # Rounding variables keep their rate; all else, which comes after them, anneals to 0.
     annealed = list(zip(optimizer.param_groups, groups, strict=True))[bool(rounding) :]
     parameters = [parameter for group, _ in groups for parameter in group]
-    for done in range(stage.iterations):
-        fraction = done / stage.iterations
-        if deadline.limited:
-            fraction = max(fraction, 1 - deadline.left / time) if time else 1.0
-            if fraction >= 1:
-                break
-        for settings, (_, rate) in annealed:
-            settings["lr"] = rate * (0.5 * (1 + math.cos(math.pi * fraction)))
+    for fraction in fractions(stage.iterations, deadline):
+        for group, (_, rate) in annealed:
+            group["lr"] = rate * falling(fraction)
         index = torch.randperm(task.inputs.count, generator=generator, device=generator.device)
         index = index[:batch].cpu()
         values = task.inputs[index]

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
+
+from datafree.progress.deadline import Deadline
 
 _STEPS_FACTOR = 10.0
 
@@ -48,6 +52,26 @@ class Stage:
             weight_step_lr=self.weight_step_lr * steps,
             activation_lr=self.activation_lr * steps,
         )
+
+
+def fractions(iterations: int, deadline: Deadline) -> Iterator[float]:
+    """How much of the way lies behind before every step: of the steps, or of the time if more.
+
+    It ends with the steps, or at the deadline.
+    """
+    time = deadline.left
+    for done in range(iterations):
+        fraction = done / iterations
+        if deadline.limited:
+            fraction = max(fraction, 1 - deadline.left / time) if time else 1.0
+            if fraction >= 1:
+                return
+        yield fraction
+
+
+def falling(fraction: float) -> float:
+    """Factor on a rate that falls to 0 along a cosine, at a fraction of the way."""
+    return 0.5 * (1 + math.cos(math.pi * fraction))
 
 
 @dataclass(frozen=True)
