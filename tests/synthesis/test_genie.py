@@ -233,6 +233,11 @@ def test_options_have_bounds(option: str, value: float) -> None:
         configure(Genie, {option: value}, "option of genie")
 
 
+def test_a_margin_without_a_weight_is_refused() -> None:
+    with pytest.raises(ConfigError, match="margin has no effect without label_weight"):
+        configure(Genie, {"margin": 5.0}, "option of genie")
+
+
 def test_labels_pull_towards_their_class(monkeypatch: pytest.MonkeyPatch) -> None:
     watched = Watched(monkeypatch)
     model = build("Tiny").requires_grad_(False)

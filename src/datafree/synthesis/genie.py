@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
 import torch
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import Tensor, fx, nn
 
 from datafree.config import InputSpec
@@ -65,6 +65,12 @@ class Genie(Synthesizer):
     margin: float | None = Field(default=None, ge=0)
     """Lead of the logit of an image's class that is enough: `label_weight` then weighs what is
     missing to it, instead of the cross-entropy. None has the cross-entropy."""
+
+    @model_validator(mode="after")
+    def _margin_has_weight(self) -> Self:
+        if self.margin is not None and not self.label_weight:
+            raise ValueError("margin has no effect without label_weight: give it one, such as 0.03")
+        return self
 
     @property
     def batch_iterations(self) -> int:
