@@ -95,6 +95,24 @@ def test_penalty() -> None:
     assert rounding.penalty(2.0).item() == 0
 
 
+@pytest.mark.parametrize("beta", [1.0, 2.0, 7.5, 20.0])
+def test_the_gradient_of_the_penalty(beta: float) -> None:
+    """``-2 beta sign(2h - 1) |2h - 1|^(beta - 1)`` times the slope of h, also of a half itself."""
+    rounding = SoftRounding(WEIGHT, fitted(WEIGHT, 4))
+    with torch.no_grad():
+        rounding.logits.copy_(torch.linspace(-2, 2, WEIGHT.numel()).view_as(WEIGHT))
+        rounding.logits.view(-1)[0] = 0.0
+    (found,) = torch.autograd.grad(rounding.penalty(beta), [rounding.logits])
+    assert bool(torch.isfinite(found).all())
+    logits = rounding.logits.detach().double()
+    spread = 2.4 * torch.sigmoid(logits) - 1.2  # 2h - 1 where h is not cut off
+    slope = 2.4 * torch.sigmoid(logits) * (1 - torch.sigmoid(logits))
+    expected = -beta * spread.sign() * spread.abs() ** (beta - 1) * slope
+    torch.testing.assert_close(
+        found.view(-1)[1:].double(), expected.view(-1)[1:], rtol=1e-3, atol=1e-5
+    )
+
+
 def activation(bits: int = 3) -> ActivationQuantizer:
     quantizer = ActivationQuantizer(Grid(bits))
     quantizer.set_range(torch.tensor(-0.5), torch.tensor(2.0))

@@ -16,6 +16,7 @@ _STRETCH_LOW, _STRETCH_HIGH = -0.1, 1.1
 _SETTLED = 0.05  # steps
 _LEAST_FACTOR = 1e-3
 _LOWEST = -80.0  # logarithm of powers: below, numbers are no normal ones
+_TINY = 1e-30  # whose logarithm times 0 is a number
 
 
 class SoftRounding(nn.Module):
@@ -140,7 +141,7 @@ class ScaledCodes(nn.Module):
     def hard(self) -> Tensor:
         """The same without a gradient."""
         with torch.no_grad():
-            return self.whole * self.step()
+            return self(self.whole)
 
 
 class _SumOfPowers(torch.autograd.Function):
@@ -149,7 +150,7 @@ class _SumOfPowers(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, values: Tensor, beta: float) -> Tensor:
         """`values` within [-1, 1]."""
-        logarithms = values.abs().log_()
+        logarithms = values.abs().clamp_(min=_TINY).log_()
         ctx.save_for_backward(values, logarithms)
         ctx.beta = beta
         return (logarithms * beta).clamp_(min=_LOWEST).exp_().sum()
