@@ -88,6 +88,15 @@ def test_evaluation_counts_the_labelled_images(tmp_path: Path) -> None:
     assert many > 10 * few > 0
 
 
+def test_held_out_images_are_a_stage_where_nothing_is_labelled(tmp_path: Path) -> None:
+    pixels, labels = load_digits_test()
+    np.savez(tmp_path / "digits.npz", images=pixels, labels=labels)
+    still: dict[str, Any] = {"method": "noise", "method_options": {}, "images": 2, "holdout": 64}
+    assert foretold(**still).seconds["holdout"] > 0
+    assert "holdout" not in foretold(**still, data=tmp_path / "digits.npz", limit=4).seconds
+    assert "holdout" not in foretold(**{**still, "holdout": 0}).seconds
+
+
 def test_files_count_where_they_are_written() -> None:
     still: dict[str, Any] = {"method": "noise", "method_options": {}}
     plain, written = foretold(**still), foretold(**still, written=True)

@@ -101,8 +101,8 @@ def test_metrics_say_what_was_measured_on_what(full: Result) -> None:
         if name not in ("metrics.json", "report.html")
     }
     stages = [
-        "capture", "synthesis", "calibration", "evaluation", "layers", "export", "runtime",
-        "report",
+        "capture", "synthesis", "holdout", "calibration", "evaluation", "layers", "export",
+        "runtime", "report",
     ]  # fmt: skip
     assert list(written["seconds"]) == stages
     assert min(written["seconds"].values()) >= 0

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 
 import torch
 
+from datafree.config import RunConfig
 from datafree.progress import in_words
 from datafree.runs.limits import shortened
 from datafree.runs.opening import Opened
@@ -112,6 +113,9 @@ def roughly(begun: Opened, capture: float, *, written: bool) -> Forecast:
     if plan.synthesizer is not None:
         tried = plan.synthesizer.for_scheme(config.scheme)
         seconds["synthesis"] = each * tried.passes(config.images - config.photo_count)
+    if _holds_out(config):
+        dreamt = min(config.holdout, DREAMT)
+        seconds["holdout"] = each * Probe().passes(dreamt) if Probe.fits(graph) else 0.0
     if config.mixed:
         seconds["allocation"] = 0.5 * _layers(begun) * len(config.candidate_bits) * count * answer
     if plan.trainer is None:
@@ -138,6 +142,9 @@ def _long_stages(begun: Opened) -> dict[str, float]:
         tried = plan.synthesizer.for_scheme(config.scheme)
         made = config.images - config.photo_count
         found["synthesis"] = synthesis_seconds(tried, graph, spec, made) if made else 0.0
+    if _holds_out(config):
+        dreamt, fits = min(config.holdout, DREAMT), Probe.fits(graph)
+        found["holdout"] = synthesis_seconds(Probe(), graph, spec, dreamt) if fits else 0.0
     quantized: Quantized | None = None
     if trainer is None or plan.reconstructor is not None:
         quantized = quantizing_seconds(begun)
@@ -166,17 +173,17 @@ def _quantizing(begun: Opened, tried: Quantized, count: int) -> dict[str, float]
 
 
 def _evaluation(begun: Opened, count: int, answer: float) -> float:
-    """Seconds to measure teacher and student, held-out images made for it among them."""
+    """Seconds to measure teacher and student."""
     config, trainer = begun.config, begun.plan.trainer
     noise = count * answer
     if begun.test_images:
         return noise + begun.test_images * answer * (1.0 if trainer is None else 1.5)
-    if not config.holdout:
-        return noise
-    dreamt = min(config.holdout, DREAMT)
-    fits = Probe.fits(begun.graph)
-    made = synthesis_seconds(Probe(), begun.graph, begun.spec, dreamt) if fits else 0.0
-    return noise + made + _COMPARED * config.holdout * answer
+    return noise + _COMPARED * config.holdout * answer
+
+
+def _holds_out(config: RunConfig) -> bool:
+    """Whether the run makes images that none of its stages sees."""
+    return config.data is None and config.holdout > 0
 
 
 def _files(begun: Opened, answer: float, *, written: bool) -> dict[str, float]:

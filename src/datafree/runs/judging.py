@@ -18,7 +18,6 @@ from datafree.images import SyntheticSet, device_batches
 from datafree.losses import class_rows
 from datafree.progress import Progress
 from datafree.runs.plan import resolve_device
-from datafree.tensors import release_memory
 from datafree.verdict.estimate import ALWAYS, Verdict, measured
 from datafree.verdict.held_out import held_out_images
 from datafree.verdict.judge import judge
@@ -34,7 +33,6 @@ def held_out_of(
 ) -> SyntheticSet:
     """The images a run compares teacher and student on, made from `graph` with its batch norms."""
     seed = config.seed + HELD_OUT_SEED
-    release_memory(graph)  # of what judged the layers
     return held_out_images(graph, spec, config.holdout, seed=seed, progress=progress)
 
 

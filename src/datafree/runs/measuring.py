@@ -15,7 +15,7 @@ from datafree.graph.settle import settle
 from datafree.images import SyntheticSet, device_batches
 from datafree.progress import Progress
 from datafree.runs.accuracy import Metric, accuracy
-from datafree.runs.judging import held_out_of, judged, measured_verdict
+from datafree.runs.judging import judged, measured_verdict
 from datafree.runs.plan import resolve_device
 from datafree.runs.portions import passing
 from datafree.runs.record import Stopwatch
@@ -50,6 +50,7 @@ def evaluated(  # noqa: PLR0913 - what a run hands over
     made: Made,
     config: RunConfig,
     images: SyntheticSet,
+    held: SyntheticSet | None,
     metric: Metric | None,
     watch: Stopwatch,
     progress: Progress,
@@ -61,6 +62,7 @@ def evaluated(  # noqa: PLR0913 - what a run hands over
         made: the student.
         config: of the run.
         images: it was calibrated with.
+        held: images that no stage has seen; None where there are labelled ones, or none are wanted.
         metric: measures on labelled images, where it is no measure of classes.
         watch: times the stages.
         progress: shown meanwhile.
@@ -69,7 +71,7 @@ def evaluated(  # noqa: PLR0913 - what a run hands over
         DatafreeError: labelled images do not fit, or what a network returns is not finite.
     """
     with watch.stage("evaluation"):
-        measured, held = _measured(graph, made, config, images, metric, progress)
+        measured = _measured(graph, made, config, images, held, metric, progress)
     if config.isolate and made.folded is not None and len(images):
         spent = sum(watch.seconds.values())
         shown = images if held is None else held
@@ -79,15 +81,16 @@ def evaluated(  # noqa: PLR0913 - what a run hands over
     return measured
 
 
-def _measured(
+def _measured(  # noqa: PLR0913 - all that `evaluated` has
     graph: fx.GraphModule,
     made: Made,
     config: RunConfig,
     images: SyntheticSet,
+    held: SyntheticSet | None,
     metric: Metric | None,
     progress: Progress,
-) -> tuple[dict[str, Any], SyntheticSet | None]:
-    """What student and teacher reach or differ by, and the held-out images if there are any."""
+) -> dict[str, Any]:
+    """What student and teacher reach or differ by."""
     spec, device = images.spec, resolve_device(config.device)
     portion = passing("evaluation", graph, spec, config)
     # Folding and equalizing keep the function and make it faster; these two change it a little.
@@ -111,11 +114,10 @@ def _measured(
             )
         )  # fmt: skip
         measured["batches"] = {"evaluation": portion.size}
-        return measured | found | measured_verdict(found), None
-    if not config.holdout:
-        return measured, None
-    held, noise = held_out_of(graph, spec, config, progress), measured.get("sqnr_db", {})
-    student = as_computed(made.student)
+        return measured | found | measured_verdict(found)
+    if held is None:
+        return measured
+    student, noise = as_computed(made.student), measured.get("sqnr_db", {})
     measured |= portion.fit(lambda size: judged(held, teacher, student, config, noise, size))
     measured["batches"] = {"evaluation": portion.size}
-    return measured, held
+    return measured

@@ -36,7 +36,7 @@ from datafree.runs.folder import (
     writing,
 )
 from datafree.runs.forecast import foretell, roughly
-from datafree.runs.judging import verdict_in
+from datafree.runs.judging import held_out_of, verdict_in
 from datafree.runs.keeping import TEACHER, save_teacher
 from datafree.runs.limits import Counted, Limits, check_limit, cut_short
 from datafree.runs.measuring import Made, evaluated
@@ -183,6 +183,11 @@ def _carried_out(job: _Job, place: Path | None) -> Result:
     with watch.stage("synthesis"):
         until = limits.of("synthesis")
         images = images_of_run(graph, spec, config, begun.images, place, progress, until)
+    held: SyntheticSet | None = None
+    if config.data is None and config.holdout and team.rank == 0:
+        # Before there is a student: beside one, they would take the most memory of a run.
+        with watch.stage("holdout"):
+            held = held_out_of(graph, spec, config, progress)
     metrics: dict[str, Any] = {
         "teacher": begun.teacher.digest, "input": spec.model_dump(mode="json"),
         "images": images.digest(), "task": spec.task,
@@ -216,7 +221,7 @@ def _carried_out(job: _Job, place: Path | None) -> Result:
     if not limits.leaves("export"):
         config = config.model_copy(update={"isolate": False})
     cut = cut_short(progress.cut()) if limits.whole.limited else []
-    metrics |= evaluated(graph, made, config, images, metric, watch, progress)
+    metrics |= evaluated(graph, made, config, images, held, metric, watch, progress)
     metrics["batches"] = batches | metrics.get("batches", {})
     metrics |= _notes(metrics, cut, spec)
     if place is not None:
