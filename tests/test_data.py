@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from datafree.config import InputSpec
-from datafree.data import calibration_set, fit, open_labelled, real_images
+from datafree.config.inputs import Input
+from datafree.data import Labels, calibration_set, fit, open_labelled, real_images
 from datafree.errors import DataError
 
 Pixels = NDArray[np.uint8]
@@ -302,3 +303,89 @@ def test_pictures_of_other_channels_are_refused(tmp_path: Path) -> None:
     spec = InputSpec(shape=(4, 4, 4), mean=(0.0,) * 4, std=(1.0,) * 4, classes=2)
     with pytest.raises(DataError, match="1 or 3 channels"):
         real_images(tmp_path, spec, 3, seed=0)
+
+
+def test_a_folder_without_pictures_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "notes.txt").write_text("no picture", encoding="utf-8")
+    with pytest.raises(DataError, match=r"holds no pictures \(.*\.png.*\)"):
+        real_images(tmp_path, RGB, 3, seed=0)
+
+
+def test_listed_pictures_are_refused_for_four_channels(tmp_path: Path) -> None:
+    spec = InputSpec(shape=(4, 8, 8), mean=(0.0,) * 4, std=(1.0,) * 4, classes=2)
+    assert "1 or 3 channels, the network takes 4: use .npz" in complaint(
+        pictures(tmp_path, [pixels(8, 8, 3)], [0]), spec
+    )
+
+
+@pytest.mark.parametrize(
+    ("labelled", "other"),
+    [
+        ("any", ""),
+        ("boxes", ", or boxes as COCO has them, a .json file beside its pictures"),
+        ("maps", ", or a folder with images and labels, a .png for each"),
+    ],
+)
+def test_listed_classes_are_no_labels_of_a_network_without_classes(
+    tmp_path: Path, labelled: Labels, other: str
+) -> None:
+    folder = pictures(tmp_path, [pixels(8, 8, 3)], [0])
+    with pytest.raises(DataError) as caught:
+        open_labelled(folder, RGB, labelled=labelled)
+    assert str(caught.value).endswith(f"give an .npz file with images and labels{other}")
+
+
+@pytest.mark.parametrize("labels", [np.zeros(3), np.float64(1)])
+def test_labels_of_any_meaning_are_a_number_or_more_for_every_image(
+    tmp_path: Path, labels: Any
+) -> None:
+    with pytest.raises(DataError, match="must be numbers for 2 images, got"):
+        open_labelled(npz(tmp_path, pixels(2, 8, 8, 3), labels), RGB, labelled="any")
+
+
+POINT = Input(name="point", shape=(2,), kind="values", mean=(0.0, 0.0), std=(1.0, 1.0))
+SPEED = Input(name="speed", shape=(1,), kind="values", mean=(10.0,), std=(2.0,))
+CAR = InputSpec(
+    shape=(3, 1, 1), mean=(0.0, 0.0, 10.0), std=(1.0, 1.0, 2.0), classes=4, inputs=(POINT, SPEED)
+)
+
+
+def driven(folder: Path, **arrays: Any) -> Path:
+    path = folder / "car.npz"
+    given = {"point": np.array([[1, 2], [3, 4]], np.float32), "speed": np.array([[10], [14]])}
+    np.savez(path, **{**given, **arrays})
+    return path
+
+
+def test_items_of_two_inputs_are_normalised_each_by_its_own(tmp_path: Path) -> None:
+    """A speed of 14 lies (14 - 10) / 2 = 2 deviations above the mean."""
+    data = open_labelled(driven(tmp_path, labels=np.array([3, 0])), CAR)
+    ((items, labels),) = data.batches(4)
+    assert items.flatten(1).tolist() == [[1, 2, 0], [3, 4, 2]]
+    assert labels.tolist() == [3, 0]
+
+
+def test_pictures_for_a_network_of_two_inputs(tmp_path: Path) -> None:
+    said = complaint(pictures(tmp_path, [pixels(8, 8, 3)], [0]), CAR)
+    assert "this network takes point, speed: give an .npz file with an array of each" in said
+
+
+def test_items_of_two_inputs_without_labels(tmp_path: Path) -> None:
+    assert "has no labels (it has: point, speed)" in complaint(driven(tmp_path), CAR)
+
+
+@pytest.mark.parametrize(
+    ("labels", "labelled", "said"),
+    [
+        (np.zeros(3, int), "classes", "must be 2 integers, got int64 (3,)"),
+        (np.zeros(2), "classes", "must be 2 integers, got float64 (2,)"),
+        (np.zeros((3, 5)), "any", "must be numbers for 2 items, got float64 (3, 5)"),
+        (np.array(["a", "b"]), "any", "labels: it holds <U1, and only plain numbers are read"),
+    ],
+)
+def test_labels_that_do_not_fit_items_of_two_inputs(
+    tmp_path: Path, labels: Any, labelled: Labels, said: str
+) -> None:
+    with pytest.raises(DataError) as caught:
+        open_labelled(driven(tmp_path, labels=labels), CAR, labelled=labelled)
+    assert said in str(caught.value)
