@@ -352,7 +352,10 @@ CAR = InputSpec(
 
 def driven(folder: Path, **arrays: Any) -> Path:
     path = folder / "car.npz"
-    given = {"point": np.array([[1, 2], [3, 4]], np.float32), "speed": np.array([[10], [14]])}
+    given: dict[str, Any] = {
+        "point": np.array([[1, 2], [3, 4]], np.float32),
+        "speed": np.array([[10], [14]]),
+    }
     np.savez(path, **{**given, **arrays})
     return path
 
