@@ -100,11 +100,13 @@ NETWORKS = {
 }
 """By name, which is the `model` of a cell."""
 
-_TRAINED_HERE = {
+TRAINED_HERE = {
     "lenet5_mnist": ("lenet5", (1, 28, 28), MNIST_MEAN, MNIST_STD),
     "pneumonia": ("pneumonia", (1, 28, 28), XRAY_MEAN, XRAY_STD),
     "small_vit_cifar10": ("small_vit", (3, 32, 32), CIFAR10_MEAN, CIFAR10_STD),
-}  # their weights are in results
+}
+"""By name, of what a table trains: factory in `students.py`, input shape, mean and deviation."""
+
 _OF_PIXELS = {"resnet20_of_pixels": "resnet20_cifar10jpeg"}  # the shared network inside
 
 
@@ -184,18 +186,20 @@ def shared_networks(place: Place) -> ModuleType:
     return sys.modules[name]
 
 
+def trained_here(name: str, place: Place) -> ModelConfig:
+    """Factory, weights and input of a network that a table of this house trains."""
+    factory, shape, mean, std = TRAINED_HERE[name]
+    return ModelConfig(
+        source=f"{place.house / 'students.py'}:{factory}", weights_file=place.weights(name),
+        input_shape=shape, mean=mean, std=std,
+    )  # fmt: skip
+
+
 def _teacher(name: str, place: Place) -> Teacher:
     if name in ZOO:
         return load_teacher(ModelConfig(source=name))
-    if name in _TRAINED_HERE:
-        factory, shape, mean, std = _TRAINED_HERE[name]
-        return load_teacher(
-            ModelConfig(
-                source=f"{place.house / 'students.py'}:{factory}",
-                weights_file=place.house / "results" / f"{name}.safetensors",
-                input_shape=shape, mean=mean, std=std,
-            )
-        )  # fmt: skip
+    if name in TRAINED_HERE:
+        return load_teacher(trained_here(name, place))
     module = shared_networks(place)
     if name in _OF_PIXELS:
         known = module.NETWORKS[_OF_PIXELS[name]]

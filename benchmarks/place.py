@@ -30,7 +30,7 @@ class Place:
 
     @property
     def house(self) -> Path:
-        """This package: tables, records, what was made on the way."""
+        """This package: tables, records, weights, what was made on the way."""
         return self.root / "benchmarks"
 
     @property
@@ -59,6 +59,10 @@ class Place:
     def records(self, table: str) -> Path:
         """The records of a table."""
         return self.house / "results" / f"{table}.jsonl"
+
+    def weights(self, network: str) -> Path:
+        """What a network that was trained here learned."""
+        return self.house / "weights" / f"{network}.safetensors"
 
     def data(self, name: str) -> Path:
         """A file or folder of the shared data.

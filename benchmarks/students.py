@@ -1,4 +1,4 @@
-"""Networks that only the benchmarks use: LeNet-5, a small ViT, X-rays, and what teachers become.
+"""Networks that only the benchmarks use: those trained here, and what teachers become.
 
 Factories, as ``path/to/students.py:lenet5``.
 """
@@ -34,6 +34,65 @@ def pneumonia() -> nn.Sequential:
         layers += [nn.Conv2d(inputs, outputs, 3, padding=1, bias=False), nn.BatchNorm2d(outputs)]
         layers += [nn.ReLU(), nn.MaxPool2d(2)]
     return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(64, 1))
+
+
+def vgg() -> nn.Sequential:
+    """Six convolutions of 3 by 3 with batch norms; takes (N, 3, 32, 32), returns (N, 10)."""
+    layers: list[nn.Module] = []
+    inputs = 3
+    for stage in ((32,), (64, 64), (128, 128), (256,)):
+        if layers:
+            layers.append(nn.MaxPool2d(2))
+        for outputs in stage:
+            layers += [nn.Conv2d(inputs, outputs, 3, padding=1, bias=False)]
+            layers += [nn.BatchNorm2d(outputs), nn.ReLU()]
+            inputs = outputs
+    return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(inputs, 10))
+
+
+def mobilenetv2() -> nn.Sequential:
+    """Ten inverted residuals with ReLU6; takes (N, 3, 32, 32), returns (N, 10).
+
+    The first halves the sides: what is deepest in channels then has 16 by 16 pixels at most.
+    """
+    layers: list[nn.Module] = [*_convolution(3, 32, 3), nn.ReLU6()]
+    inputs = 32
+    for expansion, outputs, count, stride in _MOBILENET:
+        for number in range(count):
+            layers.append(InvertedResidual(inputs, outputs, expansion, 1 if number else stride))
+            inputs = outputs
+    layers += [*_convolution(inputs, 256, 1), nn.ReLU6(), nn.AdaptiveAvgPool2d(1), nn.Flatten()]
+    return nn.Sequential(*layers, nn.Linear(256, 10))
+
+
+_MOBILENET = ((1, 24, 1, 2), (4, 24, 1, 1), (4, 40, 3, 2), (4, 80, 3, 1), (4, 128, 2, 2))
+# expansion, channels, blocks, stride of the first
+
+
+class InvertedResidual(nn.Module):
+    """MobileNetV2's block: wider, one filter for every channel, narrow again without a ReLU.
+
+    Its input is added where the shapes allow it.
+
+    Args:
+        inputs: channels.
+        outputs: channels.
+        expansion: how many times wider it is inside; 1 leaves the first convolution out.
+        stride: of the filters.
+    """
+
+    def __init__(self, inputs: int, outputs: int, expansion: int, stride: int) -> None:
+        super().__init__()
+        inside = expansion * inputs
+        wider = [*_convolution(inputs, inside, 1), nn.ReLU6()] if expansion > 1 else []
+        filters = [*_convolution(inside, inside, 3, stride, groups=inside), nn.ReLU6()]
+        self.layers = nn.Sequential(*wider, *filters, *_convolution(inside, outputs, 1))
+        self.adds = stride == 1 and inputs == outputs
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, inputs, H, W) to (N, outputs, H / stride, W / stride)."""
+        found = self.layers(x)
+        return x + found if self.adds else found
 
 
 def plain_digits() -> nn.Sequential:
@@ -128,6 +187,13 @@ class ViTBlock(nn.Module):
         mixed = F.scaled_dot_product_attention(query, key, value)
         tokens = tokens + self.projection(mixed.transpose(1, 2).reshape(batch, length, width))
         return tokens + self.mlp(self.norm2(tokens))
+
+
+def _convolution(
+    inputs: int, outputs: int, side: int, stride: int = 1, groups: int = 1
+) -> tuple[nn.Module, nn.Module]:
+    convolution = nn.Conv2d(inputs, outputs, side, stride, side // 2, groups=groups, bias=False)
+    return convolution, nn.BatchNorm2d(outputs)
 
 
 def _lenet(first: int, second: int, third: int, fourth: int) -> nn.Sequential:

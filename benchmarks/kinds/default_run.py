@@ -14,7 +14,7 @@ from typing import Any
 
 from benchmarks.kinds.base import Bench, Kind
 from benchmarks.kinds.speed import unpack
-from benchmarks.networks import Network
+from benchmarks.networks import TRAINED_HERE, Network, trained_here
 from datafree.config import RunConfig
 from datafree.errors import DatafreeError
 from datafree.evaluate import top1
@@ -42,8 +42,9 @@ class DefaultRun(Kind):
             if self.library is not None:
                 unpack(self.library, bench.place.root, folder)
             path = os.pathsep.join([str(root / "src"), *sys.path])
+            source = source_of(config.model, network, bench)
             command = [
-                sys.executable, "-m", "datafree", "quantize", *_given(config.model, network, bench),
+                sys.executable, "-m", "datafree", "quantize", *source,
                 "--seed", str(config.seed), "--output", str(folder / "run"),
             ]  # fmt: skip
             spent, _ = timed(command, {"PYTHONPATH": path})
@@ -55,13 +56,17 @@ class DefaultRun(Kind):
             }
 
 
-def _given(name: str, network: Network, bench: Bench) -> list[str]:
+def source_of(name: str, network: Network, bench: Bench) -> list[str]:
     """The network as the command takes it: its name, or its file and how images are normalised."""
     if name in ZOO:
         return [name]
     spec = network.teacher.spec
-    mean, std = (",".join(map(str, values)) for values in (spec.mean, spec.std))
-    return [str(bench.place.data(f"exported/{name}.pt2")), "--mean", mean, "--std", std]
+    shape, mean, std = (",".join(map(str, values)) for values in (spec.shape, spec.mean, spec.std))
+    normalised = ["--mean", mean, "--std", std]
+    if name not in TRAINED_HERE:
+        return [str(bench.place.data(f"exported/{name}.pt2")), *normalised]
+    source, weights = trained_here(name, bench.place).source, bench.place.weights(name)
+    return [source, "--weights-file", str(weights), "--input-shape", shape, *normalised]
 
 
 def timed(

@@ -18,7 +18,7 @@ from datafree.files import atomic_path
 
 
 class TrainLeNet5(Kind):
-    """Top-1 after the last epoch, chosen by no test image; the weights go to `results`.
+    """Top-1 after the last epoch, chosen by no test image; the weights go to `weights`.
 
     AdamW whose rate falls to zero along a cosine, batches in a random order.
     """
@@ -56,6 +56,6 @@ class TrainLeNet5(Kind):
                     schedule.step()
                     step(1)
         found = top1({"lenet5": network.eval()}, test.batches(1000))
-        with atomic_path(bench.place.house / "results" / "lenet5_mnist.safetensors") as path:
+        with atomic_path(bench.place.weights(config.model)) as path:
             save_file(network.state_dict(), path)
         return {"top1": found.top1["lenet5"], "test_images": found.images}

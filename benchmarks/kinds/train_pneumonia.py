@@ -61,7 +61,7 @@ class TrainPneumonia(Kind):
         network.eval()
         with torch.no_grad():
             right = (network(test)[:, 0] > 0) == (truth > 0)
-        with atomic_path(bench.place.house / "results" / "pneumonia.safetensors") as path:
+        with atomic_path(bench.place.weights(config.model)) as path:
             save_file(network.state_dict(), path)
         return {"top1": 100 * float(right.double().mean()), "test_images": len(test)}
 

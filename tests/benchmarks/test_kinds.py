@@ -14,7 +14,7 @@ import torch
 from benchmarks.kinds import Bench, kind_and_config
 from benchmarks.kinds.bounds import best_of
 from benchmarks.kinds.cost import one_thread
-from benchmarks.kinds.default_run import timed
+from benchmarks.kinds.default_run import source_of, timed
 from benchmarks.kinds.dsg_margins import inside, loss
 from benchmarks.kinds.image_facts import unseen
 from benchmarks.kinds.in_runtime import compared
@@ -23,6 +23,7 @@ from benchmarks.kinds.speed import summary
 from benchmarks.mct_alone import built, quantized
 from benchmarks.measures import harder_images
 from benchmarks.moments import middle, noting
+from benchmarks.networks import load
 from benchmarks.place import Place
 from benchmarks.runner import LeftOutError
 from benchmarks.tools import prepared
@@ -167,7 +168,7 @@ def test_training_lenet5_writes_its_weights(root: Path) -> None:
     images, labels = np.zeros((20, 28, 28, 1), np.uint8), np.arange(20) % 10
     for part in ("train", "test"):
         np.savez(root / "shared" / "data" / f"mnist_{part}.npz", images=images, labels=labels)
-    weights = bench.place.house / "results" / "lenet5_mnist.safetensors"
+    weights = bench.place.weights("lenet5_mnist")
     before = weights.read_bytes()
     found = measured(bench, kind="train_lenet5", model="lenet5_mnist", epochs=1)
     assert found == {"top1": 10.0, "test_images": 20}
@@ -363,6 +364,17 @@ def test_the_command_with_its_defaults_is_timed_and_its_file_measured(bench: Ben
     assert found["processor_seconds"] > 0.7 * sum(found["stages"].values())
     with pytest.raises(DatafreeError, match="cannot take the library of commit 0000000"):
         measured(bench, kind="default_run", library="0000000")
+
+
+def test_the_command_is_given_weights_of_networks_trained_here(shared: Path) -> None:
+    place = Place(Place.here().root, shared)
+    network = load("lenet5_mnist", place)
+    told = source_of("lenet5_mnist", network, Bench(place, silent))
+    assert told == [
+        f"{place.house / 'students.py'}:lenet5",
+        "--weights-file", str(place.weights("lenet5_mnist")), "--input-shape", "1,28,28",
+        "--mean", "0.1307", "--std", "0.3081",
+    ]  # fmt: skip
 
 
 def test_seconds_of_the_processor_are_those_of_the_command_alone() -> None:
