@@ -218,6 +218,41 @@ def scales_along_the_sum(draft: Draft) -> onnx.ModelProto:
     return draft.model(draft.quantized(draft.node("MatMul", given, "y"), "o"), shape=("n", 8))
 
 
+def bias_of_eight_bits(draft: Draft) -> onnx.ModelProto:
+    given = [draft.weight("w", (8, 8, 3, 3)), draft.bias("b", 8, kind=np.int8)]
+    y = draft.node("Conv", [draft.quantized("x", "xq"), *given], "y")
+    return draft.model(draft.quantized(y, "o"))
+
+
+def four_bits_of_input(draft: Draft) -> onnx.ModelProto:
+    given = [draft.constant("s", np.float32(0.5)), "z"]
+    draft.initializers.append(helper.make_tensor("z", TensorProto.UINT4, (), b"\0", raw=True))
+    codes = draft.node("QuantizeLinear", ["x", *given], "codes")
+    source = draft.node("DequantizeLinear", [codes, *given], "xq")
+    return draft.model(draft.quantized(conv(draft, source), "o"))
+
+
+def scales_of_blocks(draft: Draft) -> onnx.ModelProto:
+    """Weights (8, 4) with a scale for every four along the sum."""
+    given = [
+        draft.constant("codes", np.ones((8, 4), np.int8)),
+        draft.constant("scales", np.full((2, 4), 0.01, np.float32)),
+    ]
+    weight = draft.node("DequantizeLinear", given, "w", axis=0, block_size=4)
+    y = draft.node("MatMul", [draft.quantized("x", "xq"), weight], "y")
+    return draft.model(draft.quantized(y, "o"), shape=("n", 8))
+
+
+def softmax_in_between(draft: Draft) -> onnx.ModelProto:
+    return draft.model(draft.quantized(draft.node("Softmax", [conv(draft)], "s"), "o"))
+
+
+def an_output_too(draft: Draft) -> onnx.ModelProto:
+    y = conv(draft)
+    draft.outputs.append(y)
+    return draft.model(draft.quantized(y, "o"))
+
+
 ONNXRUNTIME: dict[Case, tuple[str, str]] = {
     float_layer: (ON_PURPOSE, ""),
     weights_alone: ("its input is not quantized", ""),
@@ -239,6 +274,11 @@ ONNXRUNTIME: dict[Case, tuple[str, str]] = {
     transposed: ("transposed convolution", ""),
     recurrent: ("recurrent layer", ""),
     scales_along_the_sum: ("along the axis that is summed", ""),
+    bias_of_eight_bits: ("its bias is quantized to less than 32 bits", "int8"),
+    four_bits_of_input: ("its input is typed uint4: integer kernels take 8 bits", ""),
+    scales_of_blocks: ("its weights have a scale for every block", ""),
+    softmax_in_between: ("no quantizer behind it", "read in float by Softmax s"),
+    an_output_too: ("has several readers", "it is an output of the network too"),
 }
 
 
