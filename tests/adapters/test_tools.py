@@ -14,6 +14,7 @@ from torch import nn
 from datafree import adapters
 from datafree.adapters._tool import imported
 from datafree.config import InputSpec
+from datafree.config.inputs import Input
 from datafree.data import open_labelled
 from datafree.errors import ConfigError, DataError
 from datafree.images import SyntheticSet
@@ -122,6 +123,37 @@ def test_arrays(tmp_path: Path, layout: Any) -> None:
     with pytest.raises(ConfigError, match=r"set\.csv.*\.npz"):
         adapters.save_numpy(made(), tmp_path / "set.csv")
     assert len(list(tmp_path.iterdir())) == 2
+
+
+POINT = Input(name="point", shape=(2,), kind="values", mean=(0.0, 0.0), std=(1.0, 1.0))
+SPEED = Input(name="speed", shape=(1,), kind="values", mean=(10.0,), std=(2.0,))
+BOTH = InputSpec(
+    shape=(3, 1, 1), mean=(0.0, 0.0, 10.0), std=(1.0, 1.0, 2.0), classes=4, inputs=(POINT, SPEED)
+)
+ALONE = InputSpec(shape=(2, 1, 1), mean=(0.0, 0.0), std=(1.0, 1.0), classes=4, inputs=(POINT,))
+
+
+@pytest.mark.parametrize("targets", [None, torch.tensor([3, 1])])
+def test_arrays_of_two_inputs_have_their_names(
+    tmp_path: Path, targets: torch.Tensor | None
+) -> None:
+    packed = torch.tensor([[1.0, 2, 3], [4, 5, 6]]).view(2, 3, 1, 1)
+    adapters.save_numpy(SyntheticSet(packed, BOTH, targets), tmp_path / "set.npz")
+    with np.load(tmp_path / "set.npz") as file:
+        told = {name: file[name].tolist() for name in file.files}
+    expected = {"point": [[1, 2], [4, 5]], "speed": [[3], [6]]}
+    assert told == (expected if targets is None else {**expected, "targets": [3, 1]})
+
+
+def test_an_array_by_itself_holds_one_input(tmp_path: Path) -> None:
+    packed = torch.tensor([[1.0, 2], [4, 5]]).view(2, 2, 1, 1)
+    adapters.save_numpy(SyntheticSet(packed, ALONE), tmp_path / "set.npy")
+    assert np.load(tmp_path / "set.npy").tolist() == [[1, 2], [4, 5]]
+    both = SyntheticSet(torch.zeros(2, 3, 1, 1), BOTH)
+    for name in ("both.npy", "both.csv"):
+        with pytest.raises(ConfigError, match=f"{name} does not hold point and speed.*in .npz"):
+            adapters.save_numpy(both, tmp_path / name)
+    assert [file.name for file in tmp_path.iterdir()] == ["set.npy"]
 
 
 def test_pictures_are_read_back_as_labelled_data(tmp_path: Path) -> None:

@@ -189,6 +189,33 @@ def test_weight_ranges_follow_what_is_learned() -> None:
     assert ranges == {"plain": "minmax", "rounded": "mse", "mixed": "mse", "told": "minmax"}
 
 
+@pytest.mark.parametrize(
+    ("fields", "said"),
+    [
+        ({"training_options": {"warmup": 1}}, "training_options were given without a training"),
+        ({"candidate_bits": (2, 4)}, "candidate_bits go with average_bits or budget"),
+        ({"photo_share": 0.25}, "photo_share goes with photos"),
+        ({"photos": "p", "image_file": "set.safetensors"}, "images names a file: give one of them"),
+        ({"generator": "g.pt"}, "generator goes with training"),
+        ({"student": "timm:x"}, "student goes with training"),
+        ({"precision": "bf16"}, "precision goes with training"),
+        ({"training": "dfqf", "average_bits": 4}, "training has no mixed precision yet"),
+        ({"training": "dfqf", "bias_correction": "empirical"}, "training learns biases on images"),
+        ({"training": "dfqf", "student": "timm:x"}, "the training distill goes with student"),
+        ({"training": "distill"}, "the training distill goes with student"),
+        ({"float_student": True}, "float_student goes with student"),
+        ({"training": "distill", "student": "timm:x", "float_student": True,
+          "reconstruction": "adaround"}, "a float student has no rounding to learn"),
+        ({"training": "distill", "student": "timm:x", "float_student": True,
+          "keep_float": ("fc",)}, "layer_bits and keep_float are for a quantized student"),
+    ],
+)  # fmt: skip
+def test_fields_that_do_not_go_together(fields: dict[str, Any], said: str) -> None:
+    with pytest.raises(ConfigError, match=said) as caught:
+        build(RunConfig, {"model": "net", **fields}, "run")
+    assert "\n" not in str(caught.value)
+
+
 class Clipped(Hyperparameters):
     """Options of a method that may clip nothing."""
 
