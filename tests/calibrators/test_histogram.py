@@ -102,6 +102,23 @@ def test_values_counted_in_parts_are_those_counted_at_once(
     assert torch.equal(found.sums, torch.bincount(bins, weights=flat.double(), minlength=BINS))
 
 
+def test_a_million_values_are_counted_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """2^21 + 3 numbers are two parts of 2^20 and one of 3; rows of 2^18 are taken four by four."""
+    sizes: list[int] = []
+    counted = torch.bincount
+
+    def bincount(bins: Tensor, **given: Any) -> Tensor:
+        sizes.append(len(bins))
+        return counted(bins, **given)
+
+    monkeypatch.setattr(torch, "bincount", bincount)
+    extend(None, torch.linspace(0, 1, 2**21 + 3))
+    assert sizes == [2**20, 2**20, 3]
+    sizes.clear()
+    extend(None, torch.linspace(0, 1, 6 * 2**18).view(6, 2**18))
+    assert sizes == [2**20, 2**19]
+
+
 @pytest.mark.parametrize("middle", [0.0, 3.0])
 @pytest.mark.parametrize("reach", [0.01, 5.0])
 def test_values_of_ordinary_size_are_counted_in_float32(middle: float, reach: float) -> None:

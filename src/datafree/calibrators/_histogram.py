@@ -53,7 +53,7 @@ class Histogram:
         before = float(cumulative[index] - self.counts[index])
         inside = (float(wanted) - before) / max(float(self.counts[index]), 1.0)
         width = (self.high - self.low) / _BINS
-        value = self.low + (index + min(max(inside, 0.0), 1.0)) * width
+        value = self.low + (index + inside) * width
         return min(max(value, self.smallest), self.largest)
 
 
