@@ -61,3 +61,14 @@ def test_the_step_stays_positive() -> None:
     with torch.no_grad():
         learned.scale.fill_(-1.0)
     assert bool((learned.step() > 0).all())
+
+
+@pytest.mark.parametrize(
+    ("options", "learned"), [({}, {"weight"}), ({"learn_step": True}, {"weight", "scale"})]
+)
+def test_the_step_is_learned_where_asked_and_its_bound_is_not_kept(
+    options: dict[str, bool], learned: set[str]
+) -> None:
+    made = StraightWeight(WEIGHT, on_grid(symmetric=True), **options)
+    assert {name for name, _ in made.named_parameters()} == learned
+    assert set(made.state_dict()) == {"weight", "first", "scale", "zero_point"}
