@@ -1,4 +1,4 @@
-"""Tables of what was done to the toolkit: faults, changed files, drawn networks, mutations.
+"""Tables of what was done to the toolkit: faults, changed files, drawn networks, tests.
 
 Their records are written by programs of their own, see docs/results/attacks.md, where each table
 stands between ``<!-- attacks: NAME -->`` and ``<!-- end -->``.
@@ -132,6 +132,33 @@ def _score(modules: list[dict[str, Any]]) -> float:
     return 100 * noticed / max(1, noticed + sum(len(one["survived"]) for one in modules))
 
 
+def _branches(results: Path) -> str:
+    """By folder of the package: branches, and how many of them tests take."""
+    told = json.loads((results / "branches.json").read_text(encoding="utf-8"))
+    rows = [
+        [
+            "beside the folders" if name == "." else f"`{name}/`", str(one["branches"]),
+            str(one["taken"]), _share(one["taken"], one["branches"]),
+            _share(one["run"], one["lines"]),
+        ]
+        for name, one in told["parts"].items()
+    ]  # fmt: skip
+    whole = told["all"]
+    both = whole["branches"] + whole["lines"]
+    below = (
+        f"Taken are {whole['taken']:,} of {whole['branches']:,} branches,"
+        f" {_share(whole['taken'], whole['branches'])} %, and run {whole['run']:,} of"
+        f" {whole['lines']:,} statements, {_share(whole['run'], whole['lines'])} %: together, as"
+        f" coverage counts, {_share(whole['taken'] + whole['run'], both)} %. Commit"
+        f" {told['commit']}."
+    )
+    return _grid(["folder", "branches", "taken", "%", "statements, %"], rows, below)
+
+
+def _share(part: int, whole: int) -> str:
+    return f"{100 * part / whole:.1f}"
+
+
 def _grid(heads: list[str], rows: list[list[str]], below: str) -> str:
     lines = [heads, ["---"] * len(heads), *rows]
     return (
@@ -141,4 +168,5 @@ def _grid(heads: list[str], rows: list[list[str]], below: str) -> str:
 
 _TABLES: dict[str, Callable[[Path], str]] = {
     "faults": _faults, "fuzz": _fuzzed, "networks": _networks, "mutations": _mutations,
+    "branches": _branches,
 }  # fmt: skip

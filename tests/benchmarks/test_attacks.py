@@ -45,6 +45,13 @@ def place(tmp_path: Path) -> Place:
         "quant/ranges.py": {"noticed": 10, "survived": [], "equivalent": {}},
     }
     (results / "mutations.json").write_text(json.dumps(modules))
+    parts = {
+        ".": {"branches": 8, "taken": 6, "lines": 40, "run": 39},
+        "quant": {"branches": 1992, "taken": 1992, "lines": 3, "run": 2},
+    }
+    whole = {"branches": 2000, "taken": 1900, "lines": 500, "run": 450}
+    record = {"all": whole, "parts": parts, "commit": "abc"}
+    (results / "branches.json").write_text(json.dumps(record))
     return Place(tmp_path, tmp_path)
 
 
@@ -83,6 +90,19 @@ def test_mutations_by_module_and_folder(place: Place) -> None:
         "| `quant/ranges.py` | 10 | 10 | 100.0 | 0 |",
         "Noticed are 95.0 % in `quant/`.",
     ]
+
+
+def test_branches_by_folder_and_in_all(place: Place) -> None:
+    """Of 2000 and 500 together 2350, which are 94 of a hundred."""
+    _, _, *rows, one, two = table("branches", place)
+    assert rows == [
+        "| beside the folders | 8 | 6 | 75.0 | 97.5 |",
+        "| `quant/` | 1992 | 1992 | 100.0 | 66.7 |",
+    ]
+    assert f"{one} {two}" == (
+        "Taken are 1,900 of 2,000 branches, 95.0 %, and run 450 of 500 statements, 90.0 %:"
+        " together, as coverage counts, 94.0 %. Commit abc."
+    )
 
 
 def test_another_name_is_refused(place: Place) -> None:
