@@ -94,7 +94,8 @@ def test_held_out_images_are_a_stage_where_nothing_is_labelled(tmp_path: Path) -
     still: dict[str, Any] = {"method": "noise", "method_options": {}, "images": 2, "holdout": 64}
     assert foretold(**still).seconds["holdout"] > 0
     assert "holdout" not in foretold(**still, data=tmp_path / "digits.npz", limit=4).seconds
-    assert "holdout" not in foretold(**{**still, "holdout": 0}).seconds
+    none: dict[str, Any] = {**still, "holdout": 0}
+    assert "holdout" not in foretold(**none).seconds
 
 
 def test_files_count_where_they_are_written() -> None:
