@@ -355,6 +355,22 @@ def test_a_step_is_the_median_of_what_lies_between_moments() -> None:
     assert middle([0.0, 9.0, 10.0, 12.0, 19.0]) == 2.0
 
 
+@pytest.mark.integration
+def test_a_student_that_saw_other_photos_is_judged(bench: Bench) -> None:
+    path = bench.place.shared / "data" / "dots.npz"
+    path.parent.mkdir(parents=True)
+    dots = np.random.default_rng(0).integers(0, 256, (8, 8, 8), np.uint8)
+    np.savez(path, images=dots, labels=np.zeros(8, np.int64))
+    found, other = (
+        measured(bench, kind="verdict", bits="W2A2", **photos)
+        for photos in ({"photos": "dots.npz", "photo_share": 1.0}, {})
+    )
+    assert found["test_images"] == 360
+    assert found["loss"] == pytest.approx(found["teacher"] - found["top1"])
+    assert 0 < found["features"]["flips"] <= 1
+    assert found["features"] != other["features"]
+
+
 @pytest.mark.e2e
 def test_the_command_with_its_defaults_is_timed_and_its_file_measured(bench: Bench) -> None:
     found = measured(bench, kind="default_run")
