@@ -88,7 +88,9 @@ class Verdict(Kind):
 
     def _students_answers(self, config: RunConfig, bench: Bench, network: Network) -> Answers:
         images = self.images(config, bench) if needs_images(config) else None
-        changes = {"holdout": 0, "device": bench.device, "export": False, "photos": None}
+        changes = {
+            "holdout": 0, "device": bench.device, "export": False, "isolate": False, "photos": None,
+        }  # fmt: skip
         alone = config.model_copy(update=changes)
         result = run(alone, teacher=network.teacher, images=images, progress=bench.progress)
         result = on_processor(result)

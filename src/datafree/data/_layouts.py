@@ -55,12 +55,7 @@ def _open_inputs(path: Path, spec: InputSpec, labelled: Labels) -> tuple[PixelSo
     names = [one.name for one in spec.inputs if one.name in content]
     given = [content["images"]] if alone else {name: content[name] for name in names}
     packed = from_arrays(given, spec, str(path), raw=True)
-    got = f"got {labels.dtype} {labels.shape}"
-    integers = labels.dtype.kind in "iu"
-    if labelled == "classes" and not (labels.shape == (len(packed),) and integers):
-        raise DataError(f"labels in {path} must be {len(packed)} integers, {got}")
-    if labels.ndim < 1 or len(labels) != len(packed) or labels.dtype.kind not in "iufb":
-        raise DataError(f"labels in {path} must be numbers for {len(packed)} items, {got}")
+    _check_count(labels, len(packed), path, labelled, "items")
     return Packed(packed), labels
 
 
@@ -126,10 +121,6 @@ def _check_form(
     images: NDArray[Any], labels: NDArray[Any], spec: InputSpec, path: Path, labelled: Labels
 ) -> None:
     """Refuse labels of another kind than asked for."""
-    got = f"got {labels.dtype} {labels.shape}"
-    integers = labels.dtype.kind in "iu"
-    if labelled == "classes" and not (labels.shape == images.shape[:1] and integers):
-        raise DataError(f"labels in {path} must be {len(images)} integers, {got}")
     if labelled in ("maps", "boxes"):
         size = spec.shape[1:]
         if images.shape[1:3] != size:
@@ -138,10 +129,19 @@ def _check_form(
                 f"images in {path} are {images.shape[1]}x{images.shape[2]} pixels, the network"
                 f" takes {size[0]}x{size[1]}: where {what} sizes must be the same"
             )
-    if labelled == "maps" and not (labels.shape == images.shape[:3] and integers):
+    if labelled == "maps" and not (labels.shape == images.shape[:3] and labels.dtype.kind in "iu"):
+        got = f"got {labels.dtype} {labels.shape}"
         raise DataError(f"labels in {path} must be a class for every pixel, {got}")
-    if labels.ndim < 1 or len(labels) != len(images) or labels.dtype.kind not in "iufb":
-        raise DataError(f"labels in {path} must be numbers for {len(images)} images, {got}")
+    _check_count(labels, len(images), path, labelled, "images")
+
+
+def _check_count(labels: NDArray[Any], count: int, path: Path, labelled: Labels, what: str) -> None:
+    """Refuse labels that are not one for each of `count` items; `what` these are, for people."""
+    got = f"got {labels.dtype} {labels.shape}"
+    if labelled == "classes" and not (labels.shape == (count,) and labels.dtype.kind in "iu"):
+        raise DataError(f"labels in {path} must be {count} integers, {got}")
+    if labels.ndim < 1 or len(labels) != count:
+        raise DataError(f"labels in {path} must be numbers for {count} {what}, {got}")
 
 
 def _arrays(content: Arrays) -> tuple[NDArray[Any], NDArray[Any]]:
