@@ -88,6 +88,16 @@ NETWORKS = {
     "small_vit_cifar10": Known(
         "A small ViT on CIFAR-10-J", 87.46, 10_000, "cifar10jpeg_test.npz", "cifar10jpeg_train.npz"
     ),
+    "vgg_cifar10jpeg": Known(
+        "A VGG on CIFAR-10-J", 84.60, 10_000, "cifar10jpeg_test.npz", "cifar10jpeg_train.npz"
+    ),
+    "mobilenetv2_cifar10jpeg": Known(
+        "A MobileNetV2 on CIFAR-10-J",
+        81.46,
+        10_000,
+        "cifar10jpeg_test.npz",
+        "cifar10jpeg_train.npz",
+    ),
     "resnet20_of_pixels": Known(
         "ResNet-20 with its normalisation inside, CIFAR-10-J",
         88.02,
@@ -104,6 +114,8 @@ TRAINED_HERE = {
     "lenet5_mnist": ("lenet5", (1, 28, 28), MNIST_MEAN, MNIST_STD),
     "pneumonia": ("pneumonia", (1, 28, 28), XRAY_MEAN, XRAY_STD),
     "small_vit_cifar10": ("small_vit", (3, 32, 32), CIFAR10_MEAN, CIFAR10_STD),
+    "mobilenetv2_cifar10jpeg": ("mobilenetv2", (3, 32, 32), CIFAR10_MEAN, CIFAR10_STD),
+    "vgg_cifar10jpeg": ("vgg", (3, 32, 32), CIFAR10_MEAN, CIFAR10_STD),
 }
 """By name, of what a table trains: factory in `students.py`, input shape, mean and deviation."""
 
