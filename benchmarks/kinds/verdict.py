@@ -43,7 +43,8 @@ class Verdict(Kind):
     def measure(self, config: RunConfig, bench: Bench) -> dict[str, Any]:
         """See the base class."""
         network = bench.network(config)
-        path = self.kept(config.model_dump_json(), network, bench)
+        drawn = f" real {self.image_seed}" if self.real else ""
+        path = self.kept(config.model_dump_json() + drawn, network, bench)
         if not path.exists():
             self._students_answers(config, bench, network).save(path)
         student, teacher = Answers.load(path), self._teachers_answers(config, bench, network)

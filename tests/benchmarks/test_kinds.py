@@ -356,19 +356,19 @@ def test_a_step_is_the_median_of_what_lies_between_moments() -> None:
 
 
 @pytest.mark.integration
-def test_a_student_that_saw_other_photos_is_judged(bench: Bench) -> None:
+def test_a_student_is_judged_that_saw_other_photos_or_real_images(bench: Bench) -> None:
     path = bench.place.shared / "data" / "dots.npz"
     path.parent.mkdir(parents=True)
     dots = np.random.default_rng(0).integers(0, 256, (8, 8, 8), np.uint8)
     np.savez(path, images=dots, labels=np.zeros(8, np.int64))
-    found, other = (
-        measured(bench, kind="verdict", bits="W2A2", **photos)
-        for photos in ({"photos": "dots.npz", "photo_share": 1.0}, {})
+    found, other, real = (
+        measured(bench, kind="verdict", bits="W2A2", **images)
+        for images in ({"photos": "dots.npz", "photo_share": 1.0}, {}, {"real": True})
     )
     assert found["test_images"] == 360
     assert found["loss"] == pytest.approx(found["teacher"] - found["top1"])
     assert 0 < found["features"]["flips"] <= 1
-    assert found["features"] != other["features"]
+    assert found["features"] != other["features"] != real["features"]
 
 
 @pytest.mark.e2e
