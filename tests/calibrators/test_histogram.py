@@ -75,6 +75,19 @@ def test_means_are_those_of_the_values_in_a_bin() -> None:
     assert histogram.weights.tolist() == [3, 1, 1]
 
 
+def counted_together(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """A list that grows by how many values are counted, whenever some are."""
+    sizes: list[int] = []
+    counted = torch.bincount
+
+    def bincount(bins: Tensor, **given: Any) -> Tensor:
+        sizes.append(len(bins))
+        return counted(bins, **given)
+
+    monkeypatch.setattr(torch, "bincount", bincount)
+    return sizes
+
+
 @pytest.mark.parametrize("shape", [(7, 3, 5, 5), (40,), ()])
 def test_values_counted_in_parts_are_those_counted_at_once(
     shape: tuple[int, ...], monkeypatch: pytest.MonkeyPatch
@@ -84,14 +97,7 @@ def test_values_counted_in_parts_are_those_counted_at_once(
     if values.ndim == 4:
         values = values.contiguous(memory_format=torch.channels_last)
     monkeypatch.setattr(_histogram, "_CHUNK", 80)
-    sizes: list[int] = []
-    counted = torch.bincount
-
-    def bincount(bins: Tensor, **given: Any) -> Tensor:
-        sizes.append(len(bins))
-        return counted(bins, **given)
-
-    monkeypatch.setattr(torch, "bincount", bincount)
+    sizes = counted_together(monkeypatch)
     found = extend(None, values)
     monkeypatch.undo()
     assert max(sizes) <= 80
@@ -104,14 +110,7 @@ def test_values_counted_in_parts_are_those_counted_at_once(
 
 def test_a_million_values_are_counted_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
     """2^21 + 3 numbers are two parts of 2^20 and one of 3; rows of 2^18 are taken four by four."""
-    sizes: list[int] = []
-    counted = torch.bincount
-
-    def bincount(bins: Tensor, **given: Any) -> Tensor:
-        sizes.append(len(bins))
-        return counted(bins, **given)
-
-    monkeypatch.setattr(torch, "bincount", bincount)
+    sizes = counted_together(monkeypatch)
     extend(None, torch.linspace(0, 1, 2**21 + 3))
     assert sizes == [2**20, 2**20, 3]
     sizes.clear()

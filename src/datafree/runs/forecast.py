@@ -16,8 +16,8 @@ from dataclasses import dataclass
 
 import torch
 
-from datafree.config import RunConfig
 from datafree.progress import in_words
+from datafree.runs.judging import holds_out
 from datafree.runs.limits import shortened
 from datafree.runs.opening import Opened
 from datafree.runs.trials import (
@@ -113,7 +113,7 @@ def roughly(begun: Opened, capture: float, *, written: bool) -> Forecast:
     if plan.synthesizer is not None:
         tried = plan.synthesizer.for_scheme(config.scheme)
         seconds["synthesis"] = each * tried.passes(config.images - config.photo_count)
-    if _holds_out(config):
+    if holds_out(config):
         dreamt = min(config.holdout, DREAMT)
         seconds["holdout"] = each * Probe().passes(dreamt) if Probe.fits(graph) else 0.0
     if config.mixed:
@@ -142,7 +142,7 @@ def _long_stages(begun: Opened) -> dict[str, float]:
         tried = plan.synthesizer.for_scheme(config.scheme)
         made = config.images - config.photo_count
         found["synthesis"] = synthesis_seconds(tried, graph, spec, made) if made else 0.0
-    if _holds_out(config):
+    if holds_out(config):
         dreamt, fits = min(config.holdout, DREAMT), Probe.fits(graph)
         found["holdout"] = synthesis_seconds(Probe(), graph, spec, dreamt) if fits else 0.0
     quantized: Quantized | None = None
@@ -179,11 +179,6 @@ def _evaluation(begun: Opened, count: int, answer: float) -> float:
     if begun.test_images:
         return noise + begun.test_images * answer * (1.0 if trainer is None else 1.5)
     return noise + _COMPARED * config.holdout * answer
-
-
-def _holds_out(config: RunConfig) -> bool:
-    """Whether the run makes images that none of its stages sees."""
-    return config.data is None and config.holdout > 0
 
 
 def _files(begun: Opened, answer: float, *, written: bool) -> dict[str, float]:

@@ -28,6 +28,11 @@ _LEARNED_FROM = 4
 """Bits of weights from which on learned rounding is not tried first."""
 
 
+def holds_out(config: RunConfig) -> bool:
+    """Whether a run makes images that none of its stages sees: it has none with labels."""
+    return config.data is None and config.holdout > 0
+
+
 def held_out_of(
     graph: fx.GraphModule, spec: InputSpec, config: RunConfig, progress: Progress
 ) -> SyntheticSet:

@@ -36,7 +36,7 @@ from datafree.runs.folder import (
     writing,
 )
 from datafree.runs.forecast import foretell, roughly
-from datafree.runs.judging import held_out_of, verdict_in
+from datafree.runs.judging import held_out_of, holds_out, verdict_in
 from datafree.runs.keeping import TEACHER, save_teacher
 from datafree.runs.limits import Counted, Limits, check_limit, cut_short
 from datafree.runs.measuring import Made, evaluated
@@ -184,7 +184,7 @@ def _carried_out(job: _Job, place: Path | None) -> Result:
         until = limits.of("synthesis")
         images = images_of_run(graph, spec, config, begun.images, place, progress, until)
     held: SyntheticSet | None = None
-    if config.data is None and config.holdout and team.rank == 0:
+    if holds_out(config) and team.rank == 0:
         # Before there is a student: beside one, they would take the most memory of a run.
         with watch.stage("holdout"):
             held = held_out_of(graph, spec, config, progress)
