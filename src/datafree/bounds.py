@@ -28,7 +28,12 @@ _RATIO = 100
 
 
 def first_line(error: BaseException) -> str:
-    """What an error says first, 300 signs at most; what it is where it says nothing."""
+    """What an error says first, 300 signs at most; what it is where it says nothing.
+
+    Of an error of the system its reason: number and file are left to who tells it.
+    """
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return (lines or [type(error).__name__])[0][:300]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +11,7 @@ import torch
 from PIL import Image
 
 from datafree.config import InputSpec
-from datafree.data.photos import photos_in
+from datafree.data.photos import check_photos, photos_in
 from datafree.errors import DataError
 
 COLOUR = InputSpec(shape=(3, 8, 8), mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5), classes=2)
@@ -66,7 +67,10 @@ def test_folders_and_draws(tmp_path: Path) -> None:
     assert len({float(image.mean()) for image in found}) == 4
     assert torch.equal(found, photos_in(tmp_path / "pictures", GREY, 4, 0).images)
     assert not torch.equal(found, photos_in(tmp_path / "pictures", GREY, 4, 1).images)
-    assert len(photos_in(tmp_path / "pictures", GREY, 100, 0)) == 6
+    check_photos(tmp_path / "pictures", GREY, 6)
+    for drawn in (check_photos, partial(photos_in, seed=0)):
+        with pytest.raises(DataError, match=r"7 photos are asked for, and .* holds 6: lower"):
+            drawn(tmp_path / "pictures", GREY, 7)
 
 
 def test_what_is_no_photo_is_refused(tmp_path: Path) -> None:

@@ -61,7 +61,10 @@ def test_what_does_not_fit_is_refused(photos: Path, tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"10 photos are asked for, and .* holds 5"):
         datafree.quantize("digits_resnet8", photos=photos, **quick(images=20))
     with pytest.raises(DataError, match="nowhere"):
-        datafree.quantize("digits_resnet8", photos=tmp_path / "nowhere", **QUICK)
+        datafree.quantize(
+            "digits_resnet8", photos=tmp_path / "nowhere", output=tmp_path / "run", **QUICK
+        )
+    assert not (tmp_path / "run").exists()  # it was known before the run began
     with pytest.raises(ConfigError, match="photo_share goes with photos"):
         datafree.quantize("digits_resnet8", photo_share=0.3, **QUICK)
     with pytest.raises(ConfigError, match="dfqf dreams its own images: leave photos out"):

@@ -159,3 +159,10 @@ def test_code_of_a_file_does_not_run_unasked(tmp_path: Path, axes: dict[str, obj
     with pytest.raises(UntrustedCodeError, match=r"f\.yaml would run the code .*(net|own)\.py"):
         check_code(cells, path, trust_code=False)
     check_code(cells, path, trust_code=True)
+
+
+def test_a_missing_file_is_told_by_its_reason_alone(tmp_path: Path) -> None:
+    path = tmp_path / "none.yaml"
+    with pytest.raises(ConfigError) as caught:
+        load_plan(path)
+    assert str(caught.value) == f"cannot read sweep {path}: No such file or directory"

@@ -24,7 +24,16 @@ from datafree.pictures import read_picture
 _LUMA = (0.299, 0.587, 0.114)  # of red, green and blue, ITU-R BT.601
 
 
-def photos_in(path: Path, spec: InputSpec, most: int, seed: int) -> SyntheticSet:
+def check_photos(path: Path, spec: InputSpec, count: int) -> None:
+    """Refuse what `photos_in` cannot draw `count` pictures from, before anything else is done.
+
+    Raises:
+        DataError: as there.
+    """
+    _opened(path, spec, count)
+
+
+def photos_in(path: Path, spec: InputSpec, count: int, seed: int) -> SyntheticSet:
     """Some of the pictures at `path`, of any size and in grey or colours, without labels.
 
     Pictures that are smaller than the network's input are enlarged to cover it; otherwise they are
@@ -35,23 +44,33 @@ def photos_in(path: Path, spec: InputSpec, most: int, seed: int) -> SyntheticSet
         path: a folder of pictures, or of folders of them; or an ``.npz`` file with ``images`` in
             uint8, (N, H, W) or (N, H, W, C).
         spec: input of the network, one image of 1 or 3 channels.
-        most: number of pictures, drawn without replacement; fewer where there are fewer.
+        count: number of pictures, drawn without replacement.
         seed: the same seed draws the same pictures.
 
     Raises:
-        DataError: nothing is there, or what cannot be read, or the network takes no picture.
+        DataError: nothing is there, or too little, or what cannot be read, or the network takes no
+            picture.
     """
-    path = Path(path)
-    if spec.inputs or spec.shape[0] not in (1, 3):
-        raise DataError(f"{path} holds photos, and this network takes no picture: leave photos out")
-    if not path.exists():
-        raise DataError(f"there is no {path}: photos are a folder of pictures or an .npz file")
-    count, read = _folder(path, spec) if path.is_dir() else _archive(path)
-    chosen = np.random.default_rng(seed).choice(count, min(most, count), replace=False)
+    held, read = _opened(path, spec, count)
+    chosen = np.random.default_rng(seed).choice(held, count, replace=False)
     pixels = torch.cat([_fitted(read(int(i)), spec, str(path)) for i in np.sort(chosen)])
     mean, std = (torch.tensor(v).view(1, -1, 1, 1) for v in (spec.mean, spec.std))
     metadata = {"method": "photos", "source": path.name, "seed": seed}
     return SyntheticSet(pixels.float().div_(255).sub_(mean).div_(std), spec, metadata=metadata)
+
+
+def _opened(path: Path, spec: InputSpec, count: int) -> tuple[int, Callable[[int], NDArray[Any]]]:
+    """How many pictures are at `path`, at least `count`, and how each is read."""
+    if spec.inputs or spec.shape[0] not in (1, 3):
+        raise DataError(f"{path} holds photos, and this network takes no picture: leave photos out")
+    if not path.exists():
+        raise DataError(f"there is no {path}: photos are a folder of pictures or an .npz file")
+    held, read = _folder(path, spec) if path.is_dir() else _archive(path)
+    if held < count:
+        raise DataError(
+            f"{count} photos are asked for, and {path} holds {held}: lower images or photo_share"
+        )
+    return held, read
 
 
 def _folder(path: Path, spec: InputSpec) -> tuple[int, Callable[[int], NDArray[Any]]]:

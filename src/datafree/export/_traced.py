@@ -14,6 +14,7 @@ import torch
 from onnx import helper
 from torch import fx
 
+from datafree.bounds import first_line
 from datafree.config import InputSpec
 from datafree.errors import ExportError
 from datafree.export.base import About, trace
@@ -91,12 +92,6 @@ def _reason(error: BaseException) -> str:
     while error.__cause__ is not None:
         error = error.__cause__
     return first_line(error)
-
-
-def first_line(error: BaseException) -> str:
-    """What an error says first."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return lines[0] if lines else type(error).__name__
 
 
 def strip(model: onnx.ModelProto) -> None:

@@ -15,12 +15,13 @@ from numpy.typing import NDArray
 from onnx import helper, numpy_helper
 from torch import Tensor, fx
 
+from datafree.bounds import first_line
 from datafree.config import InputSpec
 from datafree.errors import ExportError
 from datafree.export._differs import Differs
 from datafree.export._markers import DOMAIN, with_markers
 from datafree.export._readback import check_state, quantized_layers
-from datafree.export._traced import INPUT, OPSET, describe, first_line, strip, traced
+from datafree.export._traced import INPUT, OPSET, describe, strip, traced
 from datafree.export.base import About, Exporter, ExportReport, Predictor, Written
 from datafree.files import TEMPORARY, refuse_existing
 from datafree.graph.fold import fold_into_grids

@@ -18,6 +18,7 @@ import torch
 from pydantic import Field
 from torch import Tensor, fx
 
+from datafree.bounds import first_line
 from datafree.config import InputSpec
 from datafree.errors import ExportError, ParityError
 from datafree.export import _qdq
@@ -34,7 +35,6 @@ from datafree.export._traced import (
     IR_VERSION,
     OPSET,
     describe,
-    first_line,
     strip,
     traced,
 )

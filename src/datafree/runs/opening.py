@@ -9,6 +9,7 @@ from torch import fx, nn
 from torch.export import ExportedProgram
 
 from datafree.config import InputSpec, RunConfig
+from datafree.data.photos import check_photos
 from datafree.errors import ConfigError
 from datafree.graph.capture import capture, to_device
 from datafree.images import SyntheticSet
@@ -109,6 +110,8 @@ def open_run(  # noqa: PLR0913 - what a caller may bring
     choices = settled(config, graph, given=images is not None)
     config = choices.config
     plan = make_plan(config, graph, spec, given=images is not None)
+    if config.photos is not None:
+        check_photos(config.photos, spec, config.photo_count)
     if images is None and plan.synthesizer is None:
         images = SyntheticSet.none(spec)
     companion = find_companion(student, config, spec)

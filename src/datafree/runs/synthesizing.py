@@ -9,7 +9,6 @@ from torch import fx
 
 from datafree.config import InputSpec, RunConfig, Scheme
 from datafree.data.photos import photos_in
-from datafree.errors import DataError
 from datafree.graph.normalisation import behind_normalisation
 from datafree.images import SyntheticSet
 from datafree.progress import Progress, silent
@@ -55,13 +54,7 @@ def _photos(config: RunConfig, spec: InputSpec) -> SyntheticSet:
     """The photos of a run, unlabelled; none where it names none."""
     if config.photos is None:
         return SyntheticSet.none(spec)
-    found = photos_in(config.photos, spec, config.photo_count, config.seed)
-    if len(found) < config.photo_count:
-        raise DataError(
-            f"{config.photo_count} photos are asked for, and {config.photos} holds {len(found)}:"
-            " lower images or photo_share"
-        )
-    return found
+    return photos_in(config.photos, spec, config.photo_count, config.seed)
 
 
 def _shuffled(made: SyntheticSet, photos: SyntheticSet, seed: int) -> SyntheticSet:
