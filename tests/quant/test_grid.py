@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from torch import Tensor
 
-from datafree.quant.grid import Grid, codes, fake_quantize
+from datafree.quant.grid import Grid, Ste, codes, fake_quantize, learned_ste
 
 Array = NDArray[np.float32]
 
@@ -294,3 +294,23 @@ def test_clipping_first_by_hand() -> None:
         for ste in ("clipped", "clip_first")
     ]  # fmt: skip
     assert [[round(g.item(), 4) for g in pair] for pair in gradients] == [[1, -0.3], [0, 3]]
+
+
+def test_clipping_first_where_the_step_does_not_learn() -> None:
+    """Steps of 1 and codes from 0 to 3: 3.4 is rounded to 3, and beyond it."""
+    values = torch.tensor([-0.4, 1.2, 3.0, 3.4, 3.6])
+    expected = {"clipped": [1, 1, 1, 1, 0], "clip_first": [0, 1, 1, 0, 0], "full": [1, 1, 1, 1, 1]}
+    stes: tuple[Ste, ...] = ("clipped", "clip_first", "full")
+    for ste in stes:
+        given = values.clone().requires_grad_()
+        found = fake_quantize(given, torch.ones(()), torch.zeros(()), Grid(2), ste)
+        assert found.tolist() == [0, 1, 3, 3, 3]
+        found.sum().backward()
+        assert given.grad is not None
+        assert given.grad.tolist() == expected[ste]
+
+
+def test_a_learned_step_gets_a_gradient() -> None:
+    assert learned_ste("full") == "clipped"
+    assert learned_ste("clipped") == "clipped"
+    assert learned_ste("clip_first") == "clip_first"

@@ -7,7 +7,14 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from datafree.quant.grid import Grid, fake_quantize
-from datafree.quant.learned import LearnedStep, SoftRounding, chosen, mix, rounding_logits
+from datafree.quant.learned import (
+    LearnedStep,
+    ScaledCodes,
+    SoftRounding,
+    chosen,
+    mix,
+    rounding_logits,
+)
 from datafree.quant.modules import ActivationQuantizer, Quantizer
 
 WEIGHT = torch.randn(4, 3, 3, 3, generator=torch.Generator().manual_seed(0))
@@ -240,3 +247,43 @@ def test_steps_in_a_unit_learn_as_in_front_of_the_norm() -> None:
     torch.testing.assert_close(after.step(), slopes * before.step(), rtol=1e-4, atol=1e-6)
     torch.testing.assert_close(after.logits, before.logits, rtol=1e-3, atol=1e-4)
     assert not torch.allclose(without.step(), after.step(), rtol=1e-2)
+
+
+def test_codes_stay_and_the_step_learns() -> None:
+    quantizer = Quantizer(Grid(3))
+    quantizer.set_range(torch.tensor(-1.0), torch.tensor(2.5))
+    weight = quantizer(torch.tensor([-1.0, 0.1, 0.4, 2.6]))
+    learned = ScaledCodes(weight, quantizer)
+    torch.testing.assert_close(learned(weight), torch.tensor([-1.0, 0.0, 0.5, 2.5]))
+    (slope,) = torch.autograd.grad(learned(weight).sum(), [learned.factor])
+    assert float(slope) == pytest.approx(2.0)
+    with torch.no_grad():
+        learned.factor.fill_(2.0)
+    torch.testing.assert_close(learned.hard(), torch.tensor([-2.0, 0.0, 1.0, 5.0]))
+    with torch.no_grad():
+        learned.factor.fill_(-1.0)
+    assert float(learned.step().detach()) > 0
+
+
+@pytest.mark.parametrize(
+    ("share", "each"), [(0.5, 8), (1 / 256, 8), (255 / 256, 8), (1 / 512, 16), (0.3, 16)]
+)
+def test_choices_share_numbers_of_64_bits(share: float, each: int) -> None:
+    """Eight or four at a time: as bytes, or pairs of them, below the share of what these can be."""
+    found = chosen(torch.empty(100, 10), share, random := torch.Generator().manual_seed(3))
+    other = torch.Generator().manual_seed(3)
+    words = torch.empty(1000 * each // 64, dtype=torch.int64).random_(
+        -(2**63), None, generator=other
+    )
+    drawn = words.view(torch.int8 if each == 8 else torch.int16)[:1000].double()
+    shares = drawn / 2**each + 0.5  # from 0 to 1
+    nearest = share if each == 8 else round(share * 2**16) / 2**16
+    assert torch.equal(found.flatten(), (shares < nearest).float())
+    assert torch.equal(random.get_state(), other.get_state())
+
+
+def test_words_are_drawn_for_what_is_left_too() -> None:
+    random, other = (torch.Generator().manual_seed(0) for _ in range(2))
+    assert chosen(torch.empty(9), 0.5, random).shape == (9,)
+    torch.empty(2, dtype=torch.int64).random_(-(2**63), None, generator=other)
+    assert torch.equal(random.get_state(), other.get_state())

@@ -17,9 +17,8 @@ from datafree.errors import DataError
 from datafree.graph.fold import fold_batch_norms
 from datafree.graph.insert import insert_quantizers
 from datafree.progress.deadline import Deadline
-from datafree.quant.grid import Grid
 from datafree.quant.learned import LearnedStep, ScaledCodes
-from datafree.quant.modules import QUANTIZED, ActivationQuantizer, Quantizer
+from datafree.quant.modules import QUANTIZED, ActivationQuantizer
 from datafree.reconstruction._joint import Settings, learn_jointly
 from datafree.reconstruction.adaround import AdaRound
 from datafree.reconstruction.base import TOGETHER
@@ -116,22 +115,6 @@ def test_without_time_nothing_moves() -> None:
     learn_jointly(folded, student, x, SETTINGS, random, lambda _: None, Deadline(0.0))
     for name, value in student.state_dict().items():
         torch.testing.assert_close(value, before[name])
-
-
-def test_codes_stay_and_the_step_learns() -> None:
-    quantizer = Quantizer(Grid(3))
-    quantizer.set_range(torch.tensor(-1.0), torch.tensor(2.5))
-    weight = quantizer(torch.tensor([-1.0, 0.1, 0.4, 2.6]))
-    learned = ScaledCodes(weight, quantizer)
-    torch.testing.assert_close(learned(weight), torch.tensor([-1.0, 0.0, 0.5, 2.5]))
-    (slope,) = torch.autograd.grad(learned(weight).sum(), [learned.factor])
-    assert float(slope) == pytest.approx(2.0)
-    with torch.no_grad():
-        learned.factor.fill_(2.0)
-    torch.testing.assert_close(learned.hard(), torch.tensor([-2.0, 0.0, 1.0, 5.0]))
-    with torch.no_grad():
-        learned.factor.fill_(-1.0)
-    assert float(learned.step().detach()) > 0
 
 
 def test_a_reconstruction_ends_with_it(tmp_path: Path) -> None:

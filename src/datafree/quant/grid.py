@@ -232,7 +232,7 @@ class _Clipped(torch.autograd.Function):
 
 
 def round_and_slope(
-    values: Tensor, scale: Tensor, low: Tensor, high: Tensor, *, clip_first: bool = False
+    values: Tensor, scale: Tensor, low: Tensor, high: Tensor, *, clip_first: bool
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Codes, what the step's gradient is multiplied with, and where values are within the range.
 
