@@ -22,6 +22,9 @@ from datafree.progress import Progress
 from datafree.runs.pipeline import Result, run
 
 _PROCESSOR = torch.device("cpu")
+# Images are given to a run, pictures among them: a configuration that named these too, or their
+# share alone, would not be read again where a run goes on.
+WITHOUT_PHOTOS = {name: RunConfig.model_fields[name].default for name in ("photos", "photo_share")}
 
 
 @dataclass(frozen=True)
@@ -91,7 +94,7 @@ class Kind(Frozen):
         network = bench.network(config)
         changes: dict[str, Any] = {
             "data": network.test, "holdout": 0, "device": bench.device, "isolate": isolate,
-            "photos": None,
+            **WITHOUT_PHOTOS,
         }  # fmt: skip
         if config.student is not None:
             changes["student"] = f"{bench.place.house / 'students.py'}:{config.student}"

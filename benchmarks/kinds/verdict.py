@@ -14,7 +14,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from benchmarks.images import needs_images
-from benchmarks.kinds.base import Bench, Kind, on_processor
+from benchmarks.kinds.base import WITHOUT_PHOTOS, Bench, Kind, on_processor
 from benchmarks.networks import Network
 from datafree.config import RunConfig
 from datafree.evaluate import Predictor
@@ -90,7 +90,8 @@ class Verdict(Kind):
     def _students_answers(self, config: RunConfig, bench: Bench, network: Network) -> Answers:
         images = self.images(config, bench) if needs_images(config) else None
         changes = {
-            "holdout": 0, "device": bench.device, "export": False, "isolate": False, "photos": None,
+            "holdout": 0, "device": bench.device, "export": False, "isolate": False,
+            **WITHOUT_PHOTOS,
         }  # fmt: skip
         alone = config.model_copy(update=changes)
         result = run(alone, teacher=network.teacher, images=images, progress=bench.progress)

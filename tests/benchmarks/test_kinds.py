@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 from benchmarks.kinds import Bench, kind_and_config
+from benchmarks.kinds.base import WITHOUT_PHOTOS
 from benchmarks.kinds.bounds import best_of
 from benchmarks.kinds.cost import one_thread
 from benchmarks.kinds.default_run import source_of, timed
@@ -28,7 +29,7 @@ from benchmarks.place import Place
 from benchmarks.runner import LeftOutError
 from benchmarks.tools import prepared
 
-from datafree.config import InputSpec, RunConfig
+from datafree.config import InputSpec, RunConfig, load_config, save_config
 from datafree.errors import DatafreeError, UnknownNameError
 from datafree.progress import silent
 from datafree.tensors import random_numbers
@@ -101,6 +102,15 @@ def test_learning_tells_how_it_went_and_leaves_nothing_behind(bench: Bench) -> N
     found = measured(bench, training="distill", training_options=distilling, **student)
     assert "tuning_seconds" not in found
     assert not list(bench.place.made.glob("*.unfinished"))
+
+
+def test_a_run_whose_pictures_are_given_is_read_again(tmp_path: Path) -> None:
+    """What was interrupted could not go on where a share of pictures was left without them."""
+    fields = {"photos": "pictures", "photo_share": 1.0, "method": "noise"}
+    _, config = kind_and_config({"model": "digits_resnet8", "kind": "run", **fields}, "a cell")
+    given = config.model_copy(update=WITHOUT_PHOTOS)
+    save_config(given, tmp_path / "config.yaml")
+    assert load_config(tmp_path / "config.yaml") == given
 
 
 @pytest.mark.integration

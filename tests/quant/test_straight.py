@@ -48,7 +48,7 @@ def test_gradients_pass_inside_the_grid_and_the_step_has_that_of_lsq() -> None:
 
 def test_a_weight_may_go_further_than_to_its_neighbours() -> None:
     learned = StraightWeight(torch.zeros(1, 1), on_grid(symmetric=True))
-    optimizer = torch.optim.Adam([learned.learned()], lr=0.1)
+    optimizer = torch.optim.Adam(learned.learned(), lr=0.1)
     for _ in range(60):
         optimizer.zero_grad()
         (learned(torch.zeros(1, 1)) - 1.5).square().sum().backward()

@@ -29,6 +29,8 @@ pytestmark = pytest.mark.integration
 PACKAGE = "datafree.reconstruction"
 QUICK = {"iterations": 8, "activation_iterations": 4, "batch_size": 8, "lr_factor": 1.0}
 SCHEME = Scheme(bits="W3A4", weight_range="mse")
+ROUNDED = ("straight", "flexround")
+"""Methods whose weights are always rounded: no choice is ever open."""
 
 
 def make(name: str, **changes: Any) -> Reconstructor:
@@ -70,7 +72,7 @@ def error(folded: fx.GraphModule, student: fx.GraphModule, x: Tensor) -> float:
 def test_the_output_comes_closer_to_the_float_network(name: str) -> None:
     folded, student, x = prepared("Tiny", Scheme(bits="W2A32"))
     before = error(folded, student, x)
-    penalty = {} if name == "straight" else {"rounding_weight": 1e-3}
+    penalty = {} if name in ROUNDED else {"rounding_weight": 1e-3}
     learned = make(name, iterations=300, rounding_lr=1e-2, **penalty)
     outcomes = learned.reconstruct(folded, student, x)
     assert error(folded, student, x) < 0.7 * before
@@ -126,7 +128,7 @@ def test_choices_that_learning_left_open_are_counted(name: str) -> None:
         outcomes = make(name, **changes).reconstruct(folded, student, x)
         assert sum(outcome.rounded for outcome in outcomes) == weights
         open_share.append(sum(outcome.undecided for outcome in outcomes) / weights)
-    if name == "straight":
+    if name in ROUNDED:
         assert open_share == [0, 0]
         return
     assert open_share[0] == pytest.approx(0.9, abs=0.05)

@@ -69,9 +69,9 @@ class SoftRounding(nn.Module):
         else:
             self.register_buffer("scale", scale)
 
-    def learned(self) -> nn.Parameter:
+    def learned(self) -> list[nn.Parameter]:
         """What is learned beside the step."""
-        return self.logits
+        return [self.logits]
 
     def shares(self) -> Tensor:
         """h(V) in [0, 1]: 0 rounds down, 1 rounds up."""

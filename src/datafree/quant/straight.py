@@ -40,9 +40,9 @@ class StraightWeight(nn.Module):
         else:
             self.register_buffer("scale", scale)
 
-    def learned(self) -> nn.Parameter:
+    def learned(self) -> list[nn.Parameter]:
         """What is learned beside the step."""
-        return self.weight
+        return [self.weight]
 
     def forward(self, weight: Tensor) -> Tensor:
         """The rounded weight; the argument is not looked at."""

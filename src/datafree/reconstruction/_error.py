@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from datafree.losses import Heads, distillation
 from datafree.tensors import inner_product
 
 
@@ -31,6 +32,20 @@ def output_error(
     if weights is not None:
         error = error * weights
     return error.sum() * share
+
+
+def prediction_error(
+    answers: Tensor, wanted: Tensor, temperature: float, heads: Heads = ()
+) -> Tensor:
+    """``KL(softmax(wanted / T) || softmax(answers / T))``: a scalar (PD-Quant's term).
+
+    Args:
+        answers: (B, K) of the float network, behind a unit of the student.
+        wanted: (B, K) of the float network alone.
+        temperature: T.
+        heads: what networks return, if it is more than logits (`datafree.losses.distillation`).
+    """
+    return distillation(answers, wanted, temperature, heads=heads) / temperature**2
 
 
 class _SquaredError(torch.autograd.Function):

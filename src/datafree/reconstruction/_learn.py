@@ -11,16 +11,19 @@ from torch import Tensor, fx, nn
 
 from datafree.graph.activations import Rows
 from datafree.graph.blocks import Block
+from datafree.losses import Heads
 from datafree.progress import Step
 from datafree.progress.deadline import NEVER, Deadline
+from datafree.quant.flexible import DividedWeight
 from datafree.quant.learned import LearnedStep, SoftRounding, mix
 from datafree.quant.modules import QUANTIZED, ActivationQuantizer, QuantizedLayer, Quantizer
 from datafree.quant.straight import StraightWeight
-from datafree.reconstruction._error import output_error
+from datafree.reconstruction._error import output_error, prediction_error
 from datafree.reconstruction._schedule import Penalty, Stage, falling, fractions
 from datafree.tensors import kept_memory
 from datafree.tensors.memory import Portion
 
+_Weight = SoftRounding | StraightWeight | DividedWeight
 _MEASURED = 128  # samples the error before and after is taken on
 
 
@@ -38,6 +41,7 @@ class Task:
         exact: what the float network computes there.
         targets: what the float network computes where it ends.
         importance: weights of the error, of the shape of `targets`, or None.
+        rest: the float network from where the unit ends, if what it answers counts.
         units: (O,) what step sizes of weights are counted in, by layer; 1 of others.
     """
 
@@ -50,12 +54,28 @@ class Task:
     exact: Rows
     targets: Rows
     importance: Rows | None
+    rest: Rest | None = None
     units: Mapping[str, Tensor] = field(default_factory=dict[str, Tensor])
 
     @property
     def device(self) -> torch.device:
         """Where the student is."""
         return self.inputs.device
+
+
+@dataclass(frozen=True)
+class Rest:
+    """The float network from where a unit ends.
+
+    Attributes:
+        network: from the unit's output to the network's.
+        answers: of the float network to all images.
+        heads: what it returns, if that is more than logits.
+    """
+
+    network: fx.GraphModule
+    answers: Rows
+    heads: Heads
 
 
 @dataclass(frozen=True)
@@ -125,7 +145,7 @@ def learn(  # noqa: PLR0913 - what one unit needs
         raise FloatingPointError
     return Outcome(
         task.unit.name, before, after, batch=batch,
-        rounded=sum(one.learned().numel() for one in weights),
+        rounded=sum(layer.weight.numel() for layer in learned.layers.values()),
         undecided=sum(variables.undecided() for variables in rounding),
     )  # fmt: skip
 
@@ -138,14 +158,14 @@ class _Learned:
     part: fx.GraphModule
     layers: dict[str, QuantizedLayer]
     quantizers: dict[str, Quantizer]
-    weights: dict[str, SoftRounding | StraightWeight]
+    weights: dict[str, _Weight]
     steps: dict[str, LearnedStep]
 
     @classmethod
     def install(cls, task: Task, student: fx.GraphModule, generator: torch.Generator) -> _Learned:
         stage = task.stage
         layers: dict[str, QuantizedLayer] = {}
-        weights: dict[str, SoftRounding | StraightWeight] = {}
+        weights: dict[str, _Weight] = {}
         steps: dict[str, LearnedStep] = {}
         for name in task.layers if stage.rounding_lr else ():
             layer = student.get_submodule(name)
@@ -153,12 +173,7 @@ class _Learned:
             layers[name] = layer
         quantizers = {name: layer.weight_quantizer for name, layer in layers.items()}
         for name, layer in layers.items():
-            quantizer, learns = quantizers[name], stage.weight_step_lr > 0
-            if stage.straight:
-                weights[name] = StraightWeight(layer.weight, quantizer, learn_step=learns)
-            else:
-                unit = _unit(task.units.get(name), quantizer.scale)
-                weights[name] = SoftRounding(layer.weight, quantizer, learn_step=learns, unit=unit)
+            weights[name] = _weight(layer, quantizers[name], stage, task.units.get(name))
             layer.add_module("weight_quantizer", weights[name])
         for name in task.quantizers if stage.activation_lr else ():
             quantizer = task.part.get_submodule(name)
@@ -173,7 +188,7 @@ class _Learned:
         """Parameters with their rates: rounding or weights, weight steps, activation steps."""
         scales = [w.scale for w in self.weights.values()] if stage.weight_step_lr else []
         found: list[tuple[list[Tensor], float]] = [
-            ([w.learned() for w in self.weights.values()], stage.rounding_lr),
+            ([p for w in self.weights.values() for p in w.learned()], stage.rounding_lr),
             (scales, stage.weight_step_lr),
             ([s.scale for s in self.steps.values()], stage.activation_lr),
         ]
@@ -197,6 +212,19 @@ class _Learned:
             assert isinstance(quantizer, ActivationQuantizer)  # noqa: S101 - names are shared
             quantizer.scale = step.step().detach().clone()
             self.part.set_submodule(name, quantizer)
+
+
+def _weight(
+    layer: QuantizedLayer, quantizer: Quantizer, stage: Stage, unit: Tensor | None
+) -> _Weight:
+    """What learns in place of the weight quantizer of `layer`, as `stage` says."""
+    learns = stage.weight_step_lr > 0
+    if stage.weights == "straight":
+        return StraightWeight(layer.weight, quantizer, learn_step=learns)
+    if stage.weights == "divided":
+        return DividedWeight(layer.weight, quantizer, learn_step=learns)
+    unit = _unit(unit, quantizer.scale)
+    return SoftRounding(layer.weight, quantizer, learn_step=learns, unit=unit)
 
 
 def _unit(rows: Tensor | None, scale: Tensor) -> Tensor | None:
@@ -228,11 +256,7 @@ def _optimize(  # noqa: PLR0913 - all of `learn` and what it installed
             group["lr"] = rate * falling(fraction)
         index = torch.randperm(task.inputs.count, generator=generator, device=generator.device)
         index = index[:batch].cpu()
-        values = task.inputs[index]
-        if stage.drop:
-            values = mix(values, task.exact[index], stage.drop, generator)
-        weights = None if task.importance is None else task.importance[index]
-        loss = output_error(task.part(values), task.targets[index], stage.power, weights)
+        loss = _loss(task, index, generator)
         beta = penalty.beta(fraction)
         if beta is not None:
             for variables in rounding:
@@ -245,6 +269,26 @@ def _optimize(  # noqa: PLR0913 - all of `learn` and what it installed
     # A gradient that was no number once stays in Adam's moments.
     if not all(bool(torch.isfinite(parameter).all()) for parameter in parameters):
         raise FloatingPointError
+
+
+def _loss(task: Task, index: Tensor, generator: torch.Generator) -> Tensor:
+    """The error of a unit's output, and of what the network answers, on the chosen images.
+
+    That of the answers is of the student's own inputs, none of them the float ones, in one batch
+    with the others (PD-Quant).
+    """
+    stage, own = task.stage, task.inputs[index]
+    values = mix(own, task.exact[index], stage.drop, generator) if stage.drop else own
+    both = task.rest is not None and values is not own
+    outputs = task.part(torch.cat((values, own)) if both else values)
+    mixed, plain = outputs.chunk(2) if both else (outputs, outputs)
+    weights = None if task.importance is None else task.importance[index]
+    loss = output_error(mixed, task.targets[index], stage.power, weights)
+    if task.rest is None:
+        return loss
+    answers, wanted = task.rest.network(plain), task.rest.answers[index]
+    error = prediction_error(answers, wanted, stage.temperature, task.rest.heads)
+    return loss + stage.prediction * error
 
 
 def _error(task: Task) -> float:

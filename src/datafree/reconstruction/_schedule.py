@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from typing import Literal
 
 from datafree.progress.deadline import Deadline
 
@@ -25,8 +26,11 @@ class Stage:
         drop: probability of every activation, and every input of the unit, to be the float one.
         power: exponent of the error.
         fisher: weigh the error by its influence on the network's output.
-        straight: the weights themselves are learned, straight through their rounding; their rate,
-            in step sizes, is that of the rounding variables.
+        weights: what is learned of them, at the rate of the rounding variables: `soft` roundings;
+            the weights themselves, straight through their rounding, in step sizes (`straight`); or
+            the logarithms of what they are `divided` by.
+        prediction: weight of what the whole network answers; 0 leaves it out.
+        temperature: of that.
     """
 
     iterations: int
@@ -38,7 +42,9 @@ class Stage:
     drop: float = 0.0
     power: float = 2.0
     fisher: bool = False
-    straight: bool = False
+    weights: Literal["soft", "straight", "divided"] = "soft"
+    prediction: float = 0.0
+    temperature: float = 4.0
 
     def faster(self, factor: float) -> Stage:
         """The same with `factor` on the rounding rate, and up to 10 of it on those of steps.

@@ -19,7 +19,7 @@ from datafree.graph.blocks import Block, output_name, subgraph
 from datafree.graph.outputs import heads_of
 from datafree.losses import Heads, class_logits, distillation
 from datafree.quant.modules import QUANTIZED, ActivationQuantizer
-from datafree.reconstruction._learn import Task
+from datafree.reconstruction._learn import Rest, Task
 from datafree.reconstruction._schedule import Stage
 from datafree.tensors import device_of
 
@@ -62,6 +62,7 @@ def walk(  # noqa: PLR0913 - one walk, seven independent things to know
             seen: set[str] = set()
             rows = stored(images, device_of(student), limit)
             border = _Border(rows, rows)
+            answers = passed(folded, rows, limit) if stage.prediction else None
             for block, units in blocks:
                 ahead = passed(subgraph(folded, block.start, block.end), border.exact, limit)
                 for unit in units:
@@ -74,16 +75,18 @@ def walk(  # noqa: PLR0913 - one walk, seven independent things to know
                         targets = ahead
                         if unit != block:
                             targets = passed(subgraph(folded, unit.start, unit.end), exact, limit)
-                        weights = None
+                        weights, behind = None, None
                         # Inside a block no single tensor decides what the network returns.
-                        if stage.fisher and unit.end == block.end:
+                        if (stage.fisher or answers) and unit.end == block.end:
                             rest = subgraph(folded, unit.end, output_name(folded))
-                            weights = importance(
-                                rest, part, inputs, targets, limit, heads_of(folded)
-                            )
+                            heads = heads_of(folded)
+                            if stage.fisher:
+                                weights = importance(rest, part, inputs, targets, limit, heads)
+                            if answers is not None:
+                                behind = Rest(rest, answers, heads)
                         yield Task(
                             unit, stage, tuple(layers), tuple(quantizers), part, inputs, exact,
-                            targets, weights,
+                            targets, weights, behind,
                         )  # fmt: skip
                     place += 1
                 after = passed(subgraph(student, block.start, block.end), border.student, limit)

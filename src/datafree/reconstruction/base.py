@@ -74,6 +74,13 @@ class Reconstructor(Hyperparameters):
     """Exponent of the rounding penalty when it sets in; changes linearly to `beta_end`."""
     beta_end: float = Field(default=2.0, gt=0)
     """Exponent of the rounding penalty at the last step."""
+    prediction_weight: float = Field(default=0.0, ge=0)
+    """Weight of the divergence of what the network answers, where the student's block is followed
+    by the rest of the float network, from what the float network answers (PD-Quant, which has 10);
+    0 leaves it out. A step then passes the rest of the network too. Layers that are learned one by
+    one inside a block go without it."""
+    prediction_temperature: float = Field(default=4.0, gt=0)
+    """Temperature of these answers."""
     joint_iterations: int = Field(default=0, ge=0)
     """Steps after the last block, in which the step sizes and biases of all layers learn together
     what the network answers (`datafree.reconstruction._joint`); 0 leaves them out."""
@@ -132,7 +139,7 @@ class Reconstructor(Hyperparameters):
             for block in find_blocks(folded)
         ]
         units = self.step_units(unfolded)
-        stages = tuple(stage.faster(self.factor(stage.iterations)) for stage in self.stages())
+        stages = tuple(self._settled(stage) for stage in self.stages())
         steps = [stage.iterations for stage in stages for _, units in blocks for _ in units]
         start = {**student.state_dict(), "images": images}
         saved = _Saved(checkpoint, {**self.describe(), "seed": seed, "start": state_digest(start)})
@@ -234,6 +241,12 @@ class Reconstructor(Hyperparameters):
     def describe(self) -> dict[str, object]:
         """Method name and all hyper-parameters, as JSON values."""
         return {"method": self.name, **self.model_dump(mode="json")}
+
+    def _settled(self, stage: Stage) -> Stage:
+        """With rates for its steps, and what all stages share."""
+        faster = stage.faster(self.factor(stage.iterations))
+        prediction, temperature = self.prediction_weight, self.prediction_temperature
+        return replace(faster, prediction=prediction, temperature=temperature)
 
     def _whole(self, layers: int) -> bool:
         return self.unit == "block" and layers <= self.max_layers

@@ -35,5 +35,5 @@ class Straight(QDrop):
     def stages(self) -> tuple[Stage, ...]:
         """One pass: weights, their steps and activation steps."""
         (dropping,) = super().stages()
-        stage = replace(dropping, weight_step_lr=self.weight_step_lr, straight=True)
+        stage = replace(dropping, weight_step_lr=self.weight_step_lr, weights="straight")
         return (stage,)

@@ -1,0 +1,41 @@
+"""Rounding after a division that is learned (Lee et al., ICML 2023)."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import ClassVar
+
+from pydantic import Field
+
+from datafree.reconstruction._schedule import Stage
+from datafree.reconstruction.qdrop import QDrop
+
+
+class FlexRound(QDrop):
+    """Learn what every weight is divided by before it is rounded, with its step size.
+
+    ``min_(S, s, s_a) |B(x) - B'(x'; S, s, s_a)|^2`` between the outputs of float block B and
+    student block B', with the weights ``W' = s (clip(round(W / (s S_2 s_3 s_4) + z), qmin, qmax) -
+    z)``: divisors S_2 of every weight, s_3 of every output channel and s_4 of every input channel
+    of a convolution, all 1 at first. Large weights move most, several steps if need be; nothing
+    has to drive them to either neighbour. Activations learn as in `qdrop`, as the paper has it.
+    """
+
+    citation: ClassVar[str] = (
+        "Lee et al. (2023), FlexRound: Learnable Rounding based on Element-wise Division for"
+        " Post-Training Quantization, ICML"
+    )
+
+    iterations: int = Field(default=5_000, ge=1)
+    rounding_lr: float = Field(default=3e-3, gt=0)
+    """Adam's rate for the logarithms of the divisors; falls to 0 along a cosine."""
+    rounding_weight: float = Field(default=0.0, ge=0, le=0)
+    """Weights are always rounded here: there is nothing to penalise."""
+    weight_step_lr: float = Field(default=1e-4, ge=0)
+    """Adam's rate for the weights' step sizes; falls to 0 along a cosine. 0 keeps them."""
+
+    def stages(self) -> tuple[Stage, ...]:
+        """One pass: divisors, steps of weights and activation steps."""
+        (dropping,) = super().stages()
+        stage = replace(dropping, weight_step_lr=self.weight_step_lr, weights="divided")
+        return (stage,)
