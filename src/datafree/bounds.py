@@ -38,7 +38,7 @@ def first_line(error: BaseException) -> str:
     return (lines or [type(error).__name__])[0][:300]
 
 
-def text_of(path: Path, most: int = LARGEST_TEXT, encoding: str = "utf-8") -> str:
+def text_of(path: Path | str, most: int = LARGEST_TEXT, encoding: str = "utf-8") -> str:
     """The text in the file at `path`.
 
     Args:
@@ -50,6 +50,7 @@ def text_of(path: Path, most: int = LARGEST_TEXT, encoding: str = "utf-8") -> st
         OSError: it cannot be read.
         ValueError: it is no ordinary file, too large, or no such text.
     """
+    path = Path(path)
     check_ordinary(path)
     size = path.stat().st_size
     if size > most:
@@ -71,13 +72,14 @@ def check_shape(shape: Iterable[int]) -> None:
         raise ValueError(f"one item of {sizes} has more than {LARGEST_ITEM} numbers")
 
 
-def check_ordinary(path: Path) -> None:
+def check_ordinary(path: Path | str) -> None:
     """Refuse a device or a pipe, which may never end.
 
     Raises:
         OSError: there is nothing at `path`.
         ValueError: it is no ordinary file.
     """
+    path = Path(path)
     if not path.is_file():
         path.stat()  # says why where nothing is there
         raise ValueError("it is a folder" if path.is_dir() else "it is no ordinary file")

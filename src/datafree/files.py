@@ -45,7 +45,7 @@ def header(path: Path) -> Header | None:
         return None
 
 
-def refuse_existing(path: Path, *, force: bool, folder: bool = False) -> None:
+def refuse_existing(path: Path | str, *, force: bool, folder: bool = False) -> None:
     """Refuse an output that is there, before any work is done for it; nothing is opened.
 
     Args:
@@ -57,6 +57,7 @@ def refuse_existing(path: Path, *, force: bool, folder: bool = False) -> None:
         OutputExistsError: it is there, and `force` is not set.
         OutputError: it is neither a regular file nor, where that may be, a folder.
     """
+    path = Path(path)
     if not (folder and path.is_dir()):
         _refuse_irregular(path)
     if path.exists() and not force:
@@ -71,7 +72,7 @@ def _refuse_irregular(path: Path) -> None:
 
 
 @contextmanager
-def atomic_path(path: Path) -> Generator[Path]:
+def atomic_path(path: Path | str) -> Generator[Path]:
     """Give a temporary path beside `path`, renamed to it on success and removed on failure.
 
     The temporary name keeps the suffix of `path`, since some writers look at it. The folder has to
@@ -80,6 +81,7 @@ def atomic_path(path: Path) -> Generator[Path]:
     Raises:
         OutputError: `path` is there and no regular file, or it cannot be written.
     """
+    path = Path(path)
     _refuse_irregular(path)
     try:
         handle, name = tempfile.mkstemp(
@@ -143,7 +145,7 @@ def _not_written(path: Path, error: Exception) -> OutputError:
     )
 
 
-def write_text(path: Path, text: str) -> None:
+def write_text(path: Path | str, text: str) -> None:
     """Write `text` to `path` atomically, as UTF-8."""
     with atomic_path(path) as temporary:
         temporary.write_text(text, encoding="utf-8")

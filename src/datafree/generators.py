@@ -236,7 +236,7 @@ def generate(
     return torch.cat(images), torch.cat(labels) if labels else None
 
 
-def save_generator(generator: Generator, path: Path, **metadata: Any) -> None:
+def save_generator(generator: Generator, path: Path | str, **metadata: Any) -> None:
     """Write a generator to one safetensors file, atomically.
 
     Args:
@@ -251,7 +251,7 @@ def save_generator(generator: Generator, path: Path, **metadata: Any) -> None:
         save_file(state, temporary, {FORMAT: json.dumps(described, sort_keys=True)})
 
 
-def load_generator(path: Path) -> tuple[Generator, dict[str, Any]]:
+def load_generator(path: Path | str) -> tuple[Generator, dict[str, Any]]:
     """The generator that `save_generator` wrote, on the CPU in training mode, and its metadata.
 
     Raises:

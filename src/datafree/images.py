@@ -161,7 +161,7 @@ class SyntheticSet(Dataset[tuple[Tensor, ...]]):
         scaled = (self.images[:, channels].cpu() * std + mean).clamp(0, 1) * 255
         return scaled.round().to(torch.uint8).permute(0, 2, 3, 1).contiguous()
 
-    def save(self, path: Path) -> None:
+    def save(self, path: Path | str) -> None:
         """Write the set to one safetensors file, atomically."""
         tensors = {"images": self.images.contiguous().cpu()}
         if self.targets is not None:
@@ -173,7 +173,7 @@ class SyntheticSet(Dataset[tuple[Tensor, ...]]):
             save_file(tensors, temporary, header)
 
     @staticmethod
-    def load(path: Path) -> SyntheticSet:
+    def load(path: Path | str) -> SyntheticSet:
         """Read a set written by `save`.
 
         Raises:
@@ -201,7 +201,7 @@ class SyntheticSet(Dataset[tuple[Tensor, ...]]):
         except Exception as error:  # noqa: BLE001 - a damaged file can fail in any way
             raise DataError(f"cannot read image set {path}: {first_line(error)}") from None
 
-    def save_grid(self, path: Path, *, columns: int = 8, limit: int = 64) -> None:
+    def save_grid(self, path: Path | str, *, columns: int = 8, limit: int = 64) -> None:
         """Write a picture of the first `limit` images, denormalised, in rows of `columns`.
 
         Small images are enlarged by whole factors until a tile is at least 64 pixels high. Nothing

@@ -25,7 +25,7 @@ def distillation(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[st
     return {**fields, "float_student": True} if bits == "float" else {**fields, "bits": bits}
 
 
-def load_config(path: Path) -> RunConfig:
+def load_config(path: Path | str) -> RunConfig:
     """Read a `RunConfig` from a YAML file.
 
     Raises:
@@ -44,7 +44,7 @@ def load_config(path: Path) -> RunConfig:
     )
 
 
-def save_config(config: RunConfig, path: Path) -> None:
+def save_config(config: RunConfig, path: Path | str) -> None:
     """Write `config` to `path` as YAML, atomically, every default spelled out."""
     values = config.model_dump(mode="json")
     ordered = {name: values[name] for name in in_panels(RunConfig)}

@@ -101,7 +101,7 @@ class LabelledImages:
 
 
 def open_labelled(
-    path: Path,
+    path: Path | str,
     spec: InputSpec,
     limit: int | None = None,
     labelled: Labels = "classes",
@@ -158,7 +158,7 @@ def _open_boxes(
     return LabelledImages(source, torch.from_numpy(boxes[:limit]), spec, str(path), boxed=True)
 
 
-def calibration_set(path: Path, spec: InputSpec, count: int, seed: int) -> SyntheticSet:
+def calibration_set(path: Path | str, spec: InputSpec, count: int, seed: int) -> SyntheticSet:
     """`count` random real images, for comparison rows only: data-free methods never see them.
 
     Args:
@@ -185,7 +185,7 @@ def calibration_set(path: Path, spec: InputSpec, count: int, seed: int) -> Synth
     )
 
 
-def real_images(path: Path, spec: InputSpec, most: int, seed: int) -> SyntheticSet:
+def real_images(path: Path | str, spec: InputSpec, most: int, seed: int) -> SyntheticSet:
     """Some real images to look at, without their labels.
 
     Args:

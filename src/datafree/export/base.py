@@ -138,7 +138,7 @@ class Exporter(Frozen):
         self,
         student: fx.GraphModule,
         spec: InputSpec,
-        path: Path,
+        path: Path | str,
         *,
         check: Tensor | None = None,
         about: About = NOTHING_MORE,
@@ -162,6 +162,7 @@ class Exporter(Frozen):
             ParityError: the file does not hold the student's numbers, or does not compute what it
                 does; it is not left behind.
         """
+        path = Path(path)
         refuse_existing(path, force=force)
         check_ready(student)
         self.check_target(student)

@@ -44,7 +44,7 @@ class Encodings(Exporter):
     citation: ClassVar[str] = "AIMET's encoding format 0.6.1, read by QNN's converters."
 
     def export(
-        self, student: fx.GraphModule, spec: InputSpec, path: Path, *, force: bool = False,
+        self, student: fx.GraphModule, spec: InputSpec, path: Path | str, *, force: bool = False,
         **options: Any,
     ) -> ExportReport:  # fmt: skip
         """See `Exporter.export`; the float network goes to `path` with the suffix `.onnx`.
@@ -52,6 +52,7 @@ class Encodings(Exporter):
         Raises:
             OutputExistsError: either file exists and `force` is not set.
         """
+        path = Path(path)
         beside = _network(path)
         refuse_existing(beside, force=force)
         try:

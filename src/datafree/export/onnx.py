@@ -89,9 +89,10 @@ class Onnx(Exporter):
     """Bytes of tensors above which they are written to a file of their own beside it."""
 
     def export(
-        self, student: fx.GraphModule, spec: InputSpec, path: Path, **options: Any
+        self, student: fx.GraphModule, spec: InputSpec, path: Path | str, **options: Any
     ) -> ExportReport:
         """See `Exporter.export`; a file of tensors that nothing refers to any more is removed."""
+        path = Path(path)
         replaced, known = beside(path), set(path.parent.glob("*.data"))
         try:
             report = super().export(student, spec, path, **options)

@@ -112,7 +112,7 @@ def run(  # noqa: PLR0913 - one door, what a caller may bring
     student: nn.Module | ExportedProgram | None = None,
     images: SyntheticSet | None = None,
     metric: Metric | None = None,
-    folder: Path | None = None,
+    folder: Path | str | None = None,
     force: bool = False,
     reserved: bool = False,
     progress: Progress = silent,
@@ -142,6 +142,7 @@ def run(  # noqa: PLR0913 - one door, what a caller may bring
             has the result.
         DatafreeError: whatever a stage refuses; see the stages.
     """
+    folder = None if folder is None else Path(folder)
     if folder is not None:
         refuse(folder, config, force)
     watch, whole = Stopwatch(), Deadline.within(config.max_seconds)
