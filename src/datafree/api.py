@@ -25,7 +25,7 @@ from typing import (
 
 import numpy as np
 import torch
-from pydantic import BeforeValidator, ConfigDict, PlainValidator, SkipValidation, ValidationError
+from pydantic import BeforeValidator, ConfigDict, PlainValidator, SkipValidation
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 from torch import Tensor, fx, nn
@@ -42,7 +42,7 @@ from datafree.config import (
     distillation,
     merge,
 )
-from datafree.config.base import in_one_line
+from datafree.config.base import by_name
 from datafree.config.fields import Described, Shown, describe, in_panels, plain_type
 from datafree.config.former import renamed
 from datafree.config.options import (
@@ -231,10 +231,9 @@ def takes(
     ) -> Callable[Concatenate[Network, P], R]:
         def opened(model: Network, /, *args: P.args, **kwargs: P.kwargs) -> R:
             assert inspect.isclass(options)  # noqa: S101 - only classes are decorated with
-            try:
-                given = options(*args, **renamed(kwargs, options.model_fields))
-            except ValidationError as error:
-                raise ConfigError(f"{door.__name__}: {in_one_line(error, options)}") from None
+            if args:
+                raise ConfigError(f"{door.__name__}: {by_name(args[0])}")
+            given = build(options, renamed(kwargs, options.model_fields), door.__name__)
             return door(model, given)
 
         return _documented(opened, door, options)
@@ -425,6 +424,10 @@ def benchmark(
         "input_shape": None if input_shape is None else tuple(input_shape),
     }  # fmt: skip
     options = build(BenchmarkOptions, given, "benchmark")
+    if not isinstance(run, Result | Run | Path | str):  # pyright: ignore
+        raise ConfigError(
+            f"benchmark takes the result or the folder of a run, or an ONNX file, not {run!r}"
+        )
     subject = run if isinstance(run, Result) else run.folder if isinstance(run, Run) else Path(run)
     trusted = trust_code or (isinstance(run, Run) and run.trust_code)
     return benchmark_run(subject, options, progress_of(progress), trust_code=trusted)

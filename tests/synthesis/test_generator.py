@@ -88,7 +88,9 @@ def test_generators_that_do_not_fit(path: Path, options: dict[str, Any], message
 
 def test_files_that_cannot_be_read(path: Path) -> None:
     method = FromGenerator(path=path)
-    with pytest.raises(DataError, match=r"cannot read generator .*g\.safetensors: No such file"):
+    with pytest.raises(
+        DataError, match=r"there is no .*g\.safetensors: give a generator.s file, or one of images"
+    ):
         method.check(captured("Tiny"))
     path.write_text("nothing")
     with pytest.raises(DataError, match="cannot read generator"):

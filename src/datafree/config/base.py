@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Mapping
-from typing import Any, Self, TypeVar
+from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic_core import ErrorDetails
 
 from datafree.errors import ConfigError
 
@@ -16,10 +17,27 @@ LARGEST = 1e30
 T = TypeVar("T", bound="Frozen")
 
 
-class Frozen(BaseModel):
+if TYPE_CHECKING:
+    from pydantic._internal._model_construction import ModelMetaclass as _Told
+else:
+
+    class _Told(type(BaseModel)):
+        """Of classes whose calls refuse in a line; what pydantic itself validates is left to it."""
+
+        def __call__(cls, *args: Any, **fields: Any) -> Any:
+            if args:
+                raise ConfigError(f"{cls.__name__}: {by_name(args[0])}")
+            try:
+                return super().__call__(**fields)
+            except ValidationError as error:
+                raise ConfigError(f"{cls.__name__}: {in_one_line(error, cls)}") from None
+
+
+class Frozen(BaseModel, metaclass=_Told):
     """A configuration: immutable, keyword-only, unknown keys refused.
 
-    A string under a field says what the field means; see `datafree.config.fields`.
+    A string under a field says what the field means; see `datafree.config.fields`. A field that is
+    unknown, missing or out of range is a `ConfigError` of one line where an instance is made.
     """
 
     model_config = ConfigDict(
@@ -63,7 +81,7 @@ def build(cls: type[T], values: Mapping[str, Any], what: str) -> T:
         ConfigError: a field is unknown, missing or out of range; the message names it.
     """
     try:
-        return cls(**values)
+        return cls.model_validate(dict(values))
     except ValidationError as error:
         raise ConfigError(f"{what}: {in_one_line(error, cls)}") from None
 
@@ -78,9 +96,14 @@ def in_one_line(error: ValidationError, cls: type[BaseModel]) -> str:
     parts: list[str] = []
     # The default of some follows from another field, whose problem is told.
     problems = [one for one in error.errors() if one["type"] != "default_factory_not_called"]
+    problems = _once(problems)
     for problem in problems[:_TOLD]:
         where = ".".join(_shown(str(part)) for part in problem["loc"])
-        if problem["type"] == "extra_forbidden":
+        if problem["type"] == "path_type":
+            given = type(problem["input"]).__name__
+            article = "an" if given[0] in "aeiouAEIOU" else "a"
+            parts.append(f"{problem['loc'][0]}: give a path, not {article} {given}")
+        elif problem["type"] == "extra_forbidden":
             names = _class_at(cls, problem["loc"][:-1]).model_fields
             near = _nearest(str(problem["loc"][-1]), names)
             seen = any(near in part for part in parts)
@@ -91,6 +114,20 @@ def in_one_line(error: ValidationError, cls: type[BaseModel]) -> str:
     if len(problems) > _TOLD:
         parts.append(f"and {len(problems) - _TOLD} more")
     return "; ".join(parts)
+
+
+def by_name(value: Any) -> str:
+    """What is said of `value`, which was given by position where fields have names."""
+    return f"{_shown(repr(value))} has no name: write which field it is, as in name=value"
+
+
+def _once(problems: list[ErrorDetails]) -> list[ErrorDetails]:
+    """Without what else a value is not that is no path: its other types tell nothing more."""
+    paths = [problem["loc"][0] for problem in problems if problem["type"] == "path_type"]
+    return [
+        one for one in problems
+        if one["type"] == "path_type" or not one["loc"] or one["loc"][0] not in paths
+    ]  # fmt: skip
 
 
 def _shown(text: str, most: int = 60) -> str:

@@ -113,6 +113,10 @@ class FromGenerator(Synthesizer):
 def _digest(path: Path) -> str:
     try:
         return sha256(path)
+    except FileNotFoundError:
+        raise DataError(
+            f"there is no {path}: give a generator's file, or one of images that synthesize wrote"
+        ) from None
     except OSError as error:
         raise DataError(f"cannot read generator {path}: {error.strerror}") from None
 
