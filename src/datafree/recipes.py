@@ -116,6 +116,33 @@ RECIPES: dict[str, Recipe] = {
             },
         },
     ),
+    # A low temperature, and a rate that learned rounding survives: docs/results/together.md.
+    "tuned": Recipe(
+        what="an hour and more: images of Genie, rounding learned by Genie-M, then all weights"
+        " fine-tuned on the same images",
+        fields={
+            "method": "genie,psaq,prior",
+            "method_options": {"iterations": 500},
+            "images": 512,
+            "calibrator": "mse",
+            "calibrator_options": {"power": 2.4},
+            "reconstruction": "genie_m",
+            "reconstruction_options": {"iterations": 2000},
+            "training": "fixed_set",
+            "training_options": {
+                "iterations": 1600,
+                "batch_size": 64,
+                "student_lr": 0.003,
+                "milestones": [0.5, 0.8],
+                "temperature": 4.0,
+                "distillation_weight": 1.0,
+                "weights": "lsq",
+                "activations": "lsq",
+                "holdout": 128,
+                "checks": 4,
+            },
+        },
+    ),
     # A generator at the paper's rate runs away from a student with few steps.
     "short": Recipe(
         what="an hour or two: a slower generator, five steps of the student for each of its own",

@@ -13,7 +13,10 @@ from benchmarks.public import is_public
 from benchmarks.record import latest
 from benchmarks.table import Cell, Table, choose, load_tables
 
+from datafree.config import RunConfig, build
 from datafree.errors import ConfigError, UnknownNameError
+from datafree.recipes import recipe_fields
+from datafree.synthesis.genie import Genie
 
 PLACE = Place.here()
 TABLES = load_tables(PLACE.house / "tables")
@@ -106,6 +109,21 @@ def test_every_record_is_a_cell_of_its_table(table: Table) -> None:
         table.check({axis: (value,) for axis, value in cell.values})
         assert record.table == table.name
         assert record.environment["date"]
+
+
+def test_the_recipe_tuned_is_what_its_table_measured() -> None:
+    table = TABLES["tuned"]
+    cell = next(cell for cell in table.wanted() if ("afterwards", "fine-tuned") in cell.values)
+    _, measured = kind_and_config(table.fields(cell), "a cell")
+    named = {"model": measured.model, "bits": "W2A2", "policy": "brecq"}
+    chosen = build(RunConfig, {**recipe_fields("tuned"), **named}, "tuned")
+    for field in ("images", "calibrator", "calibrator_options", "reconstruction", "training",
+                  "reconstruction_options", "training_options"):  # fmt: skip
+        assert getattr(chosen, field) == getattr(measured, field), field
+    assert recipe_fields("tuned")["method"].split(",")[0] == measured.method
+    given = Genie.model_validate(chosen.method_options)
+    assert given == Genie.model_validate(measured.method_options)
+    assert chosen.scheme.weight_range == measured.scheme.weight_range
 
 
 def test_a_field_that_nobody_knows_is_refused() -> None:

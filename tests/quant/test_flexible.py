@@ -39,10 +39,25 @@ def test_it_starts_as_the_nearest_rounding(symmetric: bool) -> None:
 def test_divisors_are_of_weights_and_of_channels_in_and_out() -> None:
     shapes = [tuple(p.shape) for p in DividedWeight(WEIGHT, on_grid()).learned()]
     assert shapes == [(2, 2, 2, 1), (2, 1, 1, 1), (1, 2, 1, 1)]
-    linear = on_grid()
-    linear.scale, linear.zero_point = linear.scale.view(2, 1), linear.zero_point.view(2, 1)
-    shapes = [tuple(p.shape) for p in DividedWeight(WEIGHT.view(2, 4), linear).learned()]
-    assert shapes == [(2, 4), (2, 1)]
+
+
+@pytest.mark.parametrize(
+    ("shape", "divisors"),
+    [
+        ((2, 4), [(2, 1)]),
+        ((2, 4, 1), [(2, 1, 1), (1, 4, 1)]),
+        ((2, 1, 2, 2), [(2, 1, 1, 1), (1, 1, 1, 1)]),
+    ],
+)
+def test_linear_layers_have_none_of_input_channels(
+    shape: tuple[int, ...], divisors: list[tuple[int, ...]]
+) -> None:
+    quantizer = on_grid()
+    fitting = (2, *[1] * (len(shape) - 1))
+    quantizer.scale = quantizer.scale.view(fitting)
+    quantizer.zero_point = quantizer.zero_point.view(fitting)
+    learned = DividedWeight(WEIGHT.view(shape), quantizer)
+    assert [tuple(p.shape) for p in learned.learned()] == [shape, *divisors]
 
 
 def test_gradients_are_those_of_the_paper() -> None:
