@@ -5,6 +5,7 @@ import math
 import pytest
 
 from datafree.progress.deadline import NEVER, Deadline
+from datafree.quant.grid import Grid
 from datafree.reconstruction._schedule import Penalty, Stage, falling, fractions
 from datafree.reconstruction.brecq import BRECQ
 
@@ -25,10 +26,29 @@ def test_the_exponent_of_the_penalty() -> None:
 def test_rates_of_step_sizes_grow_at_most_tenfold() -> None:
     stage = Stage(100, rounding_lr=0.001, weight_step_lr=0.02, activation_lr=0.3, drop=0.5)
     assert stage.faster(1) == stage
-    assert stage.faster(4) == Stage(100, 0.004, 0.08, activation_lr=1.2, drop=0.5)
+    assert stage.faster(4) == Stage(100, 0.004, 0.02, activation_lr=0.3, drop=0.5, growth=4)
     faster = stage.faster(50)
-    rates = (faster.rounding_lr, faster.weight_step_lr, faster.activation_lr)
-    assert rates == pytest.approx((0.05, 0.2, 3.0))
+    rates = (faster.rounding_lr, faster.weight_step_lr, faster.activation_lr, faster.growth)
+    assert rates == pytest.approx((0.05, 0.02, 0.3, 10))
+    assert faster.step_rate(0.02, 100.0, Grid(2, symmetric=True)) == pytest.approx(0.2)
+
+
+@pytest.mark.parametrize(
+    ("bits", "step", "expected"),
+    [
+        (2, 0.3, 1e-3),  # 1e-3 of 0.3 three times is 3e-3: less than a step
+        (8, 0.51, 1e-3),
+        (8, 0.051, 2e-4),  # 255 of 2e-4 are one step
+        (8, 0.00255, 1e-4),  # never less than the published one
+    ],
+)
+def test_a_faster_rate_moves_the_end_of_a_range_by_one_step_at_most(
+    bits: int, step: float, expected: float
+) -> None:
+    faster = Stage(100).faster(10)
+    grid = Grid(bits, symmetric=False)
+    assert faster.step_rate(1e-4, step, grid) == pytest.approx(expected)
+    assert Stage(100).faster(0.5).step_rate(1e-4, step, grid) == pytest.approx(5e-5)
 
 
 def test_brecq_shares_its_steps_as_published() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from itertools import repeat
 
 import torch
 from torch import Tensor, fx, nn
@@ -185,13 +186,17 @@ class _Learned:
         return cls(student, task.part, layers, quantizers, weights, steps)
 
     def groups(self, stage: Stage) -> list[tuple[list[Tensor], float]]:
-        """Parameters with their rates: rounding or weights, weight steps, activation steps."""
-        scales = [w.scale for w in self.weights.values()] if stage.weight_step_lr else []
-        found: list[tuple[list[Tensor], float]] = [
-            ([p for w in self.weights.values() for p in w.learned()], stage.rounding_lr),
-            (scales, stage.weight_step_lr),
-            ([s.scale for s in self.steps.values()], stage.activation_lr),
-        ]
+        """Parameters with their rates: rounding or weights first, then step sizes."""
+        learned: list[Tensor] = [p for w in self.weights.values() for p in w.learned()]
+        steps: dict[float, list[Tensor]] = {}
+        rates = [*zip(self.weights.values(), repeat(stage.weight_step_lr)),
+                 *zip(self.steps.values(), repeat(stage.activation_lr))]  # fmt: skip
+        for one, published in rates:
+            if published:
+                size = float(one.scale.detach().mean())
+                own = stage.step_rate(published, size, one.grid)
+                steps.setdefault(own, []).append(one.scale)
+        found = [(learned, stage.rounding_lr), *((scales, own) for own, scales in steps.items())]
         return [(parameters, rate) for parameters, rate in found if parameters]
 
     def undo(self) -> None:

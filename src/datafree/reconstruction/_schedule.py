@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from datafree.progress.deadline import Deadline
+from datafree.quant.grid import Grid
 
 _STEPS_FACTOR = 10.0
 
@@ -31,6 +32,7 @@ class Stage:
             the logarithms of what they are `divided` by.
         prediction: weight of what the whole network answers; 0 leaves it out.
         temperature: of that.
+        growth: factor on the rates of step sizes, where `step_rate` lets them have it.
     """
 
     iterations: int
@@ -45,19 +47,31 @@ class Stage:
     weights: Literal["soft", "straight", "divided"] = "soft"
     prediction: float = 0.0
     temperature: float = 4.0
+    growth: float = 1.0
 
     def faster(self, factor: float) -> Stage:
         """The same with `factor` on the rounding rate, and up to 10 of it on those of steps.
 
         Genie-M with 50 on the rates of steps too lost 5.5 points on ResNet-20 (W2A4, 100 steps).
         """
-        steps = min(factor, _STEPS_FACTOR)
-        return replace(
-            self,
-            rounding_lr=self.rounding_lr * factor,
-            weight_step_lr=self.weight_step_lr * steps,
-            activation_lr=self.activation_lr * steps,
-        )
+        growth = min(factor, _STEPS_FACTOR)
+        return replace(self, rounding_lr=self.rounding_lr * factor, growth=growth)
+
+    def step_rate(self, rate: float, step: float, grid: Grid) -> float:
+        """Adam's rate of a step size: `rate` times `growth`, or what is left of it.
+
+        What is more than `rate` must not move the end of the range by more than one step at a time:
+        published rates are absolute, and steps of 8 bits a hundredth of those of 2. ResNet-20 at
+        W8A8 had 18.9 % left of 88 after 200 steps of Genie-M at ten times the rate, 87.9 at the
+        rate itself.
+
+        Args:
+            rate: as published.
+            step: the step size, in what its parameter is counted in.
+            grid: its codes.
+        """
+        room = step / (grid.qmax - grid.qmin) / rate
+        return rate * min(self.growth, max(1.0, room))
 
 
 def fractions(iterations: int, deadline: Deadline) -> Iterator[float]:
