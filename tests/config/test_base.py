@@ -46,7 +46,10 @@ def made(cls: Any, *values: Any, **fields: Any) -> Any:
             lambda: made(Outer, inner={"number": "x"}),
             "Outer: inner.number: Input should be",
         ),
-        (lambda: build(Outer, {"inner": {"numbr": 1}}, "outer"), "outer: inner.numbr is not known"),
+        (
+            lambda: build(Outer, {"inner": {"figure": 1}}, "outer"),
+            "outer: inner.figure is not known",
+        ),
     ],
 )
 def test_what_cannot_be_is_one_line(make: Callable[[], Any], told: str) -> None:

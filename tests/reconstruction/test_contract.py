@@ -118,7 +118,7 @@ def test_the_factor_is_on_every_rate_and_up_to_ten_on_those_of_steps(name: str) 
 
 
 def test_eight_bits_survive_a_short_schedule(name: str) -> None:
-    """Their steps are small: a published rate, ten times as high, moved the grid from under them."""
+    """Their steps are small: ten times a published rate moved the grid from under them."""
     if name == "flexround":
         pytest.skip("it moves weights by a share of themselves: for few bits")
     teacher = load_teacher(ModelConfig(source="digits_resnet8"))
