@@ -11,9 +11,14 @@ from datafree.quant.grid import Grid
 from datafree.quant.modules import ActivationQuantizer
 
 
-def test_values_that_are_not_finite_are_refused_by_the_quantizers_name() -> None:
+@pytest.mark.parametrize(
+    "values", [[float("inf")] * 2, [0.0, float("inf")], [float("-inf"), 1.0], [float("nan"), 1.0]]
+)
+def test_values_that_are_not_finite_are_refused_by_the_quantizers_name(
+    values: list[float],
+) -> None:
     student = nn.Sequential()
     student.add_module("relu_quantizer", ActivationQuantizer(Grid(8)))
     with pytest.raises(ModelError, match="what relu_quantizer reads returns"):
-        calibrate(student, [torch.full((1, 2), float("inf"))], MinMax())
+        calibrate(student, [torch.tensor([values])], MinMax())
     assert not student[0]._forward_pre_hooks
