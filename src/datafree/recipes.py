@@ -118,8 +118,8 @@ RECIPES: dict[str, Recipe] = {
     ),
     # A low temperature, and a rate that learned rounding survives: docs/results/together.md.
     "tuned": Recipe(
-        what="an hour and more: images of Genie, rounding learned by Genie-M, then all weights"
-        " fine-tuned on the same images",
+        what="the better part of an hour: rounding learned by Genie-M on images of Genie, then all"
+        " weights fine-tuned on them",
         fields={
             "method": "genie,psaq,prior",
             "method_options": {"iterations": 500},

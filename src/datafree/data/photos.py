@@ -24,16 +24,16 @@ from datafree.pictures import read_picture
 _LUMA = (0.299, 0.587, 0.114)  # of red, green and blue, ITU-R BT.601
 
 
-def check_photos(path: Path, spec: InputSpec, count: int) -> None:
+def check_photos(path: Path | str, spec: InputSpec, count: int) -> None:
     """Refuse what `photos_in` cannot draw `count` pictures from, before anything else is done.
 
     Raises:
         DataError: as there.
     """
-    _opened(path, spec, count)
+    _opened(Path(path), spec, count)
 
 
-def photos_in(path: Path, spec: InputSpec, count: int, seed: int) -> SyntheticSet:
+def photos_in(path: Path | str, spec: InputSpec, count: int, seed: int) -> SyntheticSet:
     """Some of the pictures at `path`, of any size and in grey or colours, without labels.
 
     Pictures that are smaller than the network's input are enlarged to cover it; otherwise they are
@@ -51,6 +51,7 @@ def photos_in(path: Path, spec: InputSpec, count: int, seed: int) -> SyntheticSe
         DataError: nothing is there, or too little, or what cannot be read, or the network takes no
             picture.
     """
+    path = Path(path)
     held, read = _opened(path, spec, count)
     chosen = np.random.default_rng(seed).choice(held, count, replace=False)
     pixels = torch.cat([_fitted(read(int(i)), spec, str(path)) for i in np.sort(chosen)])

@@ -5,26 +5,21 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from datafree.quant.grid import fake_quantize, smallest_step
+from datafree.quant.grid import fake_quantize
 from datafree.quant.modules import Quantizer
+from datafree.quant.straight import RoundedWeight
 
 
-class DividedWeight(nn.Module):
+class DividedWeight(RoundedWeight):
     """Learn divisors of a weight, and its step size, straight through the rounding (Lee, 2023).
 
     ``w = s (clip(round(W / (s S_2 s_3 s_4) + z), qmin, qmax) - z)`` with divisors S_2 of every
     weight, s_3 of every output channel and, for convolutions, s_4 of every input channel. They are
     kept as logarithms, so that they stay positive, and begin at 1: as rounding to the nearest. As
     the gradient of S_2 has W as a factor, large weights move most, and 0 stays 0.
-
-    Attributes:
-        scale: s, a parameter if the step is learned, broadcastable to the weight.
     """
 
     weight: Tensor
-    zero_point: Tensor
-    scale: Tensor
-    smallest: Tensor
 
     def __init__(self, weight: Tensor, quantizer: Quantizer, *, learn_step: bool = False) -> None:
         """Start from `weight` on the grid of `quantizer`, which has a range; neither is changed.
@@ -34,24 +29,16 @@ class DividedWeight(nn.Module):
             quantizer: of that weight.
             learn_step: whether its step size is a parameter.
         """
-        super().__init__()
-        self.grid = quantizer.grid
-        scale = quantizer.scale.detach().clone()
+        super().__init__(quantizer, learn_step=learn_step)
         self.register_buffer("weight", weight.detach().clone())
-        self.register_buffer("zero_point", quantizer.zero_point.detach().clone())
-        self.register_buffer("smallest", smallest_step(scale), persistent=False)
         ones = [1] * (weight.ndim - 2)
         shapes = [weight.shape, (len(weight), 1, *ones)]
         if weight.ndim > 2:
             shapes.append((1, weight.shape[1], *ones))
         self.divisors = nn.ParameterList([nn.Parameter(weight.new_zeros(s)) for s in shapes])
-        if learn_step:
-            self.scale = nn.Parameter(scale)
-        else:
-            self.register_buffer("scale", scale)
 
     def learned(self) -> list[nn.Parameter]:
-        """What is learned beside the step: logarithms of S_2, s_3 and s_4."""
+        """Logarithms of S_2, s_3 and s_4."""
         return list(self.divisors)
 
     def forward(self, weight: Tensor) -> Tensor:
@@ -62,12 +49,3 @@ class DividedWeight(nn.Module):
             together = together + logarithm
         divided = self.weight * torch.exp(-together)
         return fake_quantize(divided, self.step(), self.zero_point, self.grid)
-
-    def step(self) -> Tensor:
-        """The step size, kept positive."""
-        return self.scale.clamp(min=self.smallest)
-
-    def hard(self) -> Tensor:
-        """The weight as it is used, exactly on the grid; no gradient."""
-        with torch.no_grad():
-            return self(self.weight)

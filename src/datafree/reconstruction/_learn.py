@@ -18,13 +18,13 @@ from datafree.progress.deadline import NEVER, Deadline
 from datafree.quant.flexible import DividedWeight
 from datafree.quant.learned import LearnedStep, SoftRounding, mix
 from datafree.quant.modules import QUANTIZED, ActivationQuantizer, QuantizedLayer, Quantizer
-from datafree.quant.straight import StraightWeight
+from datafree.quant.straight import RoundedWeight, StraightWeight
 from datafree.reconstruction._error import output_error, prediction_error
 from datafree.reconstruction._schedule import Penalty, Stage, falling, fractions
 from datafree.tensors import kept_memory
 from datafree.tensors.memory import Portion
 
-_Weight = SoftRounding | StraightWeight | DividedWeight
+_Weight = SoftRounding | RoundedWeight
 _MEASURED = 128  # samples the error before and after is taken on
 
 

@@ -8,10 +8,10 @@ from typing import ClassVar
 from pydantic import Field
 
 from datafree.reconstruction._schedule import Stage
-from datafree.reconstruction.qdrop import QDrop
+from datafree.reconstruction.straight import Straight
 
 
-class FlexRound(QDrop):
+class FlexRound(Straight):
     """Learn what every weight is divided by before it is rounded, with its step size.
 
     ``min_(S, s, s_a) |B(x) - B'(x'; S, s, s_a)|^2`` between the outputs of float block B and
@@ -33,13 +33,8 @@ class FlexRound(QDrop):
     """Factor on `rounding_lr`, and up to 10 of it on the rates of step sizes. Divisors begin where
     rounding is to the nearest and need no long way: on the built-in digits (W2A4, 200 steps) 1
     keeps 99.7 %, 25, what the other methods take for so few steps, 69.7. None is what they take."""
-    rounding_weight: float = Field(default=0.0, ge=0, le=0)
-    """Weights are always rounded here: there is nothing to penalise."""
-    weight_step_lr: float = Field(default=1e-4, ge=0)
-    """Adam's rate for the weights' step sizes; falls to 0 along a cosine. 0 keeps them."""
 
     def stages(self) -> tuple[Stage, ...]:
         """One pass: divisors, steps of weights and activation steps."""
-        (dropping,) = super().stages()
-        stage = replace(dropping, weight_step_lr=self.weight_step_lr, weights="divided")
-        return (stage,)
+        (straight,) = super().stages()
+        return (replace(straight, weights="divided"),)
