@@ -167,3 +167,12 @@ def test_a_generator_beside_a_fixed_set_is_refused() -> None:
         call(*given, "hast", "--generator", "a")
     with pytest.raises(ConfigError, match="gdfq dreams its own images"):
         call(*given, "gdfq", "--images", "a.safetensors")
+
+
+@pytest.mark.usefixtures("place")
+@pytest.mark.parametrize("training", ["fixed_set", "gdfq"])
+def test_a_plan_names_whose_images_a_training_learns_from(training: str) -> None:
+    steps = ("--training-option", "iterations=2", "--images", "4", "--method", "noise")
+    shown = call("quantize", "digits_resnet8", "--training", training, *steps, "--dry-run")
+    assert ("4 by noise" in shown) == (training == "fixed_set")
+    assert ("synthesis" in shown) == (training == "fixed_set")

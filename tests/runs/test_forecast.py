@@ -67,6 +67,12 @@ def test_a_rough_forecast_knows_the_same_stages(*, written: bool) -> None:
     chosen: tuple[dict[str, Any], ...] = (
         {"reconstruction": "adaround", "holdout": 8},
         {"training": "dfqf", "reconstruction": "qdrop", "method": "noise", "method_options": {}},
+        {
+            "training": "fixed_set",
+            "training_options": {"weights": "lsq"},
+            "holdout": 8,
+            "reconstruction": "adaround",
+        },
         {"calibrator": "bn_statistics", "method": "noise", "method_options": {}},
         {"average_bits": 4.0},
     )

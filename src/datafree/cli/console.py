@@ -25,6 +25,7 @@ from datafree.errors import (
     VerdictError,
 )
 from datafree.progress.bars import Bars
+from datafree.runs.choices import learns_from_images
 from datafree.runs.weak import lossy
 
 if TYPE_CHECKING:
@@ -170,7 +171,7 @@ def _image_source(config: RunConfig, metrics: Mapping[str, Any]) -> str:
         return _method(config.synthesis)
     learned_from = metrics.get("training", {}).get("fine-tuning", {}).get("learned_from")
     if learned_from is None:
-        return "the generator"
+        return _method(config.synthesis) if learns_from_images(config) else "the generator"
     made = str(learned_from["method"]).removesuffix(" and photos")
     return _method(config.synthesis) if made == config.synthesis.name else made
 

@@ -63,7 +63,7 @@ def settled(config: RunConfig, graph: fx.GraphModule, *, given: bool = False) ->
     method, calibrator = str(config.method), str(config.calibrator)
     if "," in method:
         changes["method"], fits = _image_method(method, graph)
-        if fits and not given and (config.tuning is None or _learns_from_images(config)):
+        if fits and not given and (learns_from_images(config)):
             notes.append(f"{_IMAGES} {changes['method']}")
     if "," in calibrator:
         changes["calibrator"] = _calibrator(calibrator, plain=plain)
@@ -78,7 +78,10 @@ def settled(config: RunConfig, graph: fx.GraphModule, *, given: bool = False) ->
     return Settled(made, tuple(notes) if plain else ())
 
 
-def _learns_from_images(config: RunConfig) -> bool:
+def learns_from_images(config: RunConfig) -> bool:
+    """Whether a run takes images that are made before; most trainings dream their own."""
+    if config.tuning is None:
+        return True
     cls: type[Trainer] = load("datafree.training", str(config.training), Trainer)
     return cls.from_images
 

@@ -155,11 +155,13 @@ def _long_stages(begun: Opened) -> dict[str, float]:
     )
     if config.mixed:
         found["allocation"] = 0.5 * _layers(begun) * len(config.candidate_bits) * count * answer
-    found |= {} if quantized is None else _quantizing(begun, quantized, count)
-    if trainer is not None:
+    prepared = {} if quantized is None else _quantizing(begun, quantized, count)
+    if trainer is None:
+        found |= prepared
+    else:
         phases = sum(training_seconds(begun).values())
         checks = trainer.checks * trainer.holdout * answer
-        found = {"training": sum(found.values()) + phases + checks}
+        found["training"] = sum(prepared.values()) + phases + checks
     found["evaluation"] = _evaluation(begun, count, answer)
     return found | {"answer": answer}
 
