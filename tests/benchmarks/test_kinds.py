@@ -114,6 +114,19 @@ def test_a_run_whose_pictures_are_given_is_read_again(tmp_path: Path) -> None:
 
 
 @pytest.mark.integration
+def test_a_recipe_makes_its_own_images(bench: Bench) -> None:
+    found = measured(bench, kind="by_recipe", recipe="fast", bits="W4A8", images=7)
+    assert found["top1"] > 95
+    assert found["test_images"] == 360
+    assert {"capture", "synthesis", "calibration"} <= set(found["stages"])
+    assert "evaluation" not in found["stages"]
+    assert found["minutes"] == pytest.approx(sum(found["stages"].values()) / 60, rel=0.05)
+    assert not list(bench.place.made.glob("*")), "no images are taken from an earlier cell"
+    with pytest.raises(UnknownNameError, match="did you mean fast"):
+        measured(bench, kind="by_recipe", recipe="fats")
+
+
+@pytest.mark.integration
 def test_bounds_are_the_best_of_all(bench: Bench) -> None:
     fields: dict[str, Any] = {
         "kind": "bounds", "bits": "W2A2", "weight_granularity": "tensor", "calibrators": ["minmax"],
