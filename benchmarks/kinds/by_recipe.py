@@ -1,4 +1,4 @@
-"""A recipe as a user runs it: nothing is given, not even images; what it gives and what it takes."""
+"""A recipe as a user runs it, with images of its own: what it gives and what it takes."""
 
 from __future__ import annotations
 

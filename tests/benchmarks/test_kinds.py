@@ -176,11 +176,16 @@ def test_sadags_variants_start_from_one_warm_up(bench: Bench) -> None:
     fields: dict[str, Any] = {
         "kind": "sadag", "bits": "W4A4", "method": "sadag", "method_options": options,
         "reconstruction": "adaround", "reconstruction_options": {"iterations": 2}, "image_seed": 0,
+        "compared": 64,
     }  # fmt: skip
-    assert measured(bench, **fields, variant=None)["moved"] == 0
+    genie = measured(bench, **fields, variant=None)
+    assert genie["moved"] == 0
+    assert -1 <= genie["cosine"] <= 1
     (start,) = bench.place.made.glob("*.unfinished")
     written = {path.name: path.stat().st_mtime_ns for path in start.iterdir()}
-    assert measured(bench, **fields, variant={"rho": 0.5})["moved"] > 0
+    moved = measured(bench, **fields, variant={"rho": 0.5, "matching_generator_lr": 0.1})
+    assert moved["moved"] > 0
+    assert moved["cosine"] != genie["cosine"]
     assert {path.name: path.stat().st_mtime_ns for path in start.iterdir()} == written
 
 
