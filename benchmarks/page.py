@@ -264,4 +264,5 @@ def _described(environment: Mapping[str, Any]) -> str:
     if "cpu" not in environment:
         return "A run that kept no record of its machine"
     cores = f", {environment['cores']} cores" if "cores" in environment else ""
-    return f"{environment.get('gpu') or environment['cpu']}{cores}, torch {environment['torch']}"
+    version = environment["torch"] or "unknown"
+    return f"{environment.get('gpu') or environment['cpu']}{cores}, torch {version}"
