@@ -13,7 +13,7 @@ from torch import Tensor, fx, nn
 from datafree.calibrators.mse import MSE
 from datafree.config import Scheme
 from datafree.config import build as configure
-from datafree.errors import ModelError
+from datafree.errors import DataError, ModelError
 from datafree.graph.capture import capture
 from datafree.graph.swing import swing_convolutions
 from datafree.images import SyntheticSet
@@ -23,7 +23,9 @@ from datafree.quant.modules import QUANTIZED
 from datafree.synthesis import genie, sadag
 from datafree.synthesis._matching import Matcher, matching
 from datafree.synthesis.genie import Genie
+from datafree.synthesis.noise import Noise
 from datafree.synthesis.sadag import SADAG
+from datafree.testing.watching import Counter
 from networks import SPEC, captured, images, quantizer_of, randomized, saved_pool
 
 pytestmark = pytest.mark.integration
@@ -298,3 +300,13 @@ def test_the_cosine_with_given_images_is_told(student: fx.GraphModule) -> None:
     assert made.metadata["cosine"] == pytest.approx(expected.item(), abs=1e-4)
     assert -1 <= made.metadata["warm_cosine"] <= 1
     assert "cosine" not in plain.metadata
+
+
+def test_images_to_compare_with_that_do_not_fit_are_refused_at_once(tmp_path: Path) -> None:
+    path, begun = tmp_path / "wide.safetensors", Counter()
+    wide = SPEC.model_copy(update={"shape": (3, 12, 20)})
+    Noise().generate(captured("Tiny"), wide, 2).save(path)
+    method = SADAG(**QUICK, compare_with=path)
+    with pytest.raises(DataError, match=r"shape \(3, 12, 20\)"):
+        method.generate(captured("Tiny"), SPEC, 3, progress=begun)
+    assert begun.done == 0

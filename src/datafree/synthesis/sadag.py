@@ -124,9 +124,12 @@ class SADAG(Genie):
         """Refuse a network without batch norms or without a linear layer to match gradients of.
 
         Raises:
+            DataError: the file to compare with holds no images.
             ModelError: what is missing, and methods that do without.
         """
         super().check(teacher)
+        if self.compare_with is not None:
+            SyntheticSet.load(self.compare_with)
         if not isinstance(teacher, fx.GraphModule) or last_linear(teacher) is None:
             raise ModelError(
                 "sadag matches gradients of the last linear layer, and this network has none; use"
@@ -180,6 +183,9 @@ class SADAG(Genie):
     ) -> SyntheticSet:
         """The images, in batches of the size the method has."""
         self.check(teacher)
+        others = None
+        if self.compare_with is not None:  # what does not fit is told now, not after hours
+            others = SyntheticSet.load(self.compare_with).fitted(spec).images
         network = self.prepare(teacher, spec, torch.Generator())
         request = self.request(teacher, spec, count, seed, stored=checkpoint is not None)
         with ExitStack() as stack:
@@ -207,23 +213,9 @@ class SADAG(Genie):
                     part = self._finished(draft, batch, request, spec, matcher)
                     matcher.remember(part.images.to(device_of(network)))
                     parts.append(part)
-                found = self._compared(matcher, images, parts, spec)
+                found = _compared(matcher, images, parts, others)
         made = self.joined(parts, spec, seed, count)
         return replace(made, metadata={**made.metadata, **found})
-
-    def _compared(
-        self, matcher: Matcher, warm: Tensor, parts: list[SyntheticSet], spec: InputSpec
-    ) -> dict[str, float]:
-        """Cosines with the set to compare with, after the matching and before it."""
-        if self.compare_with is None:
-            return {}
-        others = matcher.of_set(SyntheticSet.load(self.compare_with).fitted(spec).images)
-        made = torch.cat([part.images for part in parts])
-        sets = {"cosine": made, "warm_cosine": warm}
-        return {
-            name: 1 - float(set_matching(matcher.of_set(images), others))
-            for name, images in sets.items()
-        }
 
     def _steps_of(self, teacher: nn.Module, count: int, iterations: int) -> int:
         return -(-count // self.batch_images(teacher, count)) * iterations
@@ -353,3 +345,17 @@ class SADAG(Genie):
 
 _OWN_FIELDS = frozenset(SADAG.model_fields) - frozenset(Genie.model_fields)
 _STUDENT_FIELDS = frozenset({"scheme", "student_iterations"})
+
+
+def _compared(
+    matcher: Matcher, warm: Tensor, parts: list[SyntheticSet], others: Tensor | None
+) -> dict[str, float]:
+    """Cosines with the images of `others`, after the matching and before it."""
+    if others is None:
+        return {}
+    wanted = matcher.of_set(others)
+    sets = {"cosine": torch.cat([part.images for part in parts]), "warm_cosine": warm}
+    return {
+        name: 1 - float(set_matching(matcher.of_set(images), wanted))
+        for name, images in sets.items()
+    }

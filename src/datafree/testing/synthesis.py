@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import warnings
 from pathlib import Path
-from typing import ClassVar
+from typing import ClassVar, get_args
 
 import pytest
 import torch
 from torch import fx, nn
 
 from datafree.config import Frozen, InputSpec, build
-from datafree.errors import MemoryWarning, ModelError, NoRoomError
+from datafree.errors import DatafreeError, MemoryWarning, ModelError, NoRoomError
 from datafree.graph.capture import capture
 from datafree.images import SyntheticSet
 from datafree.synthesis.base import Stored, Synthesizer
@@ -195,6 +195,15 @@ class SynthesisContract(Contract):
                 warnings.simplefilter("ignore")
                 expected = smaller.generate(teacher, SPEC, 9, seed=3)
             assert found.digest() == expected.digest()
+
+    def test_a_file_that_is_missing_is_told_at_once(self, tmp_path: Path) -> None:
+        """And not where the method comes to it, which may be hours later."""
+        missing = tmp_path / "missing.safetensors"
+        for name, field in type(self.method).model_fields.items():
+            if field.annotation is Path or Path in get_args(field.annotation):
+                method = self.method.model_copy(update={name: missing})
+                with pytest.raises(DatafreeError, match=r"missing\.safetensors"):
+                    method.check(self.teacher())
 
     def test_not_even_one_image_fits(self) -> None:
         """One line that says what to do."""
