@@ -13,6 +13,7 @@ from typing import Any
 from benchmarks.record import Record
 from benchmarks.table import Cell, Change, Column, Table, View, Where
 from datafree.config import RunConfig
+from datafree.config.protocols import PROTOCOLS
 from datafree.errors import ConfigError, UnknownNameError
 
 _BLOCK = re.compile(r"(<!-- table: (\S+) (\S+) -->\n).*?(<!-- end -->)", re.DOTALL)
@@ -217,6 +218,7 @@ def _network(
 def _quantized(table: Table, fields: Sequence[Mapping[str, Any]]) -> str:
     if not any("bits" in given for given in fields):
         return ""
+    fields = [{**PROTOCOLS.get(str(given.get("protocol")), {}), **given} for given in fields]
     policy = _one(table, fields, "policy")
     where = _where(table, fields)
     grids = {str(given.get("weight_granularity", "channel")) for given in fields}

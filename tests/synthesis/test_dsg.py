@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, fx
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from datafree.config.protocols import PROTOCOLS
 from datafree.graph.alignment import Alignment, alignment_loss, margins
 from datafree.graph.taps import stored_statistics, tap_batch_norms
 from datafree.losses import image_norm, input_distance, total_variation
@@ -210,6 +211,8 @@ def test_the_released_recipe_is_one_option() -> None:
     assert DSG(compat="official", learning_rate=0.1, epsilon=0.5).learning_rate == 0.1
     assert DSG().label_weight == DSG(compat="paper").correlation_weight == 0
     assert DSG(**method.model_dump()) == method
+    # Also under the protocol of the paper, whose batches are as many as there are batch norms.
+    assert DSG(**PROTOCOLS["dsg"]["method_options"], compat="official") == method
 
 
 def test_released_enhancement_by_loops() -> None:

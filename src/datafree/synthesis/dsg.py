@@ -72,15 +72,19 @@ class DSG(ImageOptimizer):
     """Weigh one layer's loss double for every sample (layerwise sample enhancement)."""
     batch_size: int | None = Field(default=32, ge=1)
     """Images optimised together, at most; None makes batches of N, the number of batch-norm layers,
-    as the paper does. The losses are per sample and sample n of the whole set has layer
-    ``n mod N``, so the size only decides which images share a learning rate."""
+    as the paper does, and of 40 with ``compat=official``. The losses are per sample and sample n of
+    the whole set has layer ``n mod N``, so the size only decides which images share a rate."""
 
     @model_validator(mode="before")
     @classmethod
     def _released(cls, values: Any) -> Any:
         """What the released recipe has lies under what is given."""
-        official = isinstance(values, dict) and values.get("compat") == "official"
-        return {**_RELEASED, **values} if official else values
+        if not isinstance(values, dict) or values.get("compat") != "official":
+            return values
+        given: dict[str, Any] = {**_RELEASED, **values}
+        if given["batch_size"] is None:  # as `--protocol dsg` has it, which is the paper's
+            given["batch_size"] = _RELEASED["batch_size"]
+        return given
 
     def batch_images(self, teacher: nn.Module, count: int) -> int:
         """`batch_size` or N, or fewer where fewer are wanted."""
