@@ -15,10 +15,11 @@ from benchmarks import networks
 from benchmarks.images import images_of, needs_images, photos
 from benchmarks.networks import Network
 from benchmarks.place import Place
-from datafree.config import Frozen, RunConfig
+from datafree.config import Frozen, RunConfig, build
 from datafree.graph.capture import to_device
 from datafree.images import SyntheticSet
 from datafree.progress import Progress
+from datafree.recipes import laid_over
 from datafree.runs.pipeline import Result, run
 
 _PROCESSOR = torch.device("cpu")
@@ -124,3 +125,9 @@ def on_processor(result: Result) -> Result:
 def _unfinished(config: RunConfig, images: SyntheticSet | None, place: Place) -> Path:
     told = config.model_dump_json() + ("" if images is None else images.digest())
     return place.made / f"run_{hashlib.sha256(told.encode()).hexdigest()[:12]}.unfinished"
+
+
+def with_recipe(config: RunConfig, recipe: str, network: Network) -> RunConfig:
+    """The run that `recipe` of quantize makes of `config`, measured on the network's test data."""
+    fields = laid_over(config.model_dump(), recipe) | {"data": network.test}
+    return build(RunConfig, fields, f"recipe {recipe}")

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from benchmarks.kinds.base import Bench, Kind
-from datafree.config import RunConfig, build
-from datafree.recipes import laid_over
+from benchmarks.kinds.base import Bench, Kind, with_recipe
+from datafree.config import RunConfig
 from datafree.runs.pipeline import run
 
 
@@ -22,11 +21,7 @@ class ByRecipe(Kind):
     def measure(self, config: RunConfig, bench: Bench) -> dict[str, Any]:
         """See the base class."""
         network = bench.network(config)
-        config = build(
-            RunConfig,
-            laid_over(config.model_dump(), self.recipe) | {"data": network.test},
-            f"recipe {self.recipe}",
-        )
+        config = with_recipe(config, self.recipe, network)
         result = run(config, teacher=network.teacher, progress=bench.progress)
         stages = {name: value for name, value in result.seconds.items() if name != "evaluation"}
         return {

@@ -8,9 +8,8 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from benchmarks.kinds.base import Bench, Kind
-from datafree.config import RunConfig, build
-from datafree.recipes import laid_over
+from benchmarks.kinds.base import Bench, Kind, with_recipe
+from datafree.config import RunConfig
 from datafree.runs.forecast import foretell
 from datafree.runs.opening import open_run
 from datafree.runs.pipeline import run
@@ -29,8 +28,7 @@ class ForecastAndActual(Kind):
     def measure(self, config: RunConfig, bench: Bench) -> dict[str, Any]:
         """See the base class."""
         network = bench.network(config)
-        fields = laid_over(config.model_dump(), self.recipe) | {"data": network.test}
-        config = build(RunConfig, fields, f"recipe {self.recipe}")
+        config = with_recipe(config, self.recipe, network)
         started = time.perf_counter()
         begun = open_run(config, network.teacher, keep=True)
         found = foretell(begun, time.perf_counter() - started, written=True)

@@ -63,7 +63,7 @@ def settled(config: RunConfig, graph: fx.GraphModule, *, given: bool = False) ->
     method, calibrator = str(config.method), str(config.calibrator)
     if "," in method:
         changes["method"], fits = _image_method(method, graph)
-        if fits and not given and (learns_from_images(config)):
+        if fits and not given and learns_from_images(config):
             notes.append(f"{_IMAGES} {changes['method']}")
     if "," in calibrator:
         changes["calibrator"] = _calibrator(calibrator, plain=plain)
