@@ -85,12 +85,12 @@ def test_behind_the_float_block_comes_what_the_float_network_answers(
     units = {task.unit.end: task for task, _ in seen}
     assert len(units) > 1
     for task in units.values():
-        assert task.rest is not None
+        assert task.answers is not None
         every = slice(0, len(x))
         with torch.no_grad():
-            answered = task.rest.network(task.targets[every])
+            answered = task.answers.network(task.targets[every])
             torch.testing.assert_close(answered, folded(x), rtol=1e-4, atol=1e-5)
-            torch.testing.assert_close(task.rest.answers[every], folded(x))
+            torch.testing.assert_close(task.answers.wanted[every], folded(x))
 
 
 def test_the_loss_is_the_block_error_and_the_weighted_divergence() -> None:
@@ -102,8 +102,8 @@ def test_the_loss_is_the_block_error_and_the_weighted_divergence() -> None:
         loss = _learn_loss(task, index, generator)
         with torch.no_grad():
             outputs = task.part(task.inputs[index])
-            assert task.rest is not None
-            wanted, given = folded(x)[index], task.rest.network(outputs)
+            assert task.answers is not None
+            wanted, given = folded(x)[index], task.answers.network(outputs)
             soft = [(values / 4).log_softmax(1) for values in (given, wanted)]
             term = F.kl_div(*soft, log_target=True, reduction="batchmean")
             own = output_error(outputs, task.targets[index])
@@ -158,12 +158,12 @@ def test_answers_come_nearer_than_without_it() -> None:
 
 
 def test_without_a_weight_nothing_of_it_is_made(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert all(task.rest is None for task, _ in tasks(monkeypatch, AdaRound(**QUICK)))
+    assert all(task.answers is None for task, _ in tasks(monkeypatch, AdaRound(**QUICK)))
 
 
 def test_layers_inside_a_block_go_without_it(monkeypatch: pytest.MonkeyPatch) -> None:
     seen = tasks(monkeypatch, AdaRound(**QUICK, unit="layer", prediction_weight=10.0))
-    ends = {task.unit.end: task.rest is not None for task, _ in seen}
+    ends = {task.unit.end: task.answers is not None for task, _ in seen}
     assert set(ends.values()) == {True, False}
     assert all(torch.isfinite(loss) for _, loss in seen)
 

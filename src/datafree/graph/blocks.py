@@ -122,6 +122,13 @@ def subgraph(graph_module: fx.GraphModule, start: str, end: str) -> fx.GraphModu
     return fx.GraphModule(graph_module, graph).eval()
 
 
+def reaches(graph_module: fx.GraphModule, start: str, end: str) -> bool:
+    """Whether the value of node `end` is computed from that of node `start`, or is that."""
+    return start == end or _node(graph_module, start) in {
+        used for node in _needed(graph_module, start, end) for used in node.all_input_nodes
+    }
+
+
 def output_name(graph_module: fx.GraphModule) -> str:
     """Name of the node whose value the graph returns."""
     (output,) = graph_module.graph.find_nodes(op="output")

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
 from itertools import repeat
 
 import torch
@@ -12,20 +12,21 @@ from torch import Tensor, fx, nn
 
 from datafree.graph.activations import Rows
 from datafree.graph.blocks import Block
-from datafree.losses import Heads
 from datafree.progress import Step
 from datafree.progress.deadline import NEVER, Deadline
 from datafree.quant.flexible import DividedWeight
 from datafree.quant.learned import LearnedStep, SoftRounding, mix
 from datafree.quant.modules import QUANTIZED, ActivationQuantizer, QuantizedLayer, Quantizer
 from datafree.quant.straight import RoundedWeight, StraightWeight
-from datafree.reconstruction._error import output_error, prediction_error
+from datafree.reconstruction._behind import Behind
+from datafree.reconstruction._error import output_error
 from datafree.reconstruction._schedule import Penalty, Stage, falling, fractions
 from datafree.tensors import kept_memory
 from datafree.tensors.memory import Portion
 
 _Weight = SoftRounding | RoundedWeight
 _MEASURED = 128  # samples the error before and after is taken on
+_SMALLEST = 1e-8  # error of features that a weight is divided by
 
 
 @dataclass(frozen=True)
@@ -42,7 +43,8 @@ class Task:
         exact: what the float network computes there.
         targets: what the float network computes where it ends.
         importance: weights of the error, of the shape of `targets`, or None.
-        rest: the float network from where the unit ends, if what it answers counts.
+        answers: of the network behind the unit, if they count.
+        features: that its last linear layer reads, likewise.
         units: (O,) what step sizes of weights are counted in, by layer; 1 of others.
     """
 
@@ -54,29 +56,15 @@ class Task:
     inputs: Rows
     exact: Rows
     targets: Rows
-    importance: Rows | None
-    rest: Rest | None = None
+    importance: Rows | None = None
+    answers: Behind | None = None
+    features: Behind | None = None
     units: Mapping[str, Tensor] = field(default_factory=dict[str, Tensor])
 
     @property
     def device(self) -> torch.device:
         """Where the student is."""
         return self.inputs.device
-
-
-@dataclass(frozen=True)
-class Rest:
-    """The float network from where a unit ends.
-
-    Attributes:
-        network: from the unit's output to the network's.
-        answers: of the float network to all images.
-        heads: what it returns, if that is more than logits.
-    """
-
-    network: fx.GraphModule
-    answers: Rows
-    heads: Heads
 
 
 @dataclass(frozen=True)
@@ -128,6 +116,7 @@ def learn(  # noqa: PLR0913 - what one unit needs
         FloatingPointError: what was learned is not finite, or the error is not.
     """
     before = _error(task)
+    task = _balanced(task, before)
     learned = _Learned.install(task, student, generator)
     weights = list(learned.weights.values())
     rounding = [one for one in weights if isinstance(one, SoftRounding)]
@@ -277,36 +266,55 @@ def _optimize(  # noqa: PLR0913 - all of `learn` and what it installed
 
 
 def _loss(task: Task, index: Tensor, generator: torch.Generator) -> Tensor:
-    """The error of a unit's output, and of what the network answers, on the chosen images.
+    """The error of a unit's output, and of what comes behind it, on the chosen images.
 
     That of the answers is of the student's own inputs, none of them the float ones, in one batch
     with the others (PD-Quant).
     """
     stage, own = task.stage, task.inputs[index]
     values = mix(own, task.exact[index], stage.drop, generator) if stage.drop else own
-    both = task.rest is not None and values is not own
+    both = task.answers is not None and values is not own
     outputs = task.part(torch.cat((values, own)) if both else values)
     mixed, plain = outputs.chunk(2) if both else (outputs, outputs)
     weights = None if task.importance is None else task.importance[index]
     loss = output_error(mixed, task.targets[index], stage.power, weights)
-    if task.rest is None:
-        return loss
-    answers, wanted = task.rest.network(plain), task.rest.answers[index]
-    error = prediction_error(answers, wanted, stage.temperature, task.rest.heads)
-    return loss + stage.prediction * error
+    if task.features is not None:
+        loss = (1 - stage.features) * loss + task.features.loss(mixed, index)
+    if task.answers is not None:
+        loss = loss + task.answers.loss(plain, index)
+    return loss
+
+
+def _balanced(task: Task, before: float) -> Task:
+    """With features weighted so that they begin as large as the unit's error, in their share."""
+    if task.features is None:
+        return task
+    features = replace(task.features, weight=1.0)
+    there = _mean(task, features.loss)
+    weight = task.features.weight * before / max(there, _SMALLEST)
+    return replace(task, features=replace(features, weight=weight))
 
 
 def _error(task: Task) -> float:
+    """Of the unit's output, on the first images."""
+
+    def error(outputs: Tensor, index: Tensor) -> Tensor:
+        weights = None if task.importance is None else task.importance[index]
+        return output_error(outputs, task.targets[index], task.stage.power, weights)
+
+    return _mean(task, error)
+
+
+def _mean(task: Task, error: Callable[[Tensor, Tensor], Tensor]) -> float:
+    """Of `error`, of the unit's outputs and their images, over the first images."""
     count = min(_MEASURED, task.inputs.count)
 
     @torch.no_grad()
-    def error(size: int) -> float:
+    def mean(size: int) -> float:
         total = 0.0
         for index in torch.arange(count).split(size):
-            weights = None if task.importance is None else task.importance[index]
-            outputs, targets = task.part(task.inputs[index]), task.targets[index]
-            found = output_error(outputs, targets, task.stage.power, weights)
+            found = error(task.part(task.inputs[index]), index)
             total += float(found) * (len(index) / count)
         return total
 
-    return Portion(f"the error of {task.unit.name}", count).fit(error)
+    return Portion(f"the error of {task.unit.name}", count).fit(mean)

@@ -32,6 +32,7 @@ class Stage:
             the logarithms of what they are `divided` by.
         prediction: weight of what the whole network answers; 0 leaves it out.
         temperature: of that.
+        features: share of what the last linear layer reads in the loss; 0 leaves it out.
         growth: factor on the rates of step sizes, where `step_rate` lets them have it.
     """
 
@@ -47,6 +48,7 @@ class Stage:
     weights: Literal["soft", "straight", "divided"] = "soft"
     prediction: float = 0.0
     temperature: float = 4.0
+    features: float = 0.0
     growth: float = 1.0
 
     def faster(self, factor: float) -> Stage:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Generator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 import torch.nn.functional as F
@@ -19,7 +19,8 @@ from datafree.graph.blocks import Block, output_name, subgraph
 from datafree.graph.outputs import heads_of
 from datafree.losses import Heads, class_logits, distillation
 from datafree.quant.modules import QUANTIZED, ActivationQuantizer
-from datafree.reconstruction._learn import Rest, Task
+from datafree.reconstruction._behind import Later
+from datafree.reconstruction._learn import Task
 from datafree.reconstruction._schedule import Stage
 from datafree.tensors import device_of
 
@@ -62,7 +63,7 @@ def walk(  # noqa: PLR0913 - one walk, seven independent things to know
             seen: set[str] = set()
             rows = stored(images, device_of(student), limit)
             border = _Border(rows, rows)
-            answers = passed(folded, rows, limit) if stage.prediction else None
+            later = Later.of(folded, rows, stage, limit)
             for block, units in blocks:
                 ahead = passed(subgraph(folded, block.start, block.end), border.exact, limit)
                 for unit in units:
@@ -75,22 +76,28 @@ def walk(  # noqa: PLR0913 - one walk, seven independent things to know
                         targets = ahead
                         if unit != block:
                             targets = passed(subgraph(folded, unit.start, unit.end), exact, limit)
-                        weights, behind = None, None
-                        # Inside a block no single tensor decides what the network returns.
-                        if (stage.fisher or answers) and unit.end == block.end:
-                            rest = subgraph(folded, unit.end, output_name(folded))
-                            heads = heads_of(folded)
-                            if stage.fisher:
-                                weights = importance(rest, part, inputs, targets, limit, heads)
-                            if answers is not None:
-                                behind = Rest(rest, answers, heads)
-                        yield Task(
+                        task = Task(
                             unit, stage, tuple(layers), tuple(quantizers), part, inputs, exact,
-                            targets, weights, behind,
+                            targets,
                         )  # fmt: skip
+                        # Inside a block no single tensor decides what the network returns.
+                        whole = unit.end == block.end
+                        yield _with_the_rest(task, later, limit) if whole else task
                     place += 1
                 after = passed(subgraph(student, block.start, block.end), border.student, limit)
                 border = _Border(after, ahead)
+
+
+def _with_the_rest(task: Task, later: Later, limit: int) -> Task:
+    """With all that the rest of the network says of the end of the unit, a cut."""
+    end, folded = task.unit.end, later.folded
+    weights = None
+    if task.stage.fisher:
+        rest = subgraph(folded, end, output_name(folded))
+        heads = heads_of(folded)
+        weights = importance(rest, task.part, task.inputs, task.targets, limit, heads)
+    answers, features = later.behind(end)
+    return replace(task, importance=weights, answers=answers, features=features)
 
 
 def _quantized(student: fx.GraphModule, unit: Block) -> list[str]:

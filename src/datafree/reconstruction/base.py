@@ -18,6 +18,7 @@ from datafree.config import Hyperparameters
 from datafree.errors import ConfigError, DataError
 from datafree.graph.activations import share
 from datafree.graph.blocks import find_blocks, layer_blocks
+from datafree.graph.taps import last_linear
 from datafree.progress import Progress, Step, silent
 from datafree.progress.deadline import NEVER, Deadline
 from datafree.progress.meter import Meter
@@ -81,6 +82,12 @@ class Reconstructor(Hyperparameters):
     one inside a block go without it."""
     prediction_temperature: float = Field(default=4.0, gt=0)
     """Temperature of these answers."""
+    feature_share: float = Field(default=0.0, ge=0, lt=1)
+    """Share of the loss that is the squared distance of what the last linear layer reads, where the
+    student's block is followed by the rest of the float network, from what it reads there; the rest
+    is the block's own error, and before learning both are as large. 0 leaves it out. A step then
+    passes the rest of the network too. Layers that are learned one by one inside a block go
+    without it."""
     joint_iterations: int = Field(default=0, ge=0)
     """Steps after the last block, in which the step sizes and biases of all layers learn together
     what the network answers (`datafree.reconstruction._joint`); 0 leaves them out."""
@@ -128,12 +135,13 @@ class Reconstructor(Hyperparameters):
                 has learned, and those it leaves no time for are rounded to the nearest.
 
         Raises:
-            ConfigError: no images.
+            ConfigError: no images, or a network that `check` refuses.
             DataError: the loss of a block is no number any more; the message names its layers.
             ModelError: the network has no layer to reconstruct.
         """
         if not len(images):
             raise ConfigError(f"{self.name} needs images to learn on, and there are none")
+        self.check(folded)
         blocks = [
             (block, [block] if self._whole(len(block.layers)) else layer_blocks(folded, block))
             for block in find_blocks(folded)
@@ -210,6 +218,21 @@ class Reconstructor(Hyperparameters):
             " lr_factor (--reconstruction-option lr_factor=1), or leave the reconstruction out"
         )
 
+    def check(self, graph: fx.GraphModule) -> None:
+        """Refuse a network that has not what the options ask for.
+
+        Args:
+            graph: of the network.
+
+        Raises:
+            ConfigError: `feature_share`, and no linear layer.
+        """
+        if self.feature_share and last_linear(graph) is None:
+            raise ConfigError(
+                "feature_share is of what the last linear layer reads, and this network has none:"
+                " leave it out, or let what the network answers count (prediction_weight)"
+            )
+
     def factor(self, iterations: int) -> float:
         """On the rounding rate of a stage of so many steps; see `lr_factor`."""
         if self.lr_factor is not None:
@@ -229,14 +252,21 @@ class Reconstructor(Hyperparameters):
         """Images per step when there are `images`."""
         return min(self.batch_size, images)
 
-    def passes(self, images: int) -> float:
+    def passes(self, images: int, blocks: int = 1) -> float:
         """Images sent through the network and back, about, to foretell the time.
 
-        A step of each unit sends one batch through that unit: through the whole network in all.
+        A step of each unit sends one batch through that unit: through the whole network in all; and
+        where it counts what comes behind, through half of the network for each block but one.
         Quantizers take about as long as what they quantize.
+
+        Args:
+            images: that there are.
+            blocks: of the network.
         """
-        steps = sum(stage.iterations for stage in self.stages()) + self.joint_iterations
-        return 2 * steps * self.batch(images)
+        steps = sum(stage.iterations for stage in self.stages())
+        behind = (self.prediction_weight > 0) + (self.feature_share > 0)
+        units = 2 + behind * (blocks - 1) / 2
+        return (units * steps + 2 * self.joint_iterations) * self.batch(images)
 
     def describe(self) -> dict[str, object]:
         """Method name and all hyper-parameters, as JSON values."""
@@ -246,7 +276,8 @@ class Reconstructor(Hyperparameters):
         """With rates for its steps, and what all stages share."""
         faster = stage.faster(self.factor(stage.iterations))
         prediction, temperature = self.prediction_weight, self.prediction_temperature
-        return replace(faster, prediction=prediction, temperature=temperature)
+        features = self.feature_share
+        return replace(faster, prediction=prediction, temperature=temperature, features=features)
 
     def _whole(self, layers: int) -> bool:
         return self.unit == "block" and layers <= self.max_layers

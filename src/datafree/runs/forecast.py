@@ -16,6 +16,7 @@ from dataclasses import dataclass
 
 import torch
 
+from datafree.graph.blocks import find_blocks
 from datafree.progress import in_words
 from datafree.runs.judging import holds_out
 from datafree.runs.limits import shortened
@@ -120,7 +121,9 @@ def roughly(begun: Opened, capture: float, *, written: bool) -> Forecast:
         seconds["allocation"] = 0.5 * _layers(begun) * len(config.candidate_bits) * count * answer
     if plan.trainer is None:
         seconds["calibration"] = _PREPARED + 2 * count * answer
-    learned = 0.0 if plan.reconstructor is None else each * plan.reconstructor.passes(count)
+    learned = 0.0
+    if plan.reconstructor is not None:
+        learned = each * plan.reconstructor.passes(count, len(find_blocks(graph)))
     if plan.trainer is not None:
         seconds["training"] = learned + each * plan.trainer.passes()
     elif plan.reconstructor is not None:

@@ -81,7 +81,9 @@ def make_plan(config: RunConfig, graph: fx.GraphModule, spec: InputSpec, *, give
         resolve_budget(config, layers)
     reconstructor: Reconstructor | None = None
     if config.rounding is not None:
-        reconstructor = make_method(config.rounding, "reconstruction", Reconstructor)
+        rounding: Reconstructor = make_method(config.rounding, "reconstruction", Reconstructor)
+        rounding.check(folded)
+        reconstructor = rounding
     return Plan(rule, reconstructor, trainer, synthesizer if wanted else None)
 
 
