@@ -7,7 +7,14 @@ from torch import Tensor, fx, nn
 
 from datafree.config import InputSpec, Scheme
 from datafree.errors import ModelError
-from datafree.graph.blocks import Block, find_blocks, layer_blocks, output_name, subgraph
+from datafree.graph.blocks import (
+    Block,
+    find_blocks,
+    layer_blocks,
+    output_name,
+    reaches,
+    subgraph,
+)
 from datafree.graph.capture import capture
 from datafree.graph.fold import fold_batch_norms
 from datafree.graph.insert import insert_quantizers, quantizable_layers
@@ -115,6 +122,21 @@ def test_a_subgraph_of_the_student_takes_in_the_quantizer_of_its_input() -> None
         assert any("quantizer" in str(node.target) for node in part.graph.nodes)
         layer = student.get_submodule(block.layers[0])
         assert part.get_submodule(block.layers[0]) is layer
+
+
+def test_what_is_computed_from_what() -> None:
+    """Two branches from one input: neither is computed from the other, their sum from both."""
+    graph = fx.Graph()
+    x = graph.placeholder("x")
+    left, right = graph.call_function(torch.relu, (x,)), graph.call_function(torch.tanh, (x,))
+    both = graph.call_function(torch.add, (left, right))
+    graph.output(both)
+    module = fx.GraphModule(nn.Module(), graph)
+    assert reaches(module, x.name, both.name)
+    assert reaches(module, left.name, both.name)
+    assert reaches(module, left.name, left.name)
+    assert not reaches(module, left.name, right.name)
+    assert not reaches(module, both.name, left.name)
 
 
 def test_what_cannot_be_cut_out_is_refused() -> None:
